@@ -1,0 +1,95 @@
+"""Load a trained model, strictly; write it folded, for ESPnet and for transformers."""
+
+import argparse
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from espnet2.tasks.asr import ASRTask
+
+import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
+from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.upstream import save_ctc_model
+from espnet_pinch.core.attach import find_linears
+from espnet_pinch.core.settings import PinchSettings
+from espnet_pinch.files import write_json
+
+
+def load_model(config_file: str | os.PathLike, model_file: str | os.PathLike) -> tuple[PruningASRModel, argparse.Namespace]:
+    """The model of a checkpoint, on the CPU, in eval mode, and its configuration.
+
+    ESPnet's own loader lets missing and unexpected tensors pass; this one does not.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the checkpoint does not fit the configuration.
+    """
+    with open(config_file, encoding="utf-8") as file:
+        args = argparse.Namespace(**yaml.safe_load(file))
+    state = torch.load(model_file, map_location="cpu", weights_only=True)
+    model = ASRTask.build_model(args)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{model_file} does not fit {config_file}: {error}") from None
+    return model.eval(), args
+
+
+def count_parameters(model: PruningASRModel, layers: str) -> dict:
+    """Counts on a folded model: zeros are counted in the weights themselves.
+
+    Args:
+        model: folded, or never gated.
+        layers: pattern of the gated layers.
+
+    Returns: ``sparsity`` (pruned over gated weights), ``gated``, ``pruned``, ``params_total`` (upstream and head),
+        ``params_kept`` (without the pruned weights), and ``layers`` with ``{name: {"weights", "pruned"}}``.
+    """
+    per_layer = {
+        name: {"weights": linear.weight.numel(), "pruned": int((linear.weight == 0).sum())}
+        for name, linear in find_linears(model.frontend.upstream, layers).items()
+    }
+    gated = sum(layer["weights"] for layer in per_layer.values())
+    pruned = sum(layer["pruned"] for layer in per_layer.values())
+    total = sum(p.numel() for p in model.parameters())
+    return {
+        "sparsity": pruned / gated,
+        "gated": gated,
+        "pruned": pruned,
+        "params_total": total,
+        "params_kept": total - pruned,
+        "layers": per_layer,
+    }
+
+
+def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str | os.PathLike) -> dict:
+    """Fold the gates of ``model`` into zeros and write it; the folder takes its name when it is whole.
+
+    ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder,
+    ``parameters.json`` holds what ``count_parameters`` returns, which this function returns too.
+    """
+    folder = Path(folder)
+    layers = args.pruning.get("layers", PinchSettings.layers)
+    extra = sum(p.numel() for p in model.pruning.new_parameters())
+    model.fold()
+    counts = {**count_parameters(model, layers), "extra_trained_parameters": extra}
+    config = {**vars(args), "pruning": {"method": "dense", "layers": layers}}
+    config["model_conf"] = {**args.model_conf, "pruning": config["pruning"]}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        with open(new / "config.yaml", "w", encoding="utf-8") as file:
+            yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
+        torch.save(model.state_dict(), new / "model.pth")
+        write_json(new / "parameters.json", counts)
+        frontend = model.frontend
+        save_ctc_model(new / "hf", frontend.upstream, model.ctc.ctc_lo, model.token_list, frontend.processing)
+        new.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return counts

@@ -1,0 +1,87 @@
+"""A speech foundation model as an ESPnet frontend."""
+
+import dataclasses
+
+import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from torch import Tensor, nn
+
+from espnet_pinch.asr.upstream import WaveformProcessing, config_as_dict, load_upstream, model_from_dict
+
+
+class UpstreamFrontend(AbsFrontend):
+    """Waveform in, last hidden states of a speech foundation model out.
+
+    Args:
+        upstream: Hugging Face folder or hub id.
+        upstream_conf: fields of its configuration to change (dropouts, SpecAugment, layerdrop).
+        freeze_feature_encoder: keep the convolutional feature extractor as it is.
+        built: what a trained model's config.yaml carries (``self.built``): configuration and processing. With it
+            nothing is read or fetched from ``upstream``, and the weights are expected from a checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_upstream``.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        upstream_conf: dict | None = None,
+        freeze_feature_encoder: bool = True,
+        built: dict | None = None,
+    ):
+        super().__init__()
+        self.tokens: list[str] | None = None
+        if built is None:
+            loaded = load_upstream(upstream, upstream_conf)
+            self.upstream, self.processing, self.tokens = loaded.model, loaded.processing, loaded.tokens
+            self._head = [loaded.head]  # in a list: the head becomes a part of ESPnet's CTC, not of the frontend
+        else:
+            self.upstream = model_from_dict(built["config"])
+            self.processing = WaveformProcessing(**built["processing"])
+            self._head = [None]
+        self.dropout = nn.Dropout(self.upstream.config.final_dropout)
+        if freeze_feature_encoder:
+            self.upstream.feature_extractor._freeze_parameters()
+
+    @property
+    def built(self) -> dict:
+        """Everything that is needed to build this frontend again without its upstream's files."""
+        return {"config": config_as_dict(self.upstream.config), "processing": dataclasses.asdict(self.processing)}
+
+    def take_head(self) -> nn.Linear | None:
+        """Hand over the checkpoint's CTC head, rows in the order of ``self.tokens``; None if it has none."""
+        head, self._head = self._head[0], [None]
+        return head
+
+    def output_size(self) -> int:
+        return self.upstream.config.hidden_size
+
+    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            speech: (batch, samples), zero-padded.
+            lengths: (batch,) samples of each utterance.
+
+        Returns: hidden states (batch, frames, hidden), and (batch,) frames of each utterance.
+        """
+        valid = torch.arange(speech.size(1), device=speech.device) < lengths[:, None]  # (B, T)
+        if self.processing.do_normalize:
+            speech = normalize_waveform(speech, valid)
+        mask = valid.long() if self.processing.return_attention_mask else None
+        hidden = self.upstream(speech, attention_mask=mask).last_hidden_state  # (B, T', D)
+        return self.dropout(hidden), self.upstream._get_feat_extract_output_lengths(lengths)
+
+
+def normalize_waveform(speech: Tensor, valid: Tensor) -> Tensor:
+    """Zero mean and unit variance over each utterance's own samples, as Wav2Vec2FeatureExtractor; padding stays 0.
+
+    Args:
+        speech: (batch, samples)
+        valid: (batch, samples) True where a sample is not padding.
+    """
+    count = valid.sum(1, keepdim=True)
+    mean = torch.where(valid, speech, 0).sum(1, keepdim=True) / count
+    centred = torch.where(valid, speech - mean, 0)
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred / torch.sqrt(variance + 1e-7)

@@ -1,0 +1,73 @@
+"""The course of a training run, epoch by epoch, in ``history.json`` of its folder."""
+
+import resource
+import time
+from pathlib import Path
+
+import torch
+from espnet2.train.reporter import SubReporter, aggregate
+
+from espnet_pinch.files import read_json, write_json
+
+FILE = "history.json"
+POINTS_PER_EPOCH = 20
+
+
+def read(folder: str | Path) -> dict[str, dict]:
+    """``{epoch: {"train": figures, "valid": figures}}``; empty where nothing was trained."""
+    path = Path(folder) / FILE
+    return read_json(path) if path.is_file() else {}
+
+
+def record(folder: str | Path, reporter: SubReporter, steps_before: int = 0) -> None:
+    """Add the phase ("train" or "valid") of an epoch that ``reporter`` has observed.
+
+    What was recorded of this epoch's phase and of later epochs, before a kill, is dropped.
+
+    Args:
+        steps_before: iterations of earlier epochs, to number the points of a training epoch.
+    """
+    epoch, phase = reporter.get_epoch(), reporter.key
+    figures = {key: _plain(aggregate(values)) for key, values in reporter.stats.items()}
+    figures["seconds"] = time.perf_counter() - reporter.start_time
+    figures["peak_memory_bytes"] = peak_memory()
+    if phase == "train":
+        figures["points"] = _points(reporter, steps_before)
+    kept = {e: phases for e, phases in read(folder).items() if int(e) < epoch or (int(e) == epoch and phase != "train")}
+    kept.setdefault(str(epoch), {})[phase] = figures
+    write_json(Path(folder) / FILE, kept)
+
+
+def peak_memory() -> int:
+    """Peak of the GPU's allocated memory where there is one in use, else of this process' resident memory; bytes."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def summary(folder: str | Path) -> dict:
+    """Seconds of all epochs, training and validation, peak memory, and the number of epochs."""
+    epochs = read(folder)
+    phases = [figures for phases in epochs.values() for figures in phases.values()]
+    return {
+        "seconds": sum(figures["seconds"] for figures in phases),
+        "peak_memory_bytes": max((figures["peak_memory_bytes"] for figures in phases), default=0),
+        "epochs": len(epochs),
+    }
+
+
+def _points(reporter: SubReporter, steps_before: int) -> list[dict]:
+    """Means of the training figures over a twentieth of the epoch each, with the iteration they end at."""
+    length = max(reporter.count // POINTS_PER_EPOCH, 1)
+    keys = [k for k in ("loss", "loss_ctc", "penalty", "sparsity", "tau", "eta") if k in reporter.stats]
+    points = []
+    for start in range(0, reporter.count, length):
+        end = min(start + length, reporter.count)
+        means = {k: _plain(aggregate(reporter.stats[k][start:end])) for k in keys}
+        points.append({"iteration": steps_before + end, **means})
+    return points
+
+
+def _plain(value) -> float | None:
+    value = float(value)
+    return value if value == value else None  # JSON has no NaN

@@ -1,0 +1,57 @@
+"""The mini upstream: a small wav2vec2 with random weights, in a Hugging Face folder, for trying the recipe."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+
+def mini_config(**changes) -> Wav2Vec2Config:
+    """2.2 million parameters: 4 convolutions of 64 channels (20 ms a frame), 4 Transformer blocks of 192.
+
+    Args:
+        changes: fields to set otherwise.
+    """
+    fields = dict(
+        conv_dim=(64, 64, 64, 64),
+        conv_kernel=(20, 8, 8, 4),
+        conv_stride=(10, 4, 4, 2),
+        num_feat_extract_layers=4,
+        feat_extract_norm="layer",  # layer norm throughout: padding and batching do not change the output
+        conv_bias=True,
+        hidden_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=768,
+        num_conv_pos_embeddings=31,
+        num_conv_pos_embedding_groups=8,
+        do_stable_layer_norm=True,
+        layerdrop=0.0,
+    )
+    return Wav2Vec2Config(**{**fields, **changes})
+
+
+def make_mini_upstream(folder: str | os.PathLike, seed: int = 0, **changes) -> None:
+    """Write the folder; it takes its name when it is whole.
+
+    Args:
+        folder: its parent is made if it is not there.
+        seed: of the weights.
+        changes: as ``mini_config``.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model = Wav2Vec2Model(mini_config(**changes))
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        model.save_pretrained(new)
+        Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(new)
+        new.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

@@ -1,0 +1,66 @@
+"""ESPnet's ASR model with a pruning method in it."""
+
+import jiwer
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+from torch import Tensor
+
+from espnet_pinch.asr.greedy import ctc_greedy, to_text
+from espnet_pinch.core.registry import build_method
+
+
+class PruningASRModel(ESPnetASRModel):
+    """CTC on an ``UpstreamFrontend``, whose Transformer layers the pruning method gates.
+
+    In training the penalty is added to the loss. In validation it is not; instead the errors of greedy decoding
+    are counted, per utterance, so that ``PruningTrainer`` can form the corpus' error rates.
+
+    Args:
+        pruning: a YAML's ``pruning:`` block, see ``build_method``.
+        kwargs: as ``ESPnetASRModel``.
+    """
+
+    def __init__(self, pruning: dict, **kwargs):
+        kwargs = {"ctc_weight": 1.0, "report_cer": False, "report_wer": False, **kwargs}
+        super().__init__(**kwargs)
+        self.pruning = build_method(pruning)
+        self.pruning.attach(self.frontend.upstream)
+        self._errors: dict[str, float] = {}
+
+    def forward(
+        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """As ``ESPnetASRModel.forward``: loss, figures for the log, batch size."""
+        penalty = self.pruning.penalty() if self.training else 0.0
+        loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        if self.training:
+            loss = loss + penalty
+            stats.update(self.pruning.scalars(), penalty=float(penalty), loss=loss.detach())
+        else:
+            stats.update(self._errors)
+        return force_gatherable((loss, stats, weight), loss.device)
+
+    def _calc_ctc_loss(self, encoder_out, encoder_out_lens, ys_pad, ys_pad_lens):
+        if not self.training:
+            self._errors = self._count_errors(encoder_out, encoder_out_lens, ys_pad, ys_pad_lens)
+        return super()._calc_ctc_loss(encoder_out, encoder_out_lens, ys_pad, ys_pad_lens)
+
+    def _count_errors(self, encoder_out, encoder_out_lens, ys_pad, ys_pad_lens) -> dict[str, float]:
+        """Errors and words, errors and characters, each per utterance of the batch."""
+        best = ctc_greedy(self.ctc.argmax(encoder_out), encoder_out_lens, self.blank_id)
+        hyps = [to_text(ids, self.token_list) for ids in best]
+        refs = [to_text(ys[:n], self.token_list) for ys, n in zip(ys_pad.tolist(), ys_pad_lens.tolist())]
+        words, chars = jiwer.process_words(refs, hyps), jiwer.process_characters(refs, hyps)
+        counts = {}
+        for name, out in (("word", words), ("char", chars)):
+            errors = out.substitutions + out.deletions + out.insertions
+            counts[f"{name}_errors"] = errors / len(refs)
+            counts[f"{name}s"] = (out.hits + out.substitutions + out.deletions) / len(refs)
+        return counts
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Replace the gates by plain linear layers with zeros in them; the method becomes "dense"."""
+        self.pruning.fold(self.frontend.upstream)
+        self.pruning = build_method({"method": "dense"})

@@ -1,0 +1,77 @@
+"""The ESPnet task. Importing this module registers the frontend, the model and the scheduler with ESPnet."""
+
+import argparse
+import logging
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks import abs_task
+from espnet2.tasks.asr import ASRTask, frontend_choices, model_choices
+from espnet2.utils.nested_dict_action import NestedDictAction
+from torch import nn
+
+from espnet_pinch.asr.frontend import UpstreamFrontend
+from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.scheduler import LinearWarmupDecay
+from espnet_pinch.asr.trainer import PruningTrainer
+from espnet_pinch.core.method import parameter_groups
+
+frontend_choices.classes["upstream"] = UpstreamFrontend
+model_choices.classes["pruning"] = PruningASRModel
+abs_task.scheduler_classes["linearwarmupdecay"] = LinearWarmupDecay
+
+
+class PruningASRTask(ASRTask):
+    """ASR with a pruned upstream: ESPnet's options, and ``--pruning`` with the YAML's block of that name."""
+
+    trainer = PruningTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_task_arguments(parser)
+        parser.add_argument(
+            "--pruning", action=NestedDictAction, default={"method": "pinch"}, help="The pruning method and its settings"
+        )
+        # The Transformer is in the frontend, the head is ESPnet's CTC, the waveform is normalised in the frontend.
+        parser.set_defaults(
+            frontend="upstream", model="pruning", normalize=None, encoder=None, decoder=None, token_type="char"
+        )
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
+        """As ``ASRTask.build_model``; takes over the upstream's CTC head, and leaves in ``args`` what is needed to
+        build the same model without the upstream's files.
+
+        Raises:
+            ValueError: the token list is not that of the upstream's head; or as the frontend and ``build_method``.
+        """
+        args.model_conf = {**args.model_conf, "pruning": args.pruning}
+        model = super().build_model(args)
+        frontend = model.frontend
+        head = frontend.take_head()
+        if head is not None:
+            if frontend.tokens != model.token_list:
+                raise ValueError(
+                    f"the token list differs from the vocabulary of {args.frontend_conf['upstream']}: "
+                    f"{len(model.token_list)} and {len(frontend.tokens)} tokens; make it anew with stage 2"
+                )
+            model.ctc.ctc_lo.load_state_dict(head.state_dict())
+        if "<sos/eos>" not in model.token_list:
+            # ESPnet's beam search would take the last character of the list for the end of the sentence.
+            model.sos = model.eos = model.token_list.index("<unk>")
+            args.model_conf.update(sym_sos="<unk>", sym_eos="<unk>")
+        args.frontend_conf = {**args.frontend_conf, "built": frontend.built}
+        return model
+
+    @classmethod
+    def build_optimizers(cls, args: argparse.Namespace, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """One optimizer; the thresholds are a group of their own, without weight decay."""
+        optimizer_class = abs_task.optim_classes[args.optim]
+        new = model.pruning.new_parameters()
+        lr = args.optim_conf.get("lr", 1e-3)
+        threshold_lr = args.pruning.get("threshold_lr")
+        options = {k: v for k, v in args.optim_conf.items() if k != "lr"}
+        groups = parameter_groups(model, new, lr, threshold_lr, **options)
+        for group in groups:
+            logging.info(f"{sum(p.numel() for p in group['params']):,} parameters at lr {group['lr']}")
+        return [optimizer_class(groups, **args.optim_conf)]

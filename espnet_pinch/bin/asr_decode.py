@@ -1,0 +1,30 @@
+"""Decode data directories with a folded model, batched CTC greedy search."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from espnet_pinch.asr.checkpoint import load_model
+from espnet_pinch.asr.decode import decode_data_dir
+from espnet_pinch.bin import run_main
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.asr_decode", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder with config.yaml and model.pth")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data directories")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT/NAME/text for each data directory NAME")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU")
+    args = parser.parse_args()
+    device = "cuda" if args.ngpu else "cpu"
+    model, _ = load_model(args.model / "config.yaml", args.model / "model.pth")
+    model.to(device)
+    for data in args.data:
+        figures = decode_data_dir(model, data, args.out / data.name, args.batch_size, device)
+        print(f"{data.name}: {figures['audio_seconds']:.0f} s of audio in {figures['seconds']:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

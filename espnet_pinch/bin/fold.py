@@ -1,0 +1,34 @@
+"""Fold an experiment's best checkpoint into plain weights with zeros, or an upstream that is used as it is."""
+
+import argparse
+from pathlib import Path
+
+from espnet_pinch.asr.checkpoint import load_model, write_folded
+from espnet_pinch.asr.task import PruningASRTask
+from espnet_pinch.bin import run_main
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.fold", description=__doc__)
+    parser.add_argument("--exp", type=Path, required=True, help="experiment folder; writes its folded/")
+    parser.add_argument("--checkpoint", default="valid.wer_on_target.best.pth", help="file name in the folder")
+    parser.add_argument(
+        "--untrained", nargs=argparse.REMAINDER, help="fold a model built from these options of asr_train, not trained"
+    )
+    args = parser.parse_args()
+    if args.untrained is not None:
+        config = PruningASRTask.get_parser().parse_args([*args.untrained, "--output_dir", str(args.exp)])
+        model = PruningASRTask.build_model(config).eval()
+        for key in ("config", "required", "print_config"):  # ESPnet leaves these out of config.yaml, or they do not fit
+            vars(config).pop(key, None)
+    else:
+        model, config = load_model(args.exp / "config.yaml", args.exp / args.checkpoint)
+    counts = write_folded(model, config, args.exp / "folded")
+    print(
+        f"{args.exp}/folded: {counts['params_kept']:,} of {counts['params_total']:,} parameters kept, "
+        f"sparsity {100 * counts['sparsity']:.2f} % ({counts['pruned']:,} of {counts['gated']:,} gated weights)"
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,45 @@
+"""Find linear layers by name and put something in their place."""
+
+import re
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+# The six linears of every Transformer block of wav2vec2, HuBERT, WavLM and data2vec-audio in transformers:
+# q, k, v and out of the attention, fc1 and fc2 of the feed-forward network.
+TRANSFORMER_LINEARS = (
+    r"(^|\.)encoder\.layers\.\d+\."
+    r"(attention\.(q_proj|k_proj|v_proj|out_proj)|feed_forward\.(intermediate_dense|output_dense))$"
+)
+
+
+def find_linears(model: nn.Module, pattern: str = TRANSFORMER_LINEARS) -> dict[str, nn.Linear]:
+    """``{name: nn.Linear}`` of the linear layers of ``model`` whose name ``pattern`` is found in, in model order.
+
+    Raises:
+        ValueError: the pattern is no regular expression, or it matches no linear layer.
+    """
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
+    found = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and regex.search(name)}
+    if not found:
+        raise ValueError(f"no linear layer of {type(model).__name__} has a name that matches {pattern!r}")
+    return found
+
+
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` where ``model`` has the submodule ``name`` ("encoder.layers.0.attention.q_proj")."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
+
+
+def replace_modules(model: nn.Module, kind: type, build: Callable[[nn.Module], nn.Module]) -> None:
+    """Put ``build(m)`` where ``model`` has a submodule ``m`` of type ``kind``."""
+    for name, module in list(named_modules_of(model, kind)):
+        replace_module(model, name, build(module))
+
+
+def named_modules_of(model: nn.Module, kind: type) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, kind))

@@ -1,0 +1,66 @@
+"""How sparse the gated layers are, and the common factor on all thresholds that lands on a given sparsity."""
+
+from collections.abc import Sequence
+
+import torch
+
+from espnet_pinch.core.gate import GatedLinear, hard_mask
+
+
+def count_weights(gates: Sequence[GatedLinear]) -> int:
+    """Number of weights behind the gates, kept or not."""
+    return sum(gate.weight_orig.numel() for gate in gates)
+
+
+@torch.no_grad()
+def count_pruned(gates: Sequence[GatedLinear], factor: float = 1.0) -> int:
+    """Number of weights that the gates prune once every threshold is multiplied by ``factor``."""
+    kept = [hard_mask(gate.weight_orig, gate.threshold * factor).sum() for gate in gates]
+    return count_weights(gates) - int(torch.stack(kept).sum())
+
+
+def sparsity(gates: Sequence[GatedLinear]) -> float:
+    """Overall sparsity: the fraction of the gated weights that is pruned."""
+    return count_pruned(gates) / count_weights(gates)
+
+
+@torch.no_grad()
+def land(gates: Sequence[GatedLinear], target: float, tolerance: float) -> None:
+    """Multiply every threshold by one common factor, so that the sparsity is in [target, target + tolerance].
+
+    One factor for all keeps what training found, how the layers' thresholds stand to each other. Where the
+    weights are too few for the tolerance (or many are equal), the smallest sparsity not under the target is taken.
+
+    Args:
+        gates: the gated layers.
+        target: sparsity, 0 < target < 1.
+        tolerance: how far over the target is good enough, > 0.
+
+    Raises:
+        ValueError: no factor reaches the target, because thresholds are 0 or not finite.
+    """
+    total = count_weights(gates)
+
+    def reached(factor):
+        return count_pruned(gates, factor) >= target * total
+
+    low, high, step = 1.0, 1.0, 1.05
+    while not reached(high):
+        low, high, step = high, high * step, step * step
+        if high > 1e30:
+            raise ValueError(f"no scale of the thresholds reaches a sparsity of {target}: are they 0 or not finite?")
+    step = 1.05
+    while low == high or reached(low):
+        low, high, step = low / step, low, step * step
+        if low < 1e-30:
+            break
+    while count_pruned(gates, high) > (target + tolerance) * total:
+        middle = (low + high) / 2
+        if middle in (low, high) or high - low < 1e-7 * high:
+            break
+        if reached(middle):
+            high = middle
+        else:
+            low = middle
+    for gate in gates:
+        gate.threshold.mul_(high)

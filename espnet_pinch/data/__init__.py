@@ -1,0 +1,1 @@
+"""Before training: corpora, Kaldi data directories, token lists."""

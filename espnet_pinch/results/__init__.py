@@ -1,0 +1,1 @@
+"""After decoding: error rates, tables, pictures."""

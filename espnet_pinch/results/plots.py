@@ -1,0 +1,88 @@
+"""Pictures of a run, each as PNG and SVG."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from espnet_pinch.files import whole_file  # noqa: E402
+
+plt.rcParams["svg.hashsalt"] = "espnet_pinch"  # the same picture is the same file
+
+
+def save(figure, path: str | os.PathLike) -> None:
+    """Write ``path`` with .png and with .svg, and close the figure."""
+    for suffix in (".png", ".svg"):
+        with whole_file(Path(path).with_suffix(suffix)) as tmp:
+            figure.savefig(tmp, format=suffix[1:], dpi=120, metadata={"Date": None} if suffix == ".svg" else None)
+    plt.close(figure)
+
+
+def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float | None = None) -> None:
+    """The course of a run over its iterations: loss, dev WER, sparsity, tau and eta.
+
+    Args:
+        history: ``espnet_pinch.asr.history.read``.
+        path: suffix is replaced.
+        target: target sparsity, drawn as a line; None for a run that does not prune.
+    """
+    points = [point for phases in history.values() for point in phases["train"]["points"]]
+    ends = [phases["train"]["points"][-1]["iteration"] for phases in history.values()]
+    prunes = target is not None
+    rows = ["CTC loss", "dev WER, %"] + (["sparsity, %", "tau", "eta"] if prunes else [])
+    figure, axes = plt.subplots(len(rows), 1, sharex=True, figsize=(7, 1.7 * len(rows) + 0.8), layout="constrained")
+    iterations = [point["iteration"] for point in points]
+
+    def line(axis, key, scale=1.0):
+        axis.plot(iterations, [scale * point[key] for point in points], color="tab:blue")
+
+    line(axes[0], "loss_ctc")
+    axes[0].plot(ends, [p["valid"]["loss"] for p in history.values()], "o-", color="tab:orange", label="dev")
+    axes[0].set_yscale("log")
+    axes[0].legend()
+    axes[1].plot(ends, [100 * p["valid"]["wer"] for p in history.values()], "o-", color="tab:orange")
+    axes[1].set_ylim(bottom=0)
+    if prunes:
+        line(axes[2], "sparsity", 100)
+        axes[2].axhline(100 * target, color="tab:gray", linestyle="--", label=f"target {100 * target:g} %")
+        axes[2].legend(loc="lower right")
+        line(axes[3], "tau")
+        line(axes[4], "eta")
+    for axis, name in zip(axes, rows):
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+    axes[-1].set_xlabel("iteration")
+    save(figure, path)
+
+
+def plot_layers(layers: dict[str, dict], path: str | os.PathLike) -> None:
+    """Sparsity of every gated layer: blocks across, the six linears down.
+
+    Args:
+        layers: ``{name: {"weights", "pruned"}}`` of ``count_parameters``; names such as
+            "encoder.layers.3.attention.q_proj".
+        path: suffix is replaced.
+    """
+    blocks: dict[str, dict[str, float]] = {}
+    for name, counts in layers.items():
+        block, _, linear = name.rpartition("layers.")[2].partition(".")
+        blocks.setdefault(block, {})[linear.rpartition(".")[2]] = 100 * counts["pruned"] / counts["weights"]
+    wanted = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
+    linears = sorted({linear for row in blocks.values() for linear in row}, key=lambda n: (n not in wanted, *(
+        [wanted.index(n)] if n in wanted else [0]), n))
+    values = np.array([[row.get(linear, np.nan) for row in blocks.values()] for linear in linears])
+    figure, axis = plt.subplots(figsize=(1.8 + 0.75 * len(blocks), 1.2 + 0.5 * len(linears)), layout="constrained")
+    image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value < 60 else "black"
+        axis.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
+    names = {"intermediate_dense": "fc1", "output_dense": "fc2"}
+    axis.set_yticks(range(len(linears)), [names.get(n, n.removesuffix("_proj")) for n in linears])
+    axis.set_xticks(range(len(blocks)), list(blocks))
+    axis.set_xlabel("Transformer block")
+    figure.colorbar(image, label="sparsity, %")
+    save(figure, path)
