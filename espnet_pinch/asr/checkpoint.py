@@ -18,7 +18,9 @@ from espnet_pinch.core.settings import PinchSettings
 from espnet_pinch.files import write_json
 
 
-def load_model(config_file: str | os.PathLike, model_file: str | os.PathLike) -> tuple[PruningASRModel, argparse.Namespace]:
+def load_model(
+    config_file: str | os.PathLike, model_file: str | os.PathLike
+) -> tuple[PruningASRModel, argparse.Namespace]:
     """The model of a checkpoint, on the CPU, in eval mode, and its configuration.
 
     ESPnet's own loader lets missing and unexpected tensors pass; this one does not.

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir
 from espnet_pinch.files import write_json, write_text
+from espnet_pinch.progress import progress_bar
 
 
 def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utterance]]:
@@ -49,7 +49,7 @@ def decode_data_dir(
     utterances = read_data_dir(data)
     texts: dict[str, str] = {}
     start = time.perf_counter()
-    progress = tqdm(total=len(utterances), desc=f"decoding {Path(data).name}", unit=" utts", mininterval=5)
+    progress = progress_bar(total=len(utterances), desc=f"decoding {Path(data).name}", unit=" utts")
     with progress:
         for batch in batches(utterances, batch_size):
             audio = [torch.from_numpy(read_audio(u.audio)) for u in batch]

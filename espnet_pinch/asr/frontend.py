@@ -66,19 +66,20 @@ class UpstreamFrontend(AbsFrontend):
         Returns: hidden states (batch, frames, hidden), and (batch,) frames of each utterance.
         """
         valid = torch.arange(speech.size(1), device=speech.device) < lengths[:, None]  # (B, T)
-        if self.processing.do_normalize:
-            speech = normalize_waveform(speech, valid)
         mask = valid.long() if self.processing.return_attention_mask else None
+        if self.processing.do_normalize:
+            # Without a mask, transformers' processor takes the padding of a batch into mean and variance too.
+            speech = normalize_waveform(speech, valid if mask is not None else torch.ones_like(valid))
         hidden = self.upstream(speech, attention_mask=mask).last_hidden_state  # (B, T', D)
         return self.dropout(hidden), self.upstream._get_feat_extract_output_lengths(lengths)
 
 
 def normalize_waveform(speech: Tensor, valid: Tensor) -> Tensor:
-    """Zero mean and unit variance over each utterance's own samples, as Wav2Vec2FeatureExtractor; padding stays 0.
+    """Zero mean and unit variance over the valid samples of each row, as Wav2Vec2FeatureExtractor; the rest is 0.
 
     Args:
         speech: (batch, samples)
-        valid: (batch, samples) True where a sample is not padding.
+        valid: (batch, samples) True where a sample counts.
     """
     count = valid.sum(1, keepdim=True)
     mean = torch.where(valid, speech, 0).sum(1, keepdim=True) / count

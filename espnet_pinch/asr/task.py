@@ -30,7 +30,10 @@ class PruningASRTask(ASRTask):
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         super().add_task_arguments(parser)
         parser.add_argument(
-            "--pruning", action=NestedDictAction, default={"method": "pinch"}, help="The pruning method and its settings"
+            "--pruning",
+            action=NestedDictAction,
+            default={"method": "pinch"},
+            help="Pruning method and its settings",
         )
         # The Transformer is in the frontend, the head is ESPnet's CTC, the waveform is normalised in the frontend.
         parser.set_defaults(
@@ -50,6 +53,10 @@ class PruningASRTask(ASRTask):
         frontend = model.frontend
         head = frontend.take_head()
         if head is not None:
+            if frontend.tokens is None:
+                raise ValueError(
+                    f"{args.frontend_conf['upstream']} has a CTC head and no vocab.json to name its outputs"
+                )
             if frontend.tokens != model.token_list:
                 raise ValueError(
                     f"the token list differs from the vocabulary of {args.frontend_conf['upstream']}: "

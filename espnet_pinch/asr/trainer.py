@@ -74,11 +74,24 @@ class PruningTrainer(Trainer):
         reporter.register({**rates, **pruning.scalars()}, weight=1.0)
         reporter.next()
         cls._record(reporter, options, distributed_option)
+        if not distributed_option.distributed or distributed_option.dist_rank == 0:
+            print(_epoch_line(rates, pruning.scalars(), reporter, options), flush=True)
 
     @classmethod
     def _record(cls, reporter, options, distributed_option, steps_before: int = 0) -> None:
         if not distributed_option.distributed or distributed_option.dist_rank == 0:
             history.record(Path(options.output_dir), reporter, steps_before)
+
+
+def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> str:
+    """One line on a finished epoch for those who watch: ESPnet's own line is long and goes to the log."""
+    phases = history.read(options.output_dir)[str(reporter.get_epoch())]
+    sparsity = f", sparsity {100 * scalars['sparsity']:.2f} %" if scalars else ""
+    return (
+        f"epoch {reporter.get_epoch()} of {options.max_epoch}: loss {phases['train']['loss_ctc']:.2f}, dev loss "
+        f"{phases['valid']['loss']:.2f}, dev WER {100 * rates['wer']:.2f} %, dev CER {100 * rates['cer']:.2f} %"
+        f"{sparsity}, {sum(figures['seconds'] for figures in phases.values()):.0f} s"
+    )
 
 
 def _ratio(reporter: SubReporter, part: str, whole: str) -> float:

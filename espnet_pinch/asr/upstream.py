@@ -8,8 +8,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCTC, PretrainedConfig, PreTrainedModel
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCTC,
+    PretrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+)
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
@@ -40,7 +47,7 @@ class Upstream:
         model: the Transformer without a head.
         processing: what its processor does to the waveform.
         head: the CTC head, rows in the order of ``tokens``; None where the checkpoint has none.
-        tokens: the head's outputs under ESPnet's names, "<blank>" first; None where the checkpoint has no head.
+        tokens: the head's outputs under ESPnet's names, "<blank>" first; None where the checkpoint does not name them.
     """
 
     model: PreTrainedModel
@@ -96,7 +103,7 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
         processor = Wav2Vec2FeatureExtractor.from_pretrained(upstream)
     except OSError:
         masked = getattr(config, "feat_extract_norm", "layer") == "layer"
-        logging.warning(f"{upstream} has no preprocessor_config.json: normalising the waveform, attention mask {masked}")
+        logging.warning(f"{upstream} has no preprocessor_config.json: waveform normalised, attention mask {masked}")
         return WaveformProcessing(return_attention_mask=masked)
     return WaveformProcessing(processor.sampling_rate, processor.do_normalize, bool(processor.return_attention_mask))
 
@@ -109,12 +116,13 @@ def read_tokens(upstream: str, config: PretrainedConfig) -> tuple[list[str], lis
     Returns: tokens, rows.
 
     Raises:
-        ValueError: no vocabulary, or one without a token that is needed.
+        FileNotFoundError: no vocabulary.
+        ValueError: a vocabulary without a token that is needed.
     """
     try:
         tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(upstream)
-    except (OSError, TypeError) as error:
-        raise ValueError(f"{upstream} has a CTC head and no readable vocab.json: {error}") from None
+    except (OSError, TypeError):
+        raise FileNotFoundError(f"{upstream} has a CTC head and no readable vocab.json") from None
     names = {index: token for token, index in tokenizer.get_vocab().items()}
     blank = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
     espnet_names = {
@@ -155,8 +163,12 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
     processing = read_processing(upstream, config)
     if not ctc:
         return Upstream(model, processing)
-    tokens, rows = read_tokens(upstream, config)
     head = model.lm_head
+    try:
+        tokens, rows = read_tokens(upstream, config)
+    except FileNotFoundError as error:
+        logging.warning(f"{error}: the head's outputs have no names")
+        return Upstream(model.base_model, processing, head)
     with torch.no_grad():
         head.weight.copy_(head.weight[rows])
         head.bias.copy_(head.bias[rows])
@@ -182,7 +194,11 @@ def model_from_dict(config: dict) -> PreTrainedModel:
 
 
 def save_ctc_model(
-    folder: str | os.PathLike, model: PreTrainedModel, head: nn.Linear, tokens: list[str], processing: WaveformProcessing
+    folder: str | os.PathLike,
+    model: PreTrainedModel,
+    head: nn.Linear,
+    tokens: list[str],
+    processing: WaveformProcessing,
 ) -> None:
     """Write a Hugging Face folder that ``load_upstream`` and ``AutoModelForCTC.from_pretrained`` read.
 
@@ -214,6 +230,8 @@ def save_vocabulary(folder: str | os.PathLike, tokens: list[str]) -> None:
     vocabulary = {hf_names.get(token, token): i for i, token in enumerate(tokens)}
     path = Path(folder) / "vocab.json"
     path.write_text(json.dumps(vocabulary, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    special = {name: token if token in vocabulary else None for name, token in
-               (("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>"), ("unk_token", "<unk>"))}
+    special = {
+        name: token if token in vocabulary else None
+        for name, token in (("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>"), ("unk_token", "<unk>"))
+    }
     Wav2Vec2CTCTokenizer(str(path), word_delimiter_token="|", **special).save_pretrained(folder)

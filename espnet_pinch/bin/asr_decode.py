@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from espnet_pinch.asr.checkpoint import load_model
 from espnet_pinch.asr.decode import decode_data_dir
 from espnet_pinch.bin import run_main

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import soundfile
-from tqdm import tqdm
 
 from espnet_pinch.data.kaldi_dir import Utterance, read_table
+from espnet_pinch.progress import progress_bar
 
 RATE = 16000
 SUBSETS = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
@@ -33,7 +33,7 @@ def find_root(folder: str | os.PathLike, subsets: Iterable[str] = SUBSETS) -> Pa
     root = folder / "LibriSpeech" if (folder / "LibriSpeech").is_dir() else folder
     missing = [subset for subset in subsets if not (root / subset).is_dir()]
     if missing:
-        raise FileNotFoundError(f"the corpus {root} lacks {', '.join(missing)}; all of these must be there: {list(subsets)}")
+        raise FileNotFoundError(f"the corpus {root} lacks {', '.join(missing)}; it needs {', '.join(subsets)}")
     return root
 
 
@@ -67,7 +67,7 @@ def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utt
         raise ValueError(f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
     with ThreadPoolExecutor(jobs) as pool:
         checks = pool.map(_samples_or_problem, texts)
-        checks = list(tqdm(checks, desc=f"checking {subset}", total=len(texts), unit=" files", mininterval=1))
+        checks = list(progress_bar(checks, desc=f"checking {subset}", total=len(texts), unit=" files"))
     _raise_first([check for check in checks if isinstance(check, str)], subset)
     return [
         Utterance(audio.stem, str(audio), text, audio.stem.rpartition("-")[0], samples)

@@ -17,9 +17,9 @@ import espeakng_loader
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
-from tqdm import tqdm
 
 from espnet_pinch.data.librispeech import RATE
+from espnet_pinch.progress import progress_bar
 
 WORDS = (
     "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE RED GREEN BLUE WHITE BLACK LEFT RIGHT STOP OPEN CLOSE"
@@ -111,7 +111,7 @@ def _write(root: Path, scale: float, rng: random.Random) -> None:
     for subset_number, (subset, (count, subset_voices)) in enumerate(SUBSETS.items()):
         count = max(math.ceil(count * scale), len(subset_voices))
         transcripts: dict[Path, list[str]] = {}
-        for i, words in enumerate(tqdm(phrases(count, rng), desc=subset, total=count, unit=" utts", mininterval=1)):
+        for i, words in enumerate(progress_bar(phrases(count, rng), desc=subset, total=count, unit=" utts")):
             voice = subset_voices[i % len(subset_voices)]
             speaker, chapter = 101 + voices.index(voice), 1000 * (101 + voices.index(voice)) + subset_number
             folder = root / subset / str(speaker) / str(chapter)

@@ -71,9 +71,9 @@ def plot_layers(layers: dict[str, dict], path: str | os.PathLike) -> None:
     for name, counts in layers.items():
         block, _, linear = name.rpartition("layers.")[2].partition(".")
         blocks.setdefault(block, {})[linear.rpartition(".")[2]] = 100 * counts["pruned"] / counts["weights"]
-    wanted = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
-    linears = sorted({linear for row in blocks.values() for linear in row}, key=lambda n: (n not in wanted, *(
-        [wanted.index(n)] if n in wanted else [0]), n))
+    linears = list(dict.fromkeys(linear for row in blocks.values() for linear in row))
+    order = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
+    linears.sort(key=lambda name: order.index(name) if name in order else len(order))
     values = np.array([[row.get(linear, np.nan) for row in blocks.values()] for linear in linears])
     figure, axis = plt.subplots(figsize=(1.8 + 0.75 * len(blocks), 1.2 + 0.5 * len(linears)), layout="constrained")
     image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")

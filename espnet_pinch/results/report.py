@@ -82,7 +82,7 @@ def markdown(results: dict) -> str:
             *table(rows),
             "",
             f"Made by `{results['command']}`. Error rates are of this run, none is the paper's.",
-            "Hours are those of training and validation; the baseline's are 0 where a published model is used as it is.",
+            "Hours are of training and validation; the baseline's are 0 where a published model is used as it is.",
             "",
             "![The course of the run](images/course.png)",
             "",

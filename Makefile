@@ -1,0 +1,28 @@
+# make demo: the main job on the mini corpus; make test: the tests. Each makes .venv first (2 to 6 GB, some minutes).
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' 2>/dev/null),$(p))))
+
+.PHONY: demo test test-slow lint venv clean
+
+demo: venv
+	cd egs/librispeech_100 && ./run.sh --upstream mini --corpus mini
+
+test: venv lint
+	.venv/bin/python -m pytest -q -m "not slow" tests
+
+test-slow: venv
+	.venv/bin/python -m pytest -q -m slow tests
+
+lint: venv
+	.venv/bin/ruff check espnet_pinch tests setup.py
+	.venv/bin/shellcheck -x -P egs/librispeech_100 -P . $$(git ls-files '*.sh') .ci/run
+
+venv: .venv/installed
+
+.venv/installed: setup.py
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; give one with make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --progress-bar off -q -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# One-pass compression of a speech foundation model on LibriSpeech-100h, see --help.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+train_set=train_clean_100
+valid_set=dev
+test_sets="dev_clean dev_other test_clean test_other"
+
+exec ./local/pinch.sh \
+    --train_set "${train_set}" \
+    --valid_set "${valid_set}" \
+    --test_sets "${test_sets}" \
+    "$@"

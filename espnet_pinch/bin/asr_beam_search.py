@@ -1,0 +1,74 @@
+"""Decode data directories with a folded model and ESPnet's own beam search (``asr_inference``)."""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+from espnet_pinch.bin import run_main
+from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
+from espnet_pinch.files import write_json, write_text
+
+
+def asr_inference(command: list[str]) -> None:
+    """One job of ESPnet's asr_inference, in this process."""
+    from espnet2.bin.asr_inference import main
+
+    import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
+
+    main(command)
+
+
+def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) -> None:
+    """Beam search over a data directory in ``jobs`` processes, into ``out/text``.
+
+    Raises:
+        OSError: a job has failed; its own message is on stderr.
+    """
+    utterances = read_data_dir(data)
+    kind = "kaldi_ark" if ".ark:" in utterances[0].audio else "sound"
+    jobs = min(jobs, len(utterances))
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as tmp:
+        processes = []
+        for job in range(jobs):
+            keys = Path(tmp) / f"keys.{job}"
+            keys.write_text("".join(f"{u.id}\n" for u in utterances[job::jobs]), encoding="utf-8")
+            command = ["--asr_train_config", str(model / "config.yaml"), "--asr_model_file", str(model / "model.pth")]
+            command += ["--data_path_and_name_and_type", f"{data / 'wav.scp'},speech,{kind}"]
+            command += ["--key_file", str(keys), "--output_dir", f"{tmp}/output.{job}", *options]
+            process = multiprocessing.get_context("spawn").Process(target=asr_inference, args=(command,))
+            process.start()
+            processes.append(process)
+        for job, process in enumerate(processes, 1):
+            process.join()
+            if process.exitcode:
+                raise OSError(f"job {job} of {jobs} of the beam search over {data} failed")
+        texts = {}
+        for job in range(jobs):
+            texts.update(read_table(Path(tmp) / f"output.{job}" / "1best_recog" / "text"))
+    seconds, audio_seconds = time.perf_counter() - start, sum(u.seconds for u in utterances)
+    write_json(
+        out / "decode.json", {"seconds": seconds, "audio_seconds": audio_seconds, "rtf": seconds / audio_seconds}
+    )
+    write_text(out / "text", "".join(f"{id_} {text}".rstrip() + "\n" for id_, text in sorted(texts.items())))
+    print(f"{data.name}: {audio_seconds:.0f} s of audio in {seconds:.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.asr_beam_search", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="folder with config.yaml and model.pth")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data directories")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT/NAME/text for each data directory NAME")
+    parser.add_argument("--inference_config", required=True, help="YAML of asr_inference")
+    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--ngpu", type=int, default=0)
+    args, more = parser.parse_known_args()  # ESPnet's parser checks the rest
+    options = ["--config", args.inference_config, "--ngpu", str(args.ngpu), *more]
+    for data in args.data:
+        decode(args.model, data, args.out / data.name, args.nj, options)
+
+
+if __name__ == "__main__":
+    run_main(main)

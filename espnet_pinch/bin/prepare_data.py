@@ -1,0 +1,27 @@
+"""Stage 1: Kaldi data directories of a corpus in LibriSpeech's layout, checked."""
+
+import argparse
+from pathlib import Path
+
+from espnet_pinch.bin import run_main
+from espnet_pinch.data.kaldi_dir import write_data_dir
+from espnet_pinch.data.librispeech import SUBSETS, find_root, read_subset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.prepare_data", description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of LibriSpeech/SUBSET")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT/train_clean_100 and so on, and OUT/dev")
+    parser.add_argument("--nj", type=int, default=4, help="threads that open audio files")
+    args = parser.parse_args()
+    root = find_root(args.corpus)
+    sets = {subset.replace("-", "_"): read_subset(root, subset, args.nj) for subset in SUBSETS}
+    sets["dev"] = sets["dev_clean"] + sets["dev_other"]
+    for name, utterances in sets.items():
+        write_data_dir(args.out / name, utterances)
+        hours = sum(u.seconds for u in utterances) / 3600
+        print(f"{name}: {len(utterances)} utterances, {hours:.2f} hours", flush=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,308 @@
+#!/usr/bin/env bash
+# The stages of the recipe; run from egs/librispeech_100 through its run.sh, which names the sets.
+set -euo pipefail
+
+help_message=$(cat <<'HELP'
+Usage: ./run.sh [--stage N] [--stop_stage N] [options]        ("-" and "_" alike in option names)
+
+Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 3 shapes, 4 train, 5 decode, 6 score.
+
+What to run
+  --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus or mini   [wav2vec2_base]
+  --corpus NAME            librispeech_100 (downloaded) or mini (made here)                       [librispeech_100]
+  --librispeech DIR        a corpus in LibriSpeech's layout that is there already
+  --method NAME            pinch or dense, instead of the YAML's
+  --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's
+Stages
+  --stage N, --stop_stage N                                                                       [0, 6]
+  --skip_data_prep, --skip_train, --skip_eval true         leave out stages 0-3, 4, 5-6
+Machine
+  --ngpu N                 GPUs to train on                                                       [0]
+  --gpu_inference true     decode on a GPU                                                        [false]
+  --nj N                   jobs of data preparation                                               [4]
+  --inference_nj N         jobs of beam search                                                    [1]
+  --python PROGRAM                                                                                [python3]
+Data
+  --audio_format F         flac leaves the audio where it is, flac.ark packs it                   [flac]
+  --min_wav_duration, --max_wav_duration SECONDS           of training utterances                 [0.1, 30]
+  --dumpdir DIR, --expdir DIR                                                                     [dump, exp]
+Training
+  --asr_config FILE        instead of conf/UPSTREAM.yaml
+  --baseline_config FILE   instead of conf/UPSTREAM_baseline.yaml
+  --asr_args "ARGS"        more options of ESPnet's asr_train for the one-pass run (the tag changes with them)
+  --baseline_args "ARGS"   the same for the dense baseline
+  --asr_tag TAG            the run's folder is asr_TAG
+  --asr_exp DIR            the run's folder
+Decoding
+  --inference_config FILE  ESPnet's beam search with this YAML; without it, batched CTC greedy search
+  --inference_args "ARGS"  more options of asr_decode, or of ESPnet's asr_inference
+  --inference_batch_size N utterances decoded together by greedy search                           [8]
+  --inference_asr_model F  checkpoint to decode           [valid.wer_on_target.best.pth]
+Other
+  --config FILE            source a file that sets these options ("stage=4")
+HELP
+)
+
+options="stage stop_stage skip_data_prep skip_train skip_eval ngpu gpu_inference nj inference_nj python
+ upstream corpus librispeech method target_sparsity audio_format min_wav_duration max_wav_duration dumpdir expdir
+ asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config inference_args
+ inference_batch_size inference_asr_model train_set valid_set test_sets"
+options=${options//$'\n'/}
+stage=0
+stop_stage=6
+skip_data_prep=false
+skip_train=false
+skip_eval=false
+ngpu=0
+gpu_inference=false
+nj=4
+inference_nj=1
+python=python3
+upstream=wav2vec2_base
+corpus=librispeech_100
+librispeech=
+method=
+target_sparsity=
+audio_format=flac
+min_wav_duration=0.1
+max_wav_duration=30
+dumpdir=dump
+expdir=exp
+asr_config=
+baseline_config=
+asr_args=
+baseline_args=
+asr_tag=
+asr_exp=
+inference_config=
+inference_args=
+inference_batch_size=8
+inference_asr_model=valid.wer_on_target.best.pth
+train_set=
+valid_set=
+test_sets=
+
+. ./path.sh
+. ./cmd.sh
+. ./db.sh
+. utils/step.sh
+command_line="./run.sh $(printf '%q ' "${@:7}")" # without the sets that run.sh itself gives
+command_line=${command_line% }
+. utils/parse_options.sh
+
+# ---- What to run, checked before anything is done
+
+for number in stage stop_stage ngpu nj inference_nj inference_batch_size; do
+    [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number} must be a whole number, not '${!number}'"
+done
+command -v "${python}" >/dev/null || die "${python} not found; run make venv in the repository, or give --python"
+
+asr_config=${asr_config:-conf/${upstream}.yaml}
+known=$(cd conf && echo *.yaml | tr ' ' '\n' | grep -Ev '_baseline|^decode' | sed 's/\.yaml//' | tr '\n' ' ')
+[ -f "${asr_config}" ] || die "unknown upstream '${upstream}': ${asr_config} does not exist; there is: ${known% }"
+if [ -z "${baseline_config}" ] && [ -f "conf/${upstream}_baseline.yaml" ]; then
+    baseline_config=conf/${upstream}_baseline.yaml
+fi
+for file in ${baseline_config} ${inference_config}; do
+    [ -f "${file}" ] || die "${file} does not exist"
+done
+
+checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" \
+    ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"})
+{
+    read -r method
+    read -r target_sparsity
+    read -r upstream_source
+} <<<"${checked}"
+
+librispeech=${librispeech:-${LIBRISPEECH}}
+if [ -n "${librispeech}" ]; then
+    [ -d "${librispeech}" ] || die "--librispeech: the folder ${librispeech} does not exist"
+    corpus_dir=$(cd "${librispeech}" && pwd)
+    corpus_dir=${corpus_dir%/LibriSpeech}
+    corpus=$(basename "${corpus_dir}")_$(printf '%s' "${corpus_dir}" | sha256sum | cut -c 1-6)
+else
+    case "${corpus}" in
+        librispeech_100 | mini) corpus_dir=downloads/${corpus} ;;
+        *) die "unknown corpus '${corpus}'; there is: librispeech_100, mini (or --librispeech DIR)" ;;
+    esac
+fi
+upstream_dir=downloads/upstreams/${upstream}
+[ ! -d "${upstream_source}" ] || upstream_dir=${upstream_source}
+
+data=data/${corpus}
+dump=${dumpdir}/${corpus}/${upstream}/raw
+exp=${expdir}/${corpus}
+stats=${exp}/asr_stats_${upstream}
+baseline=${exp}/asr_${upstream}_baseline
+if [ -z "${asr_tag}" ]; then
+    asr_tag=${upstream}_${method}
+    [ "${method}" = dense ] || asr_tag+=_${target_sparsity}
+    # shellcheck disable=SC2001
+    [ -z "${asr_args}" ] || asr_tag+=$(echo " ${asr_args}" | sed 's/ *--*/_/g; s/[ =:/]//g')
+fi
+run=${asr_exp:-${exp}/asr_${asr_tag}}
+if [ -n "${inference_config}" ]; then
+    decoded=decode_$(basename "${inference_config}" .yaml | sed 's/^decode_//')
+else
+    decoded=decode_ctc_greedy
+fi
+
+# within N: whether stage N is to be run
+within() {
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
+}
+
+# need FILE STAGE: stop unless an earlier stage has left FILE
+need() {
+    [ -f "$1" ] || die "$1 is missing: run stage $2 first (./run.sh --stage $2)"
+}
+
+# ---- Stages 0 to 3: data
+
+if ! "${skip_data_prep}"; then
+    if within 0; then
+        log "stage 0: corpus and upstream"
+        if [ -z "${librispeech}" ]; then
+            step "${corpus_dir}/corpus.done" "corpus ${corpus}" "=${corpus}" -- \
+                "${python}" -m espnet_pinch.bin.fetch_corpus --corpus "${corpus}" --out "${corpus_dir}"
+        fi
+        if [ "${upstream_dir}" != "${upstream_source}" ]; then
+            step "downloads/upstreams/${upstream}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
+                "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
+        fi
+    fi
+
+    if within 1; then
+        log "stage 1: data directories"
+        [ -d "${corpus_dir}" ] || die "${corpus_dir} is missing: run stage 0 first (./run.sh --stage 0)"
+        step "${data}/prepare.done" "data directories ${data}" \
+            "=$(listing "${corpus_dir}" '*.flac' '*.trans.txt')" -- \
+            "${python}" -m espnet_pinch.bin.prepare_data --corpus "${corpus_dir}" --out "${data}" --nj "${nj}"
+    fi
+
+    if within 2; then
+        log "stage 2: token list and dump"
+        need "${data}/prepare.done" 1
+        [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
+        # shellcheck disable=SC2086
+        step "${dump}/dump.done" "token list and dump ${dump}" "${data}/prepare.done" \
+            "=$(listing "${upstream_dir}" '*.json' '*.safetensors' '*.bin')" \
+            "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" -- \
+            "${python}" -m espnet_pinch.bin.prepare_dump --data "${data}" --upstream "${upstream_dir}" \
+            --out "${dump}" --train_sets "${train_set}" "${valid_set}" --test_sets ${test_sets} \
+            --audio_format "${audio_format}" --min_wav_duration "${min_wav_duration}" \
+            --max_wav_duration "${max_wav_duration}"
+    fi
+
+    if within 3; then
+        log "stage 3: shapes"
+        need "${dump}/dump.done" 2
+        step "${stats}/shapes.done" "shapes ${stats}" "${dump}/dump.done" -- \
+            "${python}" -m espnet_pinch.bin.collect_shapes --train "${dump}/${train_set}" \
+            --valid "${dump}/${valid_set}" --out "${stats}"
+    fi
+fi
+
+# ---- Stage 4: training
+
+# data_options: what asr_train needs to know of the data, in the array train_data
+data_options() {
+    train_data=(
+        --token_list "${dump}/token_list/char/tokens.txt"
+        --train_data_path_and_name_and_type "${dump}/${train_set}/wav.scp,speech,${sound}"
+        --train_data_path_and_name_and_type "${dump}/${train_set}/text,text,text"
+        --train_shape_file "${stats}/train/speech_shape"
+        --valid_data_path_and_name_and_type "${dump}/${valid_set}/wav.scp,speech,${sound}"
+        --valid_data_path_and_name_and_type "${dump}/${valid_set}/text,text,text"
+        --valid_shape_file "${stats}/valid/speech_shape"
+    )
+}
+
+# train EXP TITLE CONFIG UPSTREAM UPSTREAM_KEY [OPTION...]: train into EXP (resumed where it was cut), and fold
+train() {
+    local dir=$1 title=$2 config=$3 from=$4 from_key=$5 inputs
+    shift 5
+    inputs=("${config}" "${stats}/shapes.done" "=${from_key}" "=$*")
+    if [ -f "${dir}/checkpoint.pth" ] && [ -f "${dir}/settings.key" ] &&
+        [ "$(cat "${dir}/settings.key")" != "$(key "${inputs[@]}")" ]; then
+        die "${dir} was trained with other settings or data; give another --asr_tag, or remove that folder"
+    fi
+    mkdir -p "${dir}"
+    key "${inputs[@]}" >"${dir}/settings.key"
+    # shellcheck disable=SC2086
+    step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
+        ${train_cmd} "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
+        --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}" \
+        --frontend_conf "upstream=${from}" "$@"
+    step "${dir}/fold.done" "folding ${title}" "${dir}/train.done" "=${inference_asr_model}" -- \
+        "${python}" -m espnet_pinch.bin.fold --exp "${dir}" --checkpoint "${inference_asr_model}"
+}
+
+if ! "${skip_train}" && within 4; then
+    log "stage 4: training"
+    need "${stats}/shapes.done" 3
+    sound=sound
+    [ "${audio_format}" = flac ] || sound=kaldi_ark
+    data_options
+    upstream_key=$(listing "${upstream_dir}" '*.json' '*.safetensors' '*.bin')
+    if [ -n "${baseline_config}" ]; then
+        # shellcheck disable=SC2086
+        train "${baseline}" "the dense baseline" "${baseline_config}" "${upstream_dir}" "${upstream_key}" \
+            ${baseline_args}
+        start=${baseline}/folded/hf
+    else
+        step "${baseline}/fold.done" "taking ${upstream} as its own baseline" "=${upstream_key}" "${dump}/dump.done" -- \
+            "${python}" -m espnet_pinch.bin.fold --exp "${baseline}" --untrained --config "${asr_config}" \
+            --pruning method=dense --token_list "${dump}/token_list/char/tokens.txt" \
+            --frontend_conf "upstream=${upstream_dir}"
+        start=${upstream_dir}
+    fi
+    # shellcheck disable=SC2086
+    train "${run}" "${asr_tag}" "${asr_config}" "${start}" "$(cat "${baseline}/fold.done")" \
+        --pruning "method=${method}" --pruning "target_sparsity=${target_sparsity}" ${asr_args}
+fi
+
+# ---- Stages 5 and 6: decoding and scoring
+
+# decode EXP: all test sets
+decode() {
+    local dir=$1 inputs program
+    inputs=("${dir}/fold.done" "${dump}/dump.done" "=${inference_args} ${inference_batch_size}")
+    if [ -n "${inference_config}" ]; then
+        program=(-m espnet_pinch.bin.asr_beam_search --inference_config "${inference_config}" --nj "${inference_nj}")
+        inputs+=("${inference_config}")
+    else
+        program=(-m espnet_pinch.bin.asr_decode --batch_size "${inference_batch_size}")
+    fi
+    # shellcheck disable=SC2086
+    step "${dir}/${decoded}/decode.done" "decoding ${dir}" "${inputs[@]}" -- \
+        ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded" --data ${test_sets_in_dump} \
+        --out "${dir}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
+}
+
+if ! "${skip_eval}"; then
+    if within 5; then
+        log "stage 5: decoding"
+        test_sets_in_dump=
+        for name in ${test_sets}; do
+            test_sets_in_dump+=" ${dump}/${name}"
+        done
+        for dir in "${baseline}" "${run}"; do
+            need "${dir}/fold.done" 4
+            decode "${dir}"
+        done
+    fi
+
+    if within 6; then
+        log "stage 6: scoring"
+        for dir in "${baseline}" "${run}"; do
+            need "${dir}/${decoded}/decode.done" 5
+        done
+        # shellcheck disable=SC2086
+        "${python}" -m espnet_pinch.bin.report --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
+            --references "${dump}" --sets ${test_sets} --upstream "${upstream}" --command "${command_line}"
+        log "results: $(pwd)/${run}/RESULTS.md"
+    fi
+fi
+log "finished"

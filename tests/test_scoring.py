@@ -1,0 +1,46 @@
+"""Scoring joins by utterance id and counts errors."""
+
+import pytest
+
+from espnet_pinch.asr.greedy import ctc_greedy, to_text
+from espnet_pinch.results.scoring import error_rates, score_files
+
+
+def test_errors_are_counted():
+    rates = error_rates([("A B C D", "A X C"), ("E", "E F"), ("G", "")])
+    assert (rates["substitutions"], rates["deletions"], rates["insertions"]) == (1, 2, 1)
+    assert rates["errors"] == 4 and rates["words"] == 6 and rates["wer"] == pytest.approx(4 / 6)
+    assert rates["utterances"] == 3
+
+
+def test_files_are_joined_by_id_not_by_line(tmp_path):
+    (tmp_path / "ref").write_text("u1 A B\nu2 C\nu3 D\n")
+    (tmp_path / "hyp").write_text("u3 D\nu1 A B\nu2\n")
+    assert score_files(tmp_path / "ref", tmp_path / "hyp")["errors"] == 1
+
+
+@pytest.mark.parametrize(
+    "hypotheses, message",
+    [
+        ("u1 A\n", "utterance u2 has no hypothesis"),
+        ("u1 A\nu2 B\nu4 X\n", "utterance u4 has no reference"),
+        ("u1 A\nu2 B\nu2 B\n", "u2 is there twice"),
+    ],
+)
+def test_missing_extra_and_doubled_hypotheses_are_named(tmp_path, hypotheses, message):
+    (tmp_path / "ref").write_text("u1 A\nu2 B\n")
+    (tmp_path / "hyp").write_text(hypotheses)
+    with pytest.raises(ValueError, match=message):
+        score_files(tmp_path / "ref", tmp_path / "hyp")
+
+
+def test_greedy_search_merges_repeats_and_drops_blanks():
+    import torch
+
+    frames = torch.tensor([[1, 1, 0, 1, 2, 2, 0, 0], [0, 3, 3, 3, 0, 0, 2, 2]])
+    assert ctc_greedy(frames, torch.tensor([8, 5])) == [[1, 1, 2], [3]]
+
+
+def test_text_has_no_special_tokens_and_single_spaces():
+    tokens = ["<blank>", "<unk>", "<space>", "A", "B", "'"]
+    assert to_text([2, 3, 2, 2, 1, 4, 5, 2], tokens) == "A B'"

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Sourced. Steps of a recipe that are skipped when they were done before with the same inputs.
+
+log() {
+    printf '%s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*"
+}
+
+die() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# key INPUT...: one hash of all inputs. An input is a file, whose content counts, or "=text", which counts itself.
+key() {
+    local input
+    for input in "$@"; do
+        case "${input}" in
+            =*) printf '%s\n' "${input}" ;;
+            *) sha256sum <"${input}" ;;
+        esac
+    done | sha256sum | cut -d ' ' -f 1
+}
+
+# listing DIR NAME...: hash of the names, sizes and times of the files in DIR that match a NAME pattern.
+listing() {
+    local dir=$1 tests=() name
+    shift
+    for name in "$@"; do
+        tests+=(-o -name "${name}")
+    done
+    find -L "${dir}" -type f \( "${tests[@]:1}" \) -printf '%P %s %T@\n' | LC_ALL=C sort | sha256sum | cut -d ' ' -f 1
+}
+
+# step DONE TITLE INPUT... -- COMMAND...
+# Runs COMMAND unless DONE says that it was done with these inputs. What COMMAND prints goes to the screen and, with
+# its stderr, to DONE's name with .log for .done. DONE is written last.
+step() {
+    local done_file=$1 title=$2 inputs=() status=0 start=${SECONDS} log_file now
+    shift 2
+    while [ "$1" != -- ]; do
+        inputs+=("$1")
+        shift
+    done
+    shift
+    now=$(key "${inputs[@]}")
+    if [ -f "${done_file}" ] && [ "$(cat "${done_file}")" = "${now}" ]; then
+        log "${title}: done before, nothing changed"
+        return
+    fi
+    log_file=${done_file%.done}.log
+    mkdir -p "$(dirname "${done_file}")"
+    rm -f "${done_file}"
+    log "${title} (log: ${log_file})"
+    printf '# %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >>"${log_file}"
+    # shellcheck disable=SC2094  # both only append
+    "$@" 2>>"${log_file}" | tee -a "${log_file}" || status=$?
+    if [ "${status}" -ne 0 ]; then
+        local last
+        last=$(tail -n 1 "${log_file}")
+        case "${last}" in
+            error:*) echo "${last}" >&2 ;;
+            *)
+                echo "The last lines of ${log_file}:" >&2
+                tail -n 15 "${log_file}" >&2
+                echo "error: ${title} failed with status ${status}; see ${log_file}" >&2
+                ;;
+        esac
+        exit 1
+    fi
+    mkdir -p "$(dirname "${done_file}")"
+    printf '%s\n' "${now}" >"${done_file}.tmp"
+    mv "${done_file}.tmp" "${done_file}"
+    log "${title}: done in $((SECONDS - start)) s"
+}
