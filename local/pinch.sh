@@ -95,6 +95,9 @@ command_line=${command_line% }
 for number in stage stop_stage ngpu nj inference_nj inference_batch_size; do
     [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number} must be a whole number, not '${!number}'"
 done
+for switch in skip_data_prep skip_train skip_eval gpu_inference; do
+    [[ ${!switch} =~ ^(true|false)$ ]] || die "--${switch} must be true or false, not '${!switch}'"
+done
 command -v "${python}" >/dev/null || die "${python} not found; run make venv in the repository, or give --python"
 
 asr_config=${asr_config:-conf/${upstream}.yaml}

@@ -55,16 +55,11 @@ step() {
     # shellcheck disable=SC2094  # both only append
     "$@" 2>>"${log_file}" | tee -a "${log_file}" || status=$?
     if [ "${status}" -ne 0 ]; then
-        local last
-        last=$(tail -n 1 "${log_file}")
-        case "${last}" in
-            error:*) echo "${last}" >&2 ;;
-            *)
-                echo "The last lines of ${log_file}:" >&2
-                tail -n 15 "${log_file}" >&2
-                echo "error: ${title} failed with status ${status}; see ${log_file}" >&2
-                ;;
-        esac
+        if ! tail -n 5 "${log_file}" | grep '^error: ' >&2; then
+            echo "The last lines of ${log_file}:" >&2
+            tail -n 15 "${log_file}" >&2
+            echo "error: ${title} failed with status ${status}; see ${log_file}" >&2
+        fi
         exit 1
     fi
     mkdir -p "$(dirname "${done_file}")"

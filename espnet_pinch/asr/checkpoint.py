@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 import yaml
-from espnet2.tasks.asr import ASRTask
 
 import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
+from espnet_pinch.asr.espnet import ASRTask
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
@@ -36,7 +36,7 @@ def load_model(
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{model_file} does not fit {config_file}: {error}") from None
+        raise ValueError(f"{model_file} does not fit {config_file}: {' '.join(str(error).split())}") from None
     return model.eval(), args
 
 

@@ -4,12 +4,10 @@ import argparse
 import logging
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.tasks import abs_task
-from espnet2.tasks.asr import ASRTask, frontend_choices, model_choices
 from espnet2.utils.nested_dict_action import NestedDictAction
 from torch import nn
 
+from espnet_pinch.asr.espnet import ASRTask, abs_task, frontend_choices, model_choices
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
@@ -41,7 +39,7 @@ class PruningASRTask(ASRTask):
         )
 
     @classmethod
-    def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
+    def build_model(cls, args: argparse.Namespace) -> PruningASRModel:
         """As ``ASRTask.build_model``; takes over the upstream's CTC head, and leaves in ``args`` what is needed to
         build the same model without the upstream's files.
 

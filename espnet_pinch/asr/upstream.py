@@ -216,6 +216,8 @@ def save_ctc_model(
     setattr(ctc, ctc.base_model_prefix, model)
     ctc.lm_head = head
     ctc.save_pretrained(folder)
+    for path in Path(folder).iterdir():
+        path.chmod(0o644)  # safetensors writes files that only their owner can read
     save_vocabulary(folder, tokens)
     Wav2Vec2FeatureExtractor(
         sampling_rate=processing.sampling_rate,

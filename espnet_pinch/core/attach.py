@@ -1,7 +1,6 @@
 """Find linear layers by name and put something in their place."""
 
 import re
-from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -33,13 +32,3 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
     """Put ``new`` where ``model`` has the submodule ``name`` ("encoder.layers.0.attention.q_proj")."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new)
-
-
-def replace_modules(model: nn.Module, kind: type, build: Callable[[nn.Module], nn.Module]) -> None:
-    """Put ``build(m)`` where ``model`` has a submodule ``m`` of type ``kind``."""
-    for name, module in list(named_modules_of(model, kind)):
-        replace_module(model, name, build(module))
-
-
-def named_modules_of(model: nn.Module, kind: type) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, kind))

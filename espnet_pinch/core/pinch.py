@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core import budget
-from espnet_pinch.core.attach import find_linears, replace_module, replace_modules
+from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.gate import GatedLinear
 from espnet_pinch.core.method import PruningMethod
 from espnet_pinch.core.settings import PinchSettings
@@ -126,7 +126,8 @@ class Pinch(PruningMethod):
         return {name: budget.sparsity([gate]) for name, gate in self.gates.items()}
 
     def fold(self, model: nn.Module) -> None:
-        replace_modules(model, GatedLinear, GatedLinear.fold)
+        for name, gate in self.gates.items():
+            replace_module(model, name, gate.fold())
         self.gates.clear()
 
     # -- resume

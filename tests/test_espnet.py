@@ -1,0 +1,234 @@
+"""The ESPnet floor: task, model, trainer, resume, and ESPnet's own loading of the result."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
+
+from espnet_pinch.asr import history
+from espnet_pinch.asr.checkpoint import load_model, write_folded
+from espnet_pinch.asr.decode import decode_data_dir, transcribe
+from espnet_pinch.asr.scheduler import LinearWarmupDecay
+from espnet_pinch.asr.task import PruningASRTask
+from espnet_pinch.asr.upstream import load_upstream, save_ctc_model
+from espnet_pinch.data.audio import read_audio
+from espnet_pinch.data.dump import write_shapes
+from espnet_pinch.data.kaldi_dir import read_data_dir, write_data_dir
+from espnet_pinch.data.librispeech import read_subset
+from espnet_pinch.data.mini_corpus import make_mini_corpus
+from espnet_pinch.data.tokens import tokens_of_texts, write_tokens
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Data directories, shapes and token list of a corpus of 40 utterances."""
+    folder = tmp_path_factory.mktemp("data")
+    root = make_mini_corpus(folder, scale=0.05)
+    for name, subset in (("train", "train-clean-100"), ("valid", "dev-clean")):
+        rows = read_subset(root, subset)
+        write_data_dir(folder / name, rows)
+        write_shapes(rows, folder / f"{name}_shape")
+    write_tokens(folder / "tokens.txt", tokens_of_texts(u.text for u in read_data_dir(folder / "train")))
+    return folder
+
+
+@pytest.fixture
+def upstream(tmp_path, tiny_wav2vec2) -> Path:
+    Wav2Vec2Model(tiny_wav2vec2).save_pretrained(tmp_path / "upstream")
+    return tmp_path / "upstream"
+
+
+def options(data: Path, upstream: Path, out: Path, config="mini.yaml", *more: str) -> list[str]:
+    return [
+        *("--config", str(ROOT / "conf" / config), "--token_list", str(data / "tokens.txt")),
+        *("--output_dir", str(out), "--frontend_conf", f"upstream={upstream}"),
+        *("--train_data_path_and_name_and_type", f"{data}/train/wav.scp,speech,sound"),
+        *("--train_data_path_and_name_and_type", f"{data}/train/text,text,text"),
+        *("--train_shape_file", f"{data}/train_shape/speech_shape"),
+        *("--valid_data_path_and_name_and_type", f"{data}/valid/wav.scp,speech,sound"),
+        *("--valid_data_path_and_name_and_type", f"{data}/valid/text,text,text"),
+        *("--valid_shape_file", f"{data}/valid_shape/speech_shape"),
+        *("--num_workers", "0", "--batch_size", "4", *more),
+    ]
+
+
+def build(data, upstream, out, *more):
+    args = PruningASRTask.get_parser().parse_args(options(data, upstream, out, "mini.yaml", *more))
+    return PruningASRTask.build_model(args), args
+
+
+def test_training_adds_the_penalty_and_validation_does_not(data, upstream, tmp_path):
+    model, _ = build(data, upstream, tmp_path, "--pruning", "eta=0.001")
+    rows = read_data_dir(data / "train")[:2]
+    audio = [torch.from_numpy(read_audio(u.audio)) for u in rows]
+    batch = dict(
+        speech=torch.nn.utils.rnn.pad_sequence(audio, batch_first=True),
+        speech_lengths=torch.tensor([len(a) for a in audio]),
+        text=torch.tensor([[5, 6], [7, -1]]),
+        text_lengths=torch.tensor([2, 1]),
+    )
+    model.train()
+    loss, stats, weight = model(**batch)
+    gated = sum(g.weight_orig.numel() for g in model.pruning.gates.values())
+    assert weight == 2 and float(stats["penalty"]) == pytest.approx(0.001 * gated, rel=0.01)
+    assert float(loss) == pytest.approx(float(stats["loss_ctc"]) + float(stats["penalty"]), rel=1e-5)
+    assert {"sparsity", "tau", "eta", "penalty"} <= stats.keys()
+    loss.backward()
+    assert all(g.threshold.grad.abs() > 0 for g in model.pruning.gates.values())
+    model.eval()
+    loss, stats, _ = model(**batch)
+    assert float(loss) == float(stats["loss_ctc"]) and "penalty" not in stats
+    assert float(stats["words"]) == 1 and float(stats["word_errors"]) >= 1
+
+
+def test_thresholds_are_a_group_without_weight_decay(data, upstream, tmp_path):
+    model, args = build(data, upstream, tmp_path, "--pruning", "threshold_lr=0.01")
+    [optimizer] = PruningASRTask.build_optimizers(args, model)
+    weights, thresholds = optimizer.param_groups
+    assert len(thresholds["params"]) == 12 and thresholds["lr"] == 0.01 and thresholds["weight_decay"] == 0
+    assert weights["weight_decay"] == 0.01 and weights["lr"] == 5e-4
+    frozen = {id(p) for p in model.frontend.upstream.feature_extractor.parameters()}
+    assert not frozen & {id(p) for p in weights["params"]}
+
+
+def test_the_learning_rate_warms_up_and_decays_to_nothing():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [parameter], "lr": 2.0}])
+    scheduler = LinearWarmupDecay(optimizer, warmup_ratio=0.1)
+    scheduler.set_total_steps(100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(0.2) and rates[9] == pytest.approx(2.0) and rates[10] == 2.0
+    assert rates[55] == pytest.approx(1.0) and rates[99] == pytest.approx(2 / 90)
+    assert optimizer.param_groups[0]["lr"] == 0
+    assert "total_steps" not in scheduler.state_dict()
+
+
+@pytest.mark.parametrize("config", sorted(p.name for p in (ROOT / "conf").glob("*.yaml") if "decode" not in p.name))
+def test_every_configuration_builds(config, data, tmp_path, tiny_config):
+    kinds = {
+        "hubert": (HubertConfig, HubertModel),
+        "wavlm": (WavLMConfig, WavLMModel),
+        "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
+        "mini": (Wav2Vec2Config, Wav2Vec2Model),
+    }
+    config_class, model_class = kinds[config.replace(".", "_").split("_")[0]]
+    model_class(config_class(**tiny_config)).save_pretrained(tmp_path / "upstream")
+    command = options(data, tmp_path / "upstream", tmp_path / "exp", config, "--dry_run", "true")
+    PruningASRTask.main(cmd=command)
+    written = yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())
+    assert written["pruning"]["method"] == ("dense" if "baseline" in config else "pinch")
+    assert written["frontend_conf"]["built"]["config"]["hidden_size"] == tiny_config["hidden_size"]
+
+
+def train(command, kill_after=None):
+    """Train in a process of its own; kill it once the file ``kill_after`` is there."""
+    command = [sys.executable, "-m", "espnet_pinch.bin.asr_train", *command]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if kill_after is not None:
+        while not kill_after.exists() and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        return ""
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def test_a_killed_run_ends_like_one_that_was_not(data, upstream, tmp_path):
+    more = ["--max_epoch", "3", "--pruning", "target_sparsity=0.7"]
+    output = train(options(data, upstream, tmp_path / "whole", "mini.yaml", *more))
+    assert "epoch 3 of 3: loss" in output
+    train(
+        options(data, upstream, tmp_path / "cut", "mini.yaml", *more, "--resume", "true"), tmp_path / "cut/1epoch.pth"
+    )
+    assert not (tmp_path / "cut" / "3epoch.pth").exists()
+    train(options(data, upstream, tmp_path / "cut", "mini.yaml", *more, "--resume", "true"))
+    whole, cut = (torch.load(tmp_path / n / "3epoch.pth", weights_only=True) for n in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    for name in whole:
+        torch.testing.assert_close(whole[name], cut[name], rtol=0, atol=0, msg=name)
+    courses = [history.read(tmp_path / n) for n in ("whole", "cut")]
+    assert [c["3"]["valid"]["wer"] for c in courses][0] == courses[1]["3"]["valid"]["wer"]
+    assert list(courses[1]) == ["1", "2", "3"]
+
+    # what training leaves: on the target, chosen by dev WER among epochs that are
+    exp = tmp_path / "whole"
+    model, args = load_model(exp / "config.yaml", exp / "valid.wer_on_target.best.pth")
+    assert 0.7 <= model.pruning.sparsity() <= 0.701
+    points = courses[0]["3"]["train"]["points"]
+    assert 0.7 <= points[-1]["sparsity"] <= 0.701 and points[-1]["eta"] == 0
+    assert list((exp / "tensorboard" / "train").iterdir())
+
+    # folded: the zeros in the file are the sparsity that is reported; transformers and ESPnet read it
+    audio = [torch.from_numpy(read_audio(u.audio)) for u in read_data_dir(data / "valid")[:3]]
+    texts = transcribe(model, audio)
+    gates = {name: gate.fold().weight.clone() for name, gate in model.pruning.gates.items()}
+    counts = write_folded(model, args, exp / "folded")
+    state = torch.load(exp / "folded" / "model.pth", weights_only=True)
+    zeros = sum(int((state[f"frontend.upstream.{name}.weight"] == 0).sum()) for name in gates)
+    gated = sum(weight.numel() for weight in gates.values())
+    assert counts["sparsity"] == zeros / gated and 0.7 <= counts["sparsity"] <= 0.701
+    assert counts["extra_trained_parameters"] == 12
+    assert not any("threshold" in name for name in state)
+    folded, _ = load_model(exp / "folded" / "config.yaml", exp / "folded" / "model.pth")
+    assert transcribe(folded, audio) == texts
+    again = load_upstream(str(exp / "folded" / "hf"))
+    assert again.tokens == folded.token_list
+    for name, weight in gates.items():
+        assert torch.equal(again.model.get_submodule(name).weight, weight)
+
+    from espnet2.bin.asr_inference import Speech2Text
+
+    (tmp_path / "upstream").rename(tmp_path / "gone")  # nothing is read from the upstream any more
+    speech2text = Speech2Text(
+        exp / "folded" / "config.yaml", exp / "folded" / "model.pth", beam_size=2, ctc_weight=1.0, lm_weight=0.0
+    )
+    hidden, _ = folded.encode(audio[0][None], torch.tensor([len(audio[0])]))
+    theirs, _ = speech2text.asr_model.encode(audio[0][None], torch.tensor([len(audio[0])]))
+    assert torch.equal(hidden, theirs)
+    assert isinstance(speech2text(audio[0].numpy())[0][0], str)
+
+
+def test_decoding_writes_a_text_for_every_utterance(data, upstream, tmp_path):
+    model, _ = build(data, upstream, tmp_path)
+    figures = decode_data_dir(model.eval(), data / "valid", tmp_path / "out", batch_size=3)
+    ids = [line.split(" ")[0] for line in (tmp_path / "out" / "text").read_text().splitlines()]
+    assert ids == [u.id for u in read_data_dir(data / "valid")]
+    assert figures["audio_seconds"] > 1
+
+
+def test_a_head_is_taken_over_and_its_vocabulary_checked(data, upstream, tmp_path):
+    model, _ = build(data, upstream, tmp_path)
+    frontend, head = model.frontend, model.ctc.ctc_lo
+    model.fold()
+    save_ctc_model(tmp_path / "ctc", frontend.upstream, head, model.token_list, frontend.processing)
+    second, _ = build(data, tmp_path / "ctc", tmp_path)
+    assert torch.equal(second.ctc.ctc_lo.weight, head.weight)
+    write_tokens(tmp_path / "tokens.txt", ["<blank>", "<unk>", "<space>", "A", "<sos/eos>"])
+    with pytest.raises(ValueError, match="the token list differs from the vocabulary"):
+        build(data, tmp_path / "ctc", tmp_path, "--token_list", str(tmp_path / "tokens.txt"))
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(data, upstream, tmp_path):
+    model, args = build(data, upstream, tmp_path)
+    write_folded(model, args, tmp_path / "folded")
+    state = torch.load(tmp_path / "folded" / "model.pth", weights_only=True)
+    state.pop("ctc.ctc_lo.bias")
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(ValueError, match="broken.pth does not fit .*ctc_lo.bias"):
+        load_model(tmp_path / "folded" / "config.yaml", tmp_path / "broken.pth")

@@ -1,0 +1,229 @@
+"""The recipe as a user runs it: all stages on a tiny corpus, a second run, and what bad input gets."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet_pinch.data.kaldi_dir import read_table
+from espnet_pinch.data.mini_corpus import make_mini_corpus
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A copy of the recipe, and a tiny corpus beside it."""
+    root = tmp_path_factory.mktemp("recipe dir")  # a space in the path, as users have
+    for name in ("conf", "local", "utils", "egs"):
+        skip = shutil.ignore_patterns("downloads", "data", "dump", "exp")
+        shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=skip)
+    make_mini_corpus(root / "corpus", scale=0.05)
+    return root / "egs" / "librispeech_100"
+
+
+def run(recipe: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    command = ["./run.sh", "--upstream", "mini", "--python", sys.executable, *options]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(command, cwd=recipe, capture_output=True, text=True, env=environment)
+
+
+SHORT = ("--asr_args", "--max_epoch 2 --batch_size 4", "--baseline_args", "--max_epoch 1", "--asr-tag", "short")
+
+
+@pytest.fixture(scope="module")
+def finished(recipe) -> Path:
+    """The folder of a run through all stages."""
+    done = run(recipe, "--librispeech", "../../corpus", "--target-sparsity", "0.8", *SHORT, "--nj", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "finished" in done.stdout and "epoch 2 of 2" in done.stdout
+    [folder] = (recipe / "exp").glob("corpus_*/asr_short")
+    return folder
+
+
+def test_all_stages_leave_what_they_promise(recipe, finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["upstream"] == "mini" and results["method"] == "pinch" and results["target_sparsity"] == 0.8
+    assert 0.8 <= results["sparsity"] <= 0.801
+    assert "--target-sparsity 0.8" in results["command"] and "--train_set" not in results["command"]
+    for system in (results, results["baseline"]):
+        assert set(system["wer"]) == {"dev_clean", "dev_other", "test_clean", "test_other"}
+        for score in system["wer"].values():
+            assert score["wer"] == score["errors"] / score["words"]
+        assert system["seconds"] > 0 and system["peak_memory_bytes"] > 1e8
+    assert results["baseline"]["sparsity"] == 0
+    assert results["params_total"] == results["baseline"]["params_total"]
+    assert results["extra_trained_parameters"] == 24
+    state = torch.load(finished / "folded" / "model.pth", weights_only=True)
+    layers = json.loads((finished / "folded" / "parameters.json").read_text())["layers"]
+    zeros = sum(int((state[f"frontend.upstream.{name}.weight"] == 0).sum()) for name in layers)
+    assert zeros == results["params_total"] - results["params_kept"]
+    page = (finished / "RESULTS.md").read_text()
+    assert "| baseline | 0.00 |" in page and "images/course.png" in page and "images/layers.png" in page
+    for name in ("course", "layers"):
+        assert (finished / "images" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (finished / "images" / f"{name}.svg").read_bytes()[:1000]
+    dump = next((recipe / "dump").glob("corpus_*/mini/raw"))
+    for name in results["wer"]:
+        assert (
+            read_table(finished / "decode_ctc_greedy" / name / "text").keys() == read_table(dump / name / "text").keys()
+        )
+    assert not [p for p in recipe.rglob("*") if p.name.startswith(".") and p.is_file()]  # nothing half-written
+
+
+def test_a_second_run_does_nothing_again(recipe, finished):
+    before = (finished / "checkpoint.pth").stat().st_mtime_ns
+    done = run(recipe, "--librispeech", "../../corpus", "--target-sparsity", "0.8", *SHORT, "--nj", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done before, nothing changed") == 10
+    assert (finished / "checkpoint.pth").stat().st_mtime_ns == before
+
+
+def test_espnets_beam_search_decodes_the_same_model(recipe, finished):
+    more = ("--stage", "5", "--inference_config", "conf/decode_beam.yaml", "--inference_args", "--beam_size 2")
+    more += ("--test_sets", "dev_other", "--inference_nj", "2")
+    done = run(recipe, "--librispeech", "../../corpus", "--target-sparsity", "0.8", *SHORT, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (finished / "decode_beam" / "dev_other" / "text").is_file()
+
+
+def test_other_settings_are_not_mixed_into_a_trained_folder(recipe, finished):
+    options = ("--librispeech", "../../corpus", "--target-sparsity", "0.7", *SHORT, "--stage", "4")
+    done = run(recipe, *options)
+    assert done.returncode == 1
+    assert "was trained with other settings" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished):
+    fine_tuned = next((recipe / "exp").glob("corpus_*/asr_mini_baseline/folded/hf"))
+    conf = (recipe / "conf" / "mini.yaml").read_text().replace("upstream: mini", f"upstream: {fine_tuned}")
+    (recipe / "conf" / "own.yaml").write_text(conf)
+    options = ("--librispeech", "../../corpus", "--target_sparsity", "0.5", "--asr_args", "--max_epoch 1")
+    done = run(recipe, "--upstream", "own", "--stage", "2", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [folder] = (recipe / "exp").glob("corpus_*/asr_own_pinch_0.5_max_epoch1")
+    results, first = (json.loads((f / "results.json").read_text()) for f in (folder, finished))
+    assert results["baseline"]["seconds"] == 0 and results["baseline"]["epochs"] == 0
+    for name, score in results["baseline"]["wer"].items():
+        assert score == first["baseline"]["wer"][name]
+    assert 0.5 <= results["sparsity"] <= 0.501
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--sparcity", "0.5"], "unknown option --sparcity"),
+        (["--stage"], "option --stage needs a value"),
+        (["--stage", "four"], "--stage must be a whole number"),
+        (["--target_sparsity", "1.2"], "target_sparsity must be .* not 1.2"),
+        (["--target-sparsity", "-0.1"], "target_sparsity must be .* not -0.1"),
+        (["--target_sparsity", "65"], "target_sparsity must be .* not 65.0"),
+        (["--target_sparsity", "a lot"], "must be a number such as 0.65"),
+        (["--upstream", "whisper"], "unknown upstream 'whisper'.* there is: hubert_large mini"),
+        (["--method", "magic"], "unknown pruning method 'magic'"),
+        (["--corpus", "timit"], "unknown corpus 'timit'"),
+        (["--librispeech", "/no/such/folder"], "/no/such/folder does not exist"),
+        (["--config", "no.sh"], "cannot read no.sh"),
+        (["--corpus", "mini", "--stage", "3"], "run stage 2 first"),
+    ],
+)
+def test_a_wrong_option_gets_one_line(recipe, options, message):
+    done = run(recipe, *options)
+    assert done.returncode != 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
+
+
+def drop_subset(corpus):
+    shutil.rmtree(corpus / "LibriSpeech" / "dev-other")
+
+
+def first(corpus, subset, pattern):
+    return sorted((corpus / "LibriSpeech" / subset).rglob(pattern))[0]
+
+
+def truncate(corpus):
+    path = first(corpus, "test-other", "*.flac")
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def lose_audio(corpus):
+    first(corpus, "dev-clean", "*.flac").unlink()
+
+
+def lose_transcript(corpus):
+    path = first(corpus, "dev-clean", "*.trans.txt")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+def resample(corpus):
+    soundfile.write(first(corpus, "train-clean-100", "*.flac"), np.zeros(8000), 8000)
+
+
+def empty_transcript(corpus):
+    path = first(corpus, "dev-clean", "*.trans.txt")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0].split()[0], *lines[1:]]) + "\n")
+
+
+def strange_character(corpus):
+    path = first(corpus, "test-clean", "*.trans.txt")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0] + " ÆSOP", *lines[1:]]) + "\n")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (drop_subset, "lacks dev-other"),
+        (truncate, "cut short"),
+        (lose_audio, "has no audio file"),
+        (lose_transcript, "has no transcript"),
+        (resample, "has 8000 Hz"),
+        (empty_transcript, "has an empty transcript"),
+        (strange_character, "has the character 'Æ'"),
+    ],
+)
+def test_a_damaged_corpus_gets_one_line(recipe, finished, tmp_path, damage, message):
+    shutil.copytree(recipe.parents[1] / "corpus", tmp_path / damage.__name__)
+    damage(tmp_path / damage.__name__)
+    done = run(recipe, "--librispeech", str(tmp_path / damage.__name__), "--stage", "1", "--stop-stage", "2")
+    assert done.returncode == 1, done.stdout
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ") and message in line
+    [data] = (recipe / "data").glob(f"{damage.__name__}_*")
+    left = {p.name for p in data.iterdir()}
+    assert left == {"prepare.log"} or damage is strange_character
+    assert not list((recipe / "dump").glob(f"{damage.__name__}_*/*/raw/dump.done"))
+
+
+def test_no_network_says_what_to_put_where(recipe):
+    proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = run(recipe, "--corpus", "librispeech_100", "--stop_stage", "0", **proxy)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "could not fetch train-clean-100" in line and "--librispeech" in line
+    done = run(recipe, "--upstream", "wav2vec2_base", "--librispeech", "../../corpus", "--stop_stage", "0", **proxy)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "could not fetch facebook/wav2vec2-base-100h" in line and "downloads/upstreams/wav2vec2_base" in line
+
+
+def test_an_upstream_folder_without_config_is_named(recipe, finished, tmp_path):
+    (tmp_path / "upstream").mkdir()
+    conf = (recipe / "conf" / "mini.yaml").read_text().replace("upstream: mini", f"upstream: {tmp_path}/upstream")
+    (tmp_path / "own.yaml").write_text(conf)
+    options = ("--librispeech", "../../corpus", "--asr_config", str(tmp_path / "own.yaml"), "--stage", "2")
+    done = run(recipe, *options, "--dumpdir", str(tmp_path / "dump"))
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "has no config.json" in line
