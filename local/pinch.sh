@@ -37,7 +37,7 @@ Decoding
   --inference_config FILE  ESPnet's beam search with this YAML; without it, batched CTC greedy search
   --inference_args "ARGS"  more options of asr_decode, or of ESPnet's asr_inference
   --inference_batch_size N utterances decoded together by greedy search                           [8]
-  --inference_asr_model F  checkpoint to decode           [valid.wer_on_target.best.pth]
+  --inference_asr_model F  checkpoint to decode                           [valid.wer_on_target.ave.pth]
 Other
   --config FILE            source a file that sets these options ("stage=4")
 HELP
@@ -77,7 +77,7 @@ asr_exp=
 inference_config=
 inference_args=
 inference_batch_size=8
-inference_asr_model=valid.wer_on_target.best.pth
+inference_asr_model=valid.wer_on_target.ave.pth
 train_set=
 valid_set=
 test_sets=
@@ -271,7 +271,7 @@ fi
 # decode EXP: all test sets
 decode() {
     local dir=$1 inputs program
-    inputs=("${dir}/fold.done" "${dump}/dump.done" "=${inference_args} ${inference_batch_size}")
+    inputs=("${dir}/fold.done" "${dump}/dump.done" "=${test_sets} ${inference_args} ${inference_batch_size}")
     if [ -n "${inference_config}" ]; then
         program=(-m espnet_pinch.bin.asr_beam_search --inference_config "${inference_config}" --nj "${inference_nj}")
         inputs+=("${inference_config}")
@@ -302,10 +302,12 @@ if ! "${skip_eval}"; then
         for dir in "${baseline}" "${run}"; do
             need "${dir}/${decoded}/decode.done" 5
         done
+        report=${run}
+        [ -z "${inference_config}" ] || report=${run}/${decoded} # beside the report on greedy search
         # shellcheck disable=SC2086
         "${python}" -m espnet_pinch.bin.report --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
-            --references "${dump}" --sets ${test_sets} --upstream "${upstream}" --command "${command_line}"
-        log "results: $(pwd)/${run}/RESULTS.md"
+            --out "${report}" --references "${dump}" --sets ${test_sets} --upstream "${upstream}" --command "${command_line}"
+        log "results: $(pwd)/${report}/RESULTS.md"
     fi
 fi
 log "finished"

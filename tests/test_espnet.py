@@ -15,6 +15,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Mode
 from espnet_pinch.asr import history
 from espnet_pinch.asr.checkpoint import load_model, write_folded
 from espnet_pinch.asr.decode import decode_data_dir, transcribe
+from espnet_pinch.asr.resume import owned
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream, save_ctc_model
@@ -165,6 +166,19 @@ def test_a_killed_run_ends_like_one_that_was_not(data, upstream, tmp_path):
     courses = [history.read(tmp_path / n) for n in ("whole", "cut")]
     assert [c["3"]["valid"]["wer"] for c in courses][0] == courses[1]["3"]["valid"]["wer"]
     assert list(courses[1]) == ["1", "2", "3"]
+
+    # killed between checkpoint.pth and what follows it: the best epoch's file and links are made again
+    best = os.readlink(tmp_path / "cut" / "valid.wer_on_target.best.pth")
+    for name in ("3epoch.pth", "latest.pth", "valid.wer_on_target.best.pth"):
+        (tmp_path / "cut" / name).unlink()
+    with owned(tmp_path / "cut"):
+        refused = options(data, upstream, tmp_path / "cut", "mini.yaml", *more, "--resume", "true")
+        with pytest.raises(AssertionError, match="is being trained by process"):
+            train(refused)
+    train(refused)
+    again = torch.load(tmp_path / "cut" / "3epoch.pth", weights_only=True)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    assert os.readlink(tmp_path / "cut" / "valid.wer_on_target.best.pth") == best
 
     # what training leaves: on the target, chosen by dev WER among epochs that are
     exp = tmp_path / "whole"

@@ -153,6 +153,26 @@ def test_landing_takes_the_next_sparsity_when_weights_are_equal():
     assert budget.sparsity([gate]) == 0.5
 
 
+def test_the_mean_of_two_checkpoints_is_put_back_on_the_target():
+    states = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = small_model(80)
+        pinch = Pinch(target_sparsity=0.8, layers=r"\d", eta=1e-4)
+        pinch.attach(model)
+        train(model, pinch, 60)
+        states.append(model.state_dict())
+    model.load_state_dict({k: (states[0][k] + states[1][k]) / 2 for k in states[0]})
+    pinch.set_extra_state(pinch.get_extra_state())
+    assert not 0.8 <= pinch.sparsity() <= 0.801
+    pinch.land()
+    assert 0.8 <= pinch.sparsity() <= 0.801
+    paper = Pinch(target_sparsity=0.8, layers=r"\d", landing="paper")
+    paper.attach(small_model())
+    paper.land()
+    assert paper.sparsity() < 0.1
+
+
 def test_landing_with_dead_thresholds_says_so():
     gate = GatedLinear(nn.Linear(4, 4), threshold=0.0)
     with pytest.raises(ValueError, match="no scale of the thresholds"):

@@ -92,7 +92,9 @@ def test_espnets_beam_search_decodes_the_same_model(recipe, finished):
     more += ("--test_sets", "dev_other", "--inference_nj", "2")
     done = run(recipe, "--librispeech", "../../corpus", "--target-sparsity", "0.8", *SHORT, *more)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (finished / "decode_beam" / "dev_other" / "text").is_file()
+    results = json.loads((finished / "decode_beam" / "results.json").read_text())
+    assert list(results["wer"]) == ["dev_other"]
+    assert len(json.loads((finished / "results.json").read_text())["wer"]) == 4  # that of greedy search stays
 
 
 def test_other_settings_are_not_mixed_into_a_trained_folder(recipe, finished):

@@ -61,6 +61,10 @@ class PruningASRModel(ESPnetASRModel):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Replace the gates by plain linear layers with zeros in them; the method becomes "dense"."""
+        """Replace the gates by plain linear layers with zeros in them; the method becomes "dense".
+
+        The mean of several checkpoints is first put back on the target sparsity, by one factor on all thresholds.
+        """
+        self.pruning.land()
         self.pruning.fold(self.frontend.upstream)
         self.pruning = build_method({"method": "dense"})

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 
 import torch
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -10,6 +11,7 @@ from torch import nn
 from espnet_pinch.asr.espnet import ASRTask, abs_task, frontend_choices, model_choices
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.resume import owned
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.method import parameter_groups
@@ -37,6 +39,19 @@ class PruningASRTask(ASRTask):
         parser.set_defaults(
             frontend="upstream", model="pruning", normalize=None, encoder=None, decoder=None, token_type="char"
         )
+
+    @classmethod
+    def main(cls, args: argparse.Namespace | None = None, cmd: Sequence[str] | None = None) -> None:
+        """As ``ASRTask.main``; one process at a time in an output folder.
+
+        Raises:
+            BlockingIOError: another process is training there.
+        """
+        args = args or cls.get_parser().parse_args(cmd)
+        if args.output_dir is None or args.print_config:
+            return super().main(args)
+        with owned(args.output_dir):
+            super().main(args)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> PruningASRModel:

@@ -9,6 +9,7 @@ from espnet2.train.reporter import SubReporter, aggregate
 from espnet2.train.trainer import Trainer
 
 from espnet_pinch.asr import history
+from espnet_pinch.asr.resume import mend, whole_saves
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 
 # Added to the error rate of an epoch that ends short of the target sparsity, so that none of these is ever
@@ -23,6 +24,8 @@ class PruningTrainer(Trainer):
     ``valid.wer_on_target`` is ``wer`` where the epoch ends on the target sparsity, and over 100 where it does not:
     the criterion to choose a checkpoint by.
     """
+
+    criteria: Sequence[Sequence[str]] = ()  # of the run in progress: ESPnet's resume() is not told
 
     @classmethod
     def run(cls, model, optimizers, schedulers, train_iter_factory, trainer_options, **kwargs) -> None:
@@ -43,14 +46,21 @@ class PruningTrainer(Trainer):
             optimizer.register_step_post_hook(model.pruning.after_step)
             if isinstance(scheduler, LinearWarmupDecay):
                 scheduler.set_total_steps(steps)
-        super().run(
-            model=model,
-            optimizers=optimizers,
-            schedulers=schedulers,
-            train_iter_factory=train_iter_factory,
-            trainer_options=trainer_options,
-            **kwargs,
-        )
+        cls.criteria = trainer_options.best_model_criterion
+        with whole_saves():
+            super().run(
+                model=model,
+                optimizers=optimizers,
+                schedulers=schedulers,
+                train_iter_factory=train_iter_factory,
+                trainer_options=trainer_options,
+                **kwargs,
+            )
+
+    @staticmethod
+    def resume(checkpoint, model, reporter, **kwargs) -> None:
+        Trainer.resume(checkpoint=checkpoint, model=model, reporter=reporter, **kwargs)
+        mend(Path(checkpoint).parent, model, reporter, PruningTrainer.criteria)
 
     @classmethod
     def train_one_epoch(cls, reporter: SubReporter, options, distributed_option, **kwargs) -> bool:

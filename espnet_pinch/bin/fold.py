@@ -11,7 +11,7 @@ from espnet_pinch.bin import run_main
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.fold", description=__doc__)
     parser.add_argument("--exp", type=Path, required=True, help="experiment folder; writes its folded/")
-    parser.add_argument("--checkpoint", default="valid.wer_on_target.best.pth", help="file name in the folder")
+    parser.add_argument("--checkpoint", default="valid.wer_on_target.ave.pth", help="file name in the folder")
     parser.add_argument(
         "--untrained", nargs=argparse.REMAINDER, help="fold a model built from these options of asr_train, not trained"
     )

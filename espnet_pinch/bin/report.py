@@ -1,4 +1,4 @@
-"""Score an experiment beside its baseline; write RESULTS.md, results.json and pictures into its folder."""
+"""Score an experiment beside its baseline; write RESULTS.md, results.json and pictures."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.report", description=__doc__)
     parser.add_argument("--exp", type=Path, required=True, help="experiment folder, decoded")
     parser.add_argument("--baseline", type=Path, required=True, help="the baseline's folder, decoded")
+    parser.add_argument("--out", type=Path, help="folder of the report; the experiment's where not given")
     parser.add_argument("--decoded", default="decode_ctc_greedy", help="name of the decoding folder in both")
     parser.add_argument("--references", type=Path, required=True, help="dump folder that holds SET/text")
     parser.add_argument("--sets", nargs="+", required=True)
@@ -20,7 +21,7 @@ def main() -> None:
     run, baseline = (
         Experiment(folder, args.decoded, args.references, tuple(args.sets)) for folder in (args.exp, args.baseline)
     )
-    results = write_report(run, baseline, args.upstream, args.command)
+    results = write_report(args.out or args.exp, run, baseline, args.upstream, args.command)
     print("\n".join(table([("baseline", results["baseline"]), (system_name(results), results)])))
 
 

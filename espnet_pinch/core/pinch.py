@@ -92,6 +92,12 @@ class Pinch(PruningMethod):
         if self.settings.landing == "hold" and self.settings.target_sparsity > 0:
             self._hold()
 
+    def land(self) -> None:
+        """With ``landing="hold"``, the last word on the sparsity: nothing to do but on the mean of checkpoints."""
+        if self.settings.landing == "hold" and self.settings.target_sparsity > 0:
+            self.landed = True
+            self._hold()
+
     def _hold(self) -> None:
         target = self.settings.target_sparsity
         self.landed = self.landed or self.sparsity() >= target

@@ -44,10 +44,11 @@ class Experiment:
         }
 
 
-def write_report(run: Experiment, baseline: Experiment, upstream: str, command: str) -> dict:
-    """Score both systems, write the run's report, and return what is in ``results.json``.
+def write_report(out: Path, run: Experiment, baseline: Experiment, upstream: str, command: str) -> dict:
+    """Score both systems, write the report to ``out``, and return what is in ``results.json``.
 
     Args:
+        out: folder of RESULTS.md, results.json and images/.
         run, baseline: the two systems.
         upstream: name of the upstream, such as "wav2vec2_base".
         command: the command line that made it.
@@ -63,12 +64,11 @@ def write_report(run: Experiment, baseline: Experiment, upstream: str, command: 
         "baseline": baseline.figures(),
         "command": command,
     }
-    pictures = run.folder / "images"
     epochs = history.read(run.folder)
-    plot_course(epochs, pictures / "course", results["target_sparsity"] if prunes else None)
-    plot_layers(read_json(run.folder / "folded" / "parameters.json")["layers"], pictures / "layers")
-    write_json(run.folder / "results.json", results)
-    write_text(run.folder / "RESULTS.md", markdown(results))
+    plot_course(epochs, out / "images" / "course", results["target_sparsity"] if prunes else None)
+    plot_layers(read_json(run.folder / "folded" / "parameters.json")["layers"], out / "images" / "layers")
+    write_json(out / "results.json", results)
+    write_text(out / "RESULTS.md", markdown(results))
     return results
 
 
