@@ -37,10 +37,10 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     figure, axes = plt.subplots(len(rows), 1, sharex=True, figsize=(7, 1.7 * len(rows) + 0.8), layout="constrained")
     iterations = [point["iteration"] for point in points]
 
-    def line(axis, key, scale=1.0):
-        axis.plot(iterations, [scale * point[key] for point in points], color="tab:blue")
+    def line(axis, key, scale=1.0, label=None):
+        axis.plot(iterations, [scale * point[key] for point in points], color="tab:blue", label=label)
 
-    line(axes[0], "loss_ctc")
+    line(axes[0], "loss_ctc", label="training")
     axes[0].plot(ends, [p["valid"]["loss"] for p in history.values()], "o-", color="tab:orange", label="dev")
     axes[0].set_yscale("log")
     axes[0].legend()
