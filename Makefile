@@ -14,6 +14,7 @@ test-slow: venv
 
 lint: venv
 	.venv/bin/ruff check espnet_pinch tests setup.py
+	.venv/bin/ruff format --check -q espnet_pinch tests setup.py
 	.venv/bin/shellcheck -x -P egs/librispeech_100 -P . $$(git ls-files '*.sh') .ci/run
 
 venv: .venv/installed

@@ -109,7 +109,7 @@ def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished):
     conf = (recipe / "conf" / "mini.yaml").read_text().replace("upstream: mini", f"upstream: {fine_tuned}")
     (recipe / "conf" / "own.yaml").write_text(conf)
     options = ("--librispeech", "../../corpus", "--target_sparsity", "0.5", "--asr_args", "--max_epoch 1")
-    done = run(recipe, "--upstream", "own", "--stage", "2", *options)
+    done = run(recipe, "--upstream", "own", "--stage", "2", "--audio_format", "flac.ark", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     [folder] = (recipe / "exp").glob("corpus_*/asr_own_pinch_0.5_max_epoch1")
     results, first = (json.loads((f / "results.json").read_text()) for f in (folder, finished))

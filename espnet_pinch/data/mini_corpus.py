@@ -29,7 +29,7 @@ SEEN_VOICES = ("en-us", "en-us+m3", "en-us+f4", "en-gb-x-rp", "en-gb-x-rp+m7", "
 UNSEEN_VOICES = ("en-us+m5", "en-gb-x-rp+f1")
 # subset: number of utterances, voices
 SUBSETS = {
-    "train-clean-100": (720, SEEN_VOICES),
+    "train-clean-100": (960, SEEN_VOICES),
     "dev-clean": (48, SEEN_VOICES),
     "dev-other": (24, UNSEEN_VOICES),
     "test-clean": (120, SEEN_VOICES),
