@@ -67,7 +67,12 @@ def test_all_stages_leave_what_they_promise(recipe, finished):
     zeros = sum(int((state[f"frontend.upstream.{name}.weight"] == 0).sum()) for name in layers)
     assert zeros == results["params_total"] - results["params_kept"]
     page = (finished / "RESULTS.md").read_text()
-    assert "| baseline | 0.00 |" in page and "images/course.png" in page and "images/layers.png" in page
+    assert (
+        "| | baseline | pinch, target 80 % |" in " ".join(page.split())
+        and "| sparsity % | 0.00 | 80.0" in page
+        and "images/course.png" in page
+        and "images/layers.png" in page
+    )
     for name in ("course", "layers"):
         assert (finished / "images" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (finished / "images" / f"{name}.svg").read_bytes()[:1000]

@@ -74,12 +74,12 @@ def write_report(out: Path, run: Experiment, baseline: Experiment, upstream: str
 
 def markdown(results: dict) -> str:
     """The report of ``results.json`` as Markdown."""
-    rows = [("baseline", results["baseline"]), (system_name(results), results)]
+    systems = [("baseline", results["baseline"]), (system_name(results), results)]
     return "\n".join(
         [
             f"# {results['upstream']}: {system_name(results)} beside its baseline",
             "",
-            *table(rows),
+            *table(systems),
             "",
             f"Made by `{results['command']}`. Error rates are of this run, none is the paper's.",
             "Hours are of training and validation; the baseline's are 0 where a published model is used as it is.",
@@ -98,19 +98,22 @@ def system_name(results: dict) -> str:
     return f"{results['method']}, target {100 * results['target_sparsity']:g} %"
 
 
-def table(rows: list[tuple[str, dict]]) -> list[str]:
-    """Lines of a Markdown table: one system a row, WER and CER in per cent, "errors/words" behind the WER."""
-    sets = list(rows[0][1]["wer"])
-    titles = ["system", "sparsity %", "parameters M", "ratio"]
-    titles += [f"{name} WER % (errors/words)" for name in sets] + [f"{name} CER %" for name in sets]
-    titles += ["hours", "peak memory GB"]
-    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
-    for name, figures in rows:
-        wer = figures["wer"]
-        cells = [name, f"{100 * figures['sparsity']:.2f}", f"{figures['params_kept'] / 1e6:.3f}"]
-        cells += [f"{figures['compression_ratio']:.2f}"]
-        cells += [f"{100 * wer[s]['wer']:.2f} ({wer[s]['errors']}/{wer[s]['words']})" for s in sets]
-        cells += [f"{100 * wer[s]['cer']:.2f}" for s in sets]
-        cells += [f"{figures['seconds'] / 3600:.2f}", f"{figures['peak_memory_bytes'] / 1e9:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def table(systems: list[tuple[str, dict]]) -> list[str]:
+    """Lines of a Markdown table: a column for each system; WER and CER in per cent, (errors/words) behind the WER."""
+    sets = list(systems[0][1]["wer"])
+    rows = {
+        "sparsity %": lambda r: f"{100 * r['sparsity']:.2f}",
+        "parameters M": lambda r: f"{r['params_kept'] / 1e6:.3f}",
+        "compression ratio": lambda r: f"{r['compression_ratio']:.2f}",
+        **{f"{name} WER % (errors/words)": lambda r, name=name: _wer(r["wer"][name]) for name in sets},
+        **{f"{name} CER %": lambda r, name=name: f"{100 * r['wer'][name]['cer']:.2f}" for name in sets},
+        "hours": lambda r: f"{r['seconds'] / 3600:.2f}",
+        "peak memory GB": lambda r: f"{r['peak_memory_bytes'] / 1e9:.2f}",
+    }
+    lines = [["", *(name for name, _ in systems)], ["---"] * (len(systems) + 1)]
+    lines += [[title, *(cell(figures) for _, figures in systems)] for title, cell in rows.items()]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _wer(score: dict) -> str:
+    return f"{100 * score['wer']:.2f} ({score['errors']}/{score['words']})"
