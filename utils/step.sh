@@ -35,7 +35,7 @@ listing() {
 # Runs COMMAND unless DONE says that it was done with these inputs. What COMMAND prints goes to the screen and, with
 # its stderr, to DONE's name with .log for .done. DONE is written last.
 step() {
-    local done_file=$1 title=$2 inputs=() status=0 start=${SECONDS} log_file now
+    local done_file=$1 title=$2 inputs=() status=0 start=${SECONDS} log_file first_line now
     shift 2
     while [ "$1" != -- ]; do
         inputs+=("$1")
@@ -52,10 +52,12 @@ step() {
     rm -f "${done_file}"
     log "${title} (log: ${log_file})"
     printf '# %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >>"${log_file}"
+    first_line=$(wc -l <"${log_file}")
     # shellcheck disable=SC2094  # both only append
     "$@" 2>>"${log_file}" | tee -a "${log_file}" || status=$?
     if [ "${status}" -ne 0 ]; then
-        if ! tail -n 5 "${log_file}" | grep '^error: ' >&2; then
+        # The program's last error line, wherever tee has put the progress that was still under way.
+        if ! tail -n "+${first_line}" "${log_file}" | grep '^error: ' | tail -n 1 >&2; then
             echo "The last lines of ${log_file}:" >&2
             tail -n 15 "${log_file}" >&2
             echo "error: ${title} failed with status ${status}; see ${log_file}" >&2
