@@ -1,8 +1,9 @@
-"""Files that appear under their final name only when they are whole."""
+"""Files and folders that appear under their final name only when they are whole."""
 
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,21 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder beside ``path``, which takes its place, and that of an older one, when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield new
+        new.chmod(0o777 & ~_umask())
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _umask() -> int:

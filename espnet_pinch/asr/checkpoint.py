@@ -2,9 +2,6 @@
 
 import argparse
 import os
-import shutil
-import tempfile
-from pathlib import Path
 
 import torch
 import yaml
@@ -15,7 +12,7 @@ from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.settings import PinchSettings
-from espnet_pinch.files import write_json
+from espnet_pinch.files import whole_folder, write_json
 
 
 def load_model(
@@ -73,25 +70,17 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder,
     ``parameters.json`` holds what ``count_parameters`` returns, which this function returns too.
     """
-    folder = Path(folder)
     layers = args.pruning.get("layers", PinchSettings.layers)
     extra = sum(p.numel() for p in model.pruning.new_parameters())
     model.fold()
     counts = {**count_parameters(model, layers), "extra_trained_parameters": extra}
     config = {**vars(args), "pruning": {"method": "dense", "layers": layers}}
     config["model_conf"] = {**args.model_conf, "pruning": config["pruning"]}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with whole_folder(folder) as new:
         with open(new / "config.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
         torch.save(model.state_dict(), new / "model.pth")
         write_json(new / "parameters.json", counts)
         frontend = model.frontend
         save_ctc_model(new / "hf", frontend.upstream, model.ctc.ctc_lo, model.token_list, frontend.processing)
-        new.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return counts

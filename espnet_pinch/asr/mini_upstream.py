@@ -1,12 +1,11 @@
 """The mini upstream: a small wav2vec2 with random weights, in a Hugging Face folder, for trying the recipe."""
 
 import os
-import shutil
-import tempfile
-from pathlib import Path
 
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from espnet_pinch.files import whole_folder
 
 
 def mini_config(**changes) -> Wav2Vec2Config:
@@ -42,16 +41,8 @@ def make_mini_upstream(folder: str | os.PathLike, seed: int = 0, **changes) -> N
         seed: of the weights.
         changes: as ``mini_config``.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = Wav2Vec2Model(mini_config(**changes))
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with whole_folder(folder) as new:
         model.save_pretrained(new)
         Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(new)
-        new.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)

@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+
+from espnet_pinch.files import whole_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,17 +58,9 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
         "utt2dur": (f"{u.id} {u.seconds:.6f}" for u in rows),
         "utt2num_samples": (f"{u.id} {u.samples}" for u in rows),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with whole_folder(folder) as new:
         for name, lines in files.items():
             (new / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        new.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(new, folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def read_table(path: str | os.PathLike) -> dict[str, str]:

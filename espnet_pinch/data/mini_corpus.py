@@ -8,8 +8,6 @@ import ctypes
 import math
 import os
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from espnet_pinch.data.librispeech import RATE
+from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
 
 WORDS = (
@@ -91,18 +90,10 @@ def make_mini_corpus(out: str | os.PathLike, scale: float = 1.0, seed: int = 0) 
 
     Returns: ``out/LibriSpeech``.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    final = out / "LibriSpeech"
-    new = Path(tempfile.mkdtemp(dir=out, prefix=".LibriSpeech."))
-    try:
+    root = Path(out) / "LibriSpeech"
+    with whole_folder(root) as new:
         _write(new, scale, random.Random(seed))
-        new.chmod(0o755)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(new, final)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return final
+    return root
 
 
 def _write(root: Path, scale: float, rng: random.Random) -> None:
