@@ -161,6 +161,11 @@ need() {
     [ -f "$1" ] || die "$1 is missing: run stage $2 first (./run.sh --stage $2)"
 }
 
+# upstream_files: hash of the listing of the upstream's files
+upstream_files() {
+    listing "${upstream_dir}" '*.json' '*.safetensors' '*.bin'
+}
+
 # ---- Stages 0 to 3: data
 
 if ! "${skip_data_prep}"; then
@@ -190,7 +195,7 @@ if ! "${skip_data_prep}"; then
         [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
         # shellcheck disable=SC2086
         step "${dump}/dump.done" "token list and dump ${dump}" "${data}/prepare.done" \
-            "=$(listing "${upstream_dir}" '*.json' '*.safetensors' '*.bin')" \
+            "=$(upstream_files)" \
             "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" -- \
             "${python}" -m espnet_pinch.bin.prepare_dump --data "${data}" --upstream "${upstream_dir}" \
             --out "${dump}" --train_sets "${train_set}" "${valid_set}" --test_sets ${test_sets} \
@@ -248,7 +253,7 @@ if ! "${skip_train}" && within 4; then
     sound=sound
     [ "${audio_format}" = flac ] || sound=kaldi_ark
     data_options
-    upstream_key=$(listing "${upstream_dir}" '*.json' '*.safetensors' '*.bin')
+    upstream_key=$(upstream_files)
     if [ -n "${baseline_config}" ]; then
         # shellcheck disable=SC2086
         train "${baseline}" "the dense baseline" "${baseline_config}" "${upstream_dir}" "${upstream_key}" \

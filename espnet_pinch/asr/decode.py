@@ -55,8 +55,16 @@ def decode_data_dir(
             audio = [torch.from_numpy(read_audio(u.audio)) for u in batch]
             texts.update(zip((u.id for u in batch), transcribe(model, audio, device)))
             progress.update(len(batch))
-    seconds, audio_seconds = time.perf_counter() - start, sum(u.seconds for u in utterances)
+    return write_transcripts(out, texts, utterances, time.perf_counter() - start, batch_size=batch_size)
+
+
+def write_transcripts(
+    out: str | os.PathLike, texts: dict[str, str], utterances: list[Utterance], seconds: float, **settings
+) -> dict:
+    """Write ``out/text``, sorted by id, and ``out/decode.json``, whose content is returned: see ``decode_data_dir``."""
+    audio_seconds = sum(u.seconds for u in utterances)
     figures = {"seconds": seconds, "audio_seconds": audio_seconds, "rtf": seconds / audio_seconds}
-    write_json(Path(out) / "decode.json", {**figures, "utterances": len(utterances), "batch_size": batch_size})
-    write_text(Path(out) / "text", "".join(f"{u.id} {texts[u.id]}".rstrip() + "\n" for u in utterances))
+    figures.update(utterances=len(utterances), **settings)
+    write_json(Path(out) / "decode.json", figures)
+    write_text(Path(out) / "text", "".join(f"{id_} {text}".rstrip() + "\n" for id_, text in sorted(texts.items())))
     return figures

@@ -6,9 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from espnet_pinch.asr.decode import write_transcripts
 from espnet_pinch.bin import run_main
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
-from espnet_pinch.files import write_json, write_text
 
 
 def asr_inference(command: list[str]) -> None:
@@ -48,12 +48,8 @@ def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) ->
         texts = {}
         for job in range(jobs):
             texts.update(read_table(Path(tmp) / f"output.{job}" / "1best_recog" / "text"))
-    seconds, audio_seconds = time.perf_counter() - start, sum(u.seconds for u in utterances)
-    write_json(
-        out / "decode.json", {"seconds": seconds, "audio_seconds": audio_seconds, "rtf": seconds / audio_seconds}
-    )
-    write_text(out / "text", "".join(f"{id_} {text}".rstrip() + "\n" for id_, text in sorted(texts.items())))
-    print(f"{data.name}: {audio_seconds:.0f} s of audio in {seconds:.1f} s", flush=True)
+    figures = write_transcripts(out, texts, utterances, time.perf_counter() - start)
+    print(f"{data.name}: {figures['audio_seconds']:.0f} s of audio in {figures['seconds']:.1f} s", flush=True)
 
 
 def main() -> None:

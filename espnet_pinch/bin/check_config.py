@@ -10,6 +10,7 @@ import yaml
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.core.registry import build_method
+from espnet_pinch.core.settings import PinchSettings
 
 PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
 
@@ -44,7 +45,7 @@ def main() -> None:
         where = "" if args.method or args.target_sparsity else f"{args.config}: "
         raise ValueError(f"{where}{error}") from None
     method = block.get("method", "pinch")
-    print(method, block.get("target_sparsity", 0.65) if method != "dense" else 0.0, sep="\n")
+    print(method, block.get("target_sparsity", PinchSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
     print(config["frontend_conf"]["upstream"])
 
 
