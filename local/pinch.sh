@@ -11,8 +11,9 @@ What to run
   --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus or mini   [wav2vec2_base]
   --corpus NAME            librispeech_100 (downloaded) or mini (made here)                       [librispeech_100]
   --librispeech DIR        a corpus in LibriSpeech's layout that is there already
-  --method NAME            pinch or dense, instead of the YAML's
+  --method NAME            pinch, ump, mixed_sparsity, nas_cp or dense, instead of the YAML's
   --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's
+  --layer_sparsities RUN   of mixed_sparsity: the finished run to take them from      [asr_UPSTREAM_pinch_TARGET]
 Stages
   --stage N, --stop_stage N                                                                       [0, 6]
   --skip_data_prep, --skip_train, --skip_eval true         leave out stages 0-3, 4, 5-6
@@ -44,8 +45,8 @@ HELP
 )
 
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu gpu_inference nj inference_nj python
- upstream corpus librispeech method target_sparsity audio_format min_wav_duration max_wav_duration dumpdir expdir
- asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config inference_args
+ upstream corpus librispeech method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
+ dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config inference_args
  inference_batch_size inference_asr_model train_set valid_set test_sets"
 options=${options//$'\n'/}
 stage=0
@@ -63,6 +64,7 @@ corpus=librispeech_100
 librispeech=
 method=
 target_sparsity=
+layer_sparsities=
 audio_format=flac
 min_wav_duration=0.1
 max_wav_duration=30
@@ -110,14 +112,6 @@ for file in ${baseline_config} ${inference_config}; do
     [ -f "${file}" ] || die "${file} does not exist"
 done
 
-checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" \
-    ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"})
-{
-    read -r method
-    read -r target_sparsity
-    read -r upstream_source
-} <<<"${checked}"
-
 librispeech=${librispeech:-${LIBRISPEECH}}
 if [ -n "${librispeech}" ]; then
     [ -d "${librispeech}" ] || die "--librispeech: the folder ${librispeech} does not exist"
@@ -130,19 +124,30 @@ else
         *) die "unknown corpus '${corpus}'; there is: librispeech_100, mini (or --librispeech DIR)" ;;
     esac
 fi
+exp=${expdir}/${corpus}
+suffix= # of the run's folder: what --asr_args changes
+# shellcheck disable=SC2001
+[ -z "${asr_args}" ] || suffix=$(echo " ${asr_args}" | sed 's/ *--*/_/g; s/[ =:/]//g')
+checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" \
+    --layer_sparsities "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
+    ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"})
+{
+    read -r method
+    read -r target_sparsity
+    read -r layer_sparsities
+    read -r upstream_source
+} <<<"${checked}"
 upstream_dir=downloads/upstreams/${upstream}
 [ ! -d "${upstream_source}" ] || upstream_dir=${upstream_source}
 
 data=data/${corpus}
 dump=${dumpdir}/${corpus}/${upstream}/raw
-exp=${expdir}/${corpus}
 stats=${exp}/asr_stats_${upstream}
 baseline=${exp}/asr_${upstream}_baseline
 if [ -z "${asr_tag}" ]; then
     asr_tag=${upstream}_${method}
     [ "${method}" = dense ] || asr_tag+=_${target_sparsity}
-    # shellcheck disable=SC2001
-    [ -z "${asr_args}" ] || asr_tag+=$(echo " ${asr_args}" | sed 's/ *--*/_/g; s/[ =:/]//g')
+    asr_tag+=${suffix}
 fi
 run=${asr_exp:-${exp}/asr_${asr_tag}}
 if [ -n "${inference_config}" ]; then
@@ -267,8 +272,10 @@ if ! "${skip_train}" && within 4; then
         start=${upstream_dir}
     fi
     # shellcheck disable=SC2086
-    train "${run}" "${asr_tag}" "${asr_config}" "${start}" "$(cat "${baseline}/fold.done")" \
-        --pruning "method=${method}" --pruning "target_sparsity=${target_sparsity}" ${asr_args}
+    train "${run}" "${asr_tag}" "${asr_config}" "${start}" \
+        "$(cat "${baseline}/fold.done" ${layer_sparsities:+"${layer_sparsities}/folded/parameters.json"})" \
+        --pruning "method=${method}" --pruning "target_sparsity=${target_sparsity}" \
+        ${layer_sparsities:+--pruning "mixed_sparsity.layer_sparsities=${layer_sparsities}"} ${asr_args}
 fi
 
 # ---- Stages 5 and 6: decoding and scoring
@@ -310,8 +317,9 @@ if ! "${skip_eval}"; then
         report=${run}
         [ -z "${inference_config}" ] || report=${run}/${decoded} # beside the report on greedy search
         # shellcheck disable=SC2086
-        "${python}" -m espnet_pinch.bin.report --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
-            --out "${report}" --references "${dump}" --sets ${test_sets} --upstream "${upstream}" --command "${command_line}"
+        "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
+            --out "${report}" --references "${dump}" --sets ${test_sets} \
+            --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
         log "results: $(pwd)/${report}/RESULTS.md"
     fi
 fi

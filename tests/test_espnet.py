@@ -1,5 +1,6 @@
 """The ESPnet floor: task, model, trainer, resume, and ESPnet's own loading of the result."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from espnet_pinch.asr.resume import owned
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream, save_ctc_model
+from espnet_pinch.core.attach import find_linears
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.dump import write_shapes
 from espnet_pinch.data.kaldi_dir import read_data_dir, write_data_dir
@@ -68,7 +70,7 @@ def build(data, upstream, out, *more):
 
 
 def test_training_adds_the_penalty_and_validation_does_not(data, upstream, tmp_path):
-    model, _ = build(data, upstream, tmp_path, "--pruning", "eta=0.001")
+    model, _ = build(data, upstream, tmp_path, "--pruning", "pinch.eta=0.001")
     rows = read_data_dir(data / "train")[:2]
     audio = [torch.from_numpy(read_audio(u.audio)) for u in rows]
     batch = dict(
@@ -92,7 +94,7 @@ def test_training_adds_the_penalty_and_validation_does_not(data, upstream, tmp_p
 
 
 def test_thresholds_are_a_group_without_weight_decay(data, upstream, tmp_path):
-    model, args = build(data, upstream, tmp_path, "--pruning", "threshold_lr=0.01")
+    model, args = build(data, upstream, tmp_path, "--pruning", "pinch.threshold_lr=0.01")
     [optimizer] = PruningASRTask.build_optimizers(args, model)
     weights, thresholds = optimizer.param_groups
     assert len(thresholds["params"]) == 12 and thresholds["lr"] == 0.01 and thresholds["weight_decay"] == 0
@@ -216,6 +218,32 @@ def test_a_killed_run_ends_like_one_that_was_not(data, upstream, tmp_path):
     theirs, _ = speech2text.asr_model.encode(audio[0][None], torch.tensor([len(audio[0])]))
     assert torch.equal(hidden, theirs)
     assert isinstance(speech2text(audio[0].numpy())[0][0], str)
+
+
+@pytest.mark.parametrize("method, extra", [("dense", 0), ("ump", 0), ("mixed_sparsity", 0), ("nas_cp", 84)])
+def test_the_other_methods_train_fold_and_load(method, extra, data, upstream, tmp_path):
+    more = ["--max_epoch", "2", "--pruning", f"method={method}", "--pruning", "target_sparsity=0.7"]
+    if method == "mixed_sparsity":
+        model, _ = build(data, upstream, tmp_path)
+        layers = {name: {"weights": 100, "pruned": 70} for name in model.pruning.gates}
+        (tmp_path / "layers.json").write_text(json.dumps({"layers": layers}))
+        more += ["--pruning", f"mixed_sparsity.layer_sparsities={tmp_path / 'layers.json'}"]
+    exp = tmp_path / "exp"
+    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *more))
+    (tmp_path / "layers.json").unlink(missing_ok=True)  # the run's own configuration has what was read from it
+    model, args = load_model(exp / "config.yaml", exp / "valid.wer_on_target.ave.pth")
+    target = 0.0 if method == "dense" else 0.7
+    audio = torch.from_numpy(read_audio(read_data_dir(data / "valid")[0].audio))[None]
+    counts = write_folded(model, args, exp / "folded")
+    assert target <= counts["sparsity"] <= target + 0.02 and counts["extra_trained_parameters"] == extra
+    hidden, _ = model.encode(audio, torch.tensor([audio.size(1)]))
+    folded, _ = load_model(exp / "folded" / "config.yaml", exp / "folded" / "model.pth")
+    again, _ = folded.encode(audio, torch.tensor([audio.size(1)]))
+    torch.testing.assert_close(again, hidden, rtol=0, atol=1e-5)
+    stored = sum(p.numel() for p in folded.parameters())
+    assert stored == counts["params_stored"] and (stored < counts["params_kept"] or method != "nas_cp")
+    zeros = load_upstream(str(exp / "folded" / "hf")).model
+    assert sum(int((m.weight == 0).sum()) for m in find_linears(zeros).values()) == counts["pruned"]
 
 
 def test_decoding_writes_a_text_for_every_utterance(data, upstream, tmp_path):

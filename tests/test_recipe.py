@@ -136,6 +136,8 @@ def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished):
         (["--target_sparsity", "a lot"], "must be a number such as 0.65"),
         (["--upstream", "whisper"], "unknown upstream 'whisper'.* there is: hubert_large mini"),
         (["--method", "magic"], "unknown pruning method 'magic'"),
+        (["--method", "mixed_sparsity"], "asr_mini_pinch_0.65/folded/.* does not exist; finish the pinch run"),
+        (["--method", "nas_cp", "--target_sparsity", "0.95"], "nas_cp cannot reach .* at most 92.5 %"),
         (["--corpus", "timit"], "unknown corpus 'timit'"),
         (["--librispeech", "/no/such/folder"], "/no/such/folder does not exist"),
         (["--config", "no.sh"], "cannot read no.sh"),

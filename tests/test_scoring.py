@@ -13,6 +13,19 @@ def test_errors_are_counted():
     assert rates["utterances"] == 3
 
 
+def test_words_are_counted_as_sclite_counts_them():
+    rates = error_rates([("C C D C B", "D B X C")])  # the edit distance is 4, the cheapest weighted alignment has 5
+    assert (rates["substitutions"], rates["deletions"], rates["insertions"], rates["errors"]) == (0, 3, 2, 5)
+    assert rates["wer"] == 1
+
+
+def test_references_without_a_word_have_no_error_rate(tmp_path):
+    (tmp_path / "ref").write_text("u1\n")
+    (tmp_path / "hyp").write_text("u1 A\n")
+    with pytest.raises(ValueError, match="hyp: no reference has a word"):
+        score_files(tmp_path / "ref", tmp_path / "hyp")
+
+
 def test_files_are_joined_by_id_not_by_line(tmp_path):
     (tmp_path / "ref").write_text("u1 A B\nu2 C\nu3 D\n")
     (tmp_path / "hyp").write_text("u3 D\nu1 A B\nu2\n")

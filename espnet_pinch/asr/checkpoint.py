@@ -11,7 +11,8 @@ from espnet_pinch.asr.espnet import ASRTask
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
-from espnet_pinch.core.settings import PinchSettings
+from espnet_pinch.core.channels import compact
+from espnet_pinch.core.settings import MethodSettings
 from espnet_pinch.files import whole_folder, write_json
 
 
@@ -68,19 +69,25 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     """Fold the gates of ``model`` into zeros and write it; the folder takes its name when it is whole.
 
     ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder,
-    ``parameters.json`` holds what ``count_parameters`` returns, which this function returns too.
+    ``parameters.json`` holds what ``count_parameters`` returns, which this function returns too. Where the method
+    has removed whole channels, ``model.pth`` has smaller matrices without them, and the counts have the number of
+    its parameters as ``params_stored``; ``hf/`` has them as zeros, transformers knowing no heads of unequal width.
     """
-    layers = args.pruning.get("layers", PinchSettings.layers)
+    layers = args.pruning.get("layers", MethodSettings.layers)
     extra = sum(p.numel() for p in model.pruning.new_parameters())
+    structured = model.pruning.structured
     model.fold()
     counts = {**count_parameters(model, layers), "extra_trained_parameters": extra}
-    config = {**vars(args), "pruning": {"method": "dense", "layers": layers}}
-    config["model_conf"] = {**args.model_conf, "pruning": config["pruning"]}
+    pruning = {"method": "dense", "layers": layers}
+    frontend = model.frontend
     with whole_folder(folder) as new:
-        with open(new / "config.yaml", "w", encoding="utf-8") as file:
-            yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
+        save_ctc_model(new / "hf", frontend.upstream, model.ctc.ctc_lo, model.token_list, frontend.processing)
+        if structured:
+            pruning["dense"] = {"channels": compact(frontend.upstream, counts["layers"])}
+        counts["params_stored"] = sum(p.numel() for p in model.parameters())
         torch.save(model.state_dict(), new / "model.pth")
         write_json(new / "parameters.json", counts)
-        frontend = model.frontend
-        save_ctc_model(new / "hf", frontend.upstream, model.ctc.ctc_lo, model.token_list, frontend.processing)
+        config = {**vars(args), "pruning": pruning, "model_conf": {**args.model_conf, "pruning": pruning}}
+        with open(new / "config.yaml", "w", encoding="utf-8") as file:
+            yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
     return counts

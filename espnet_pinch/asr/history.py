@@ -31,6 +31,7 @@ def record(folder: str | Path, reporter: SubReporter, steps_before: int = 0) -> 
     figures = {key: _plain(aggregate(values)) for key, values in reporter.stats.items()}
     figures["seconds"] = time.perf_counter() - reporter.start_time
     figures["peak_memory_bytes"] = peak_memory()
+    figures["device"] = device_name()
     if phase == "train":
         figures["points"] = _points(reporter, steps_before)
     kept = {e: phases for e, phases in read(folder).items() if int(e) < epoch or (int(e) == epoch and phase != "train")}
@@ -45,14 +46,28 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def device_name() -> str:
+    """Name of the GPU in use, else of the CPU and the number of threads."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
 def summary(folder: str | Path) -> dict:
-    """Seconds of all epochs, training and validation, peak memory, and the number of epochs."""
+    """``seconds`` of all epochs, training and validation, ``peak_memory_bytes``, ``epochs``, ``iterations``, and
+    the ``device`` of the last epoch; zeros and "" where nothing was trained."""
     epochs = read(folder)
     phases = [figures for phases in epochs.values() for figures in phases.values()]
+    points = [point for phases in epochs.values() for point in phases.get("train", {}).get("points", [])]
     return {
         "seconds": sum(figures["seconds"] for figures in phases),
         "peak_memory_bytes": max((figures["peak_memory_bytes"] for figures in phases), default=0),
         "epochs": len(epochs),
+        "iterations": points[-1]["iteration"] if points else 0,
+        "device": phases[-1].get("device", "") if phases else "",
     }
 
 

@@ -9,7 +9,7 @@ from espnet_pinch.files import whole_folder
 
 
 def mini_config(**changes) -> Wav2Vec2Config:
-    """2.2 million parameters: 4 convolutions of 64 channels (20 ms a frame), 4 Transformer blocks of 192.
+    """2.0 million parameters: 4 convolutions of 64 channels (20 ms a frame), 4 Transformer blocks of 192.
 
     Args:
         changes: fields to set otherwise.

@@ -63,7 +63,7 @@ class PruningASRModel(ESPnetASRModel):
     def fold(self) -> None:
         """Replace the gates by plain linear layers with zeros in them; the method becomes "dense".
 
-        The mean of several checkpoints is first put back on the target sparsity, by one factor on all thresholds.
+        The mean of several checkpoints is first put back on the target sparsity (``PruningMethod.land``).
         """
         self.pruning.land()
         self.pruning.fold(self.frontend.upstream)

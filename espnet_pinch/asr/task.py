@@ -15,6 +15,7 @@ from espnet_pinch.asr.resume import owned
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.method import parameter_groups
+from espnet_pinch.core.registry import self_contained
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
 model_choices.classes["pruning"] = PruningASRModel
@@ -61,6 +62,7 @@ class PruningASRTask(ASRTask):
         Raises:
             ValueError: the token list is not that of the upstream's head; or as the frontend and ``build_method``.
         """
+        args.pruning = self_contained(args.pruning)
         args.model_conf = {**args.model_conf, "pruning": args.pruning}
         model = super().build_model(args)
         frontend = model.frontend
@@ -85,13 +87,12 @@ class PruningASRTask(ASRTask):
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: nn.Module) -> list[torch.optim.Optimizer]:
-        """One optimizer; the thresholds are a group of their own, without weight decay."""
+        """One optimizer; the method's new parameters are a group of their own, without weight decay."""
         optimizer_class = abs_task.optim_classes[args.optim]
         new = model.pruning.new_parameters()
         lr = args.optim_conf.get("lr", 1e-3)
-        threshold_lr = args.pruning.get("threshold_lr")
         options = {k: v for k, v in args.optim_conf.items() if k != "lr"}
-        groups = parameter_groups(model, new, lr, threshold_lr, **options)
+        groups = parameter_groups(model, new, lr, model.pruning.new_lr, **options)
         for group in groups:
             logging.info(f"{sum(p.numel() for p in group['params']):,} parameters at lr {group['lr']}")
         return [optimizer_class(groups, **args.optim_conf)]

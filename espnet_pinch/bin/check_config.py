@@ -1,6 +1,7 @@
 """Before stage 0: check the settings of a run and say what they come to.
 
-Prints the method, the target sparsity and the upstream (folder, hub id or "mini"), one a line.
+Prints, one a line: the method, the target sparsity, the run that mixed_sparsity takes its layers' sparsities from
+(empty for the others), and the upstream (folder, hub id or "mini").
 """
 
 import argparse
@@ -10,7 +11,7 @@ import yaml
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.core.registry import build_method
-from espnet_pinch.core.settings import PinchSettings
+from espnet_pinch.core.settings import MethodSettings
 
 PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="YAML of the run")
     parser.add_argument("--method", help="instead of the YAML's")
     parser.add_argument("--target_sparsity", help="instead of the YAML's")
+    parser.add_argument("--layer_sparsities", help="mixed_sparsity's, where the YAML has none; {} is the target")
     args = parser.parse_args()
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -31,7 +33,9 @@ def main() -> None:
             raise ValueError(f"{args.config} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or "upstream" not in (config.get("frontend_conf") or {}):
         raise ValueError(f"{args.config} has no frontend_conf.upstream")
-    block = dict(config.get("pruning") or {})
+    block = config.get("pruning") or {}
+    if not isinstance(block, dict):
+        raise ValueError(f"{args.config}: pruning must be a block of settings, not {block!r}")
     if args.method:
         block["method"] = args.method
     if args.target_sparsity:
@@ -39,14 +43,19 @@ def main() -> None:
             block["target_sparsity"] = float(args.target_sparsity)
         except ValueError:
             raise ValueError(f"--target_sparsity must be a number such as 0.65, not {args.target_sparsity!r}") from None
+    layer_sparsities = ""
+    if block.get("method") == "mixed_sparsity" and not block.get("mixed_sparsity") and args.layer_sparsities:
+        target = block.get("target_sparsity", MethodSettings.target_sparsity)
+        layer_sparsities = args.layer_sparsities.replace("{}", str(target))
+        block["mixed_sparsity"] = {"layer_sparsities": layer_sparsities}
     try:
         build_method(block)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         where = "" if args.method or args.target_sparsity else f"{args.config}: "
         raise ValueError(f"{where}{error}") from None
     method = block.get("method", "pinch")
-    print(method, block.get("target_sparsity", PinchSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
-    print(config["frontend_conf"]["upstream"])
+    print(method, block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
+    print(layer_sparsities, config["frontend_conf"]["upstream"], sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,65 @@
-"""Score an experiment beside its baseline; write RESULTS.md, results.json and pictures."""
+"""Tables 1 and 2 and Figure 2 out of whatever has finished in an experiment folder, the paper's figures beside ours.
+
+Writes RESULTS.md, table1_UPSTREAM.csv, table2.csv, runs.csv and images/. Runs that are not finished, or broken, are
+named; what was not run says so.
+"""
 
 import argparse
+import sys
 from pathlib import Path
 
 from espnet_pinch.bin import run_main
-from espnet_pinch.results.report import Experiment, system_name, table, write_report
+from espnet_pinch.files import write_text
+from espnet_pinch.results import paper
+from espnet_pinch.results.figure2 import plot_figure2
+from espnet_pinch.results.sweep import read_runs, systems
+from espnet_pinch.results.tables import costs, runs_csv, table1, table2, to_csv, to_markdown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.report", description=__doc__)
-    parser.add_argument("--exp", type=Path, required=True, help="experiment folder, decoded")
-    parser.add_argument("--baseline", type=Path, required=True, help="the baseline's folder, decoded")
-    parser.add_argument("--out", type=Path, help="folder of the report; the experiment's where not given")
-    parser.add_argument("--decoded", default="decode_ctc_greedy", help="name of the decoding folder in both")
-    parser.add_argument("--references", type=Path, required=True, help="dump folder that holds SET/text")
-    parser.add_argument("--sets", nargs="+", required=True)
-    parser.add_argument("--upstream", required=True)
-    parser.add_argument("--command", default="", help="the command line to state in the report")
+    parser.add_argument("--exp", type=Path, required=True, help="folder of a corpus' experiments: exp/CORPUS")
+    parser.add_argument("--out", type=Path, help="folder of the report; EXP/report where not given")
+    parser.add_argument("--upstream", nargs="+", help="only these; all that have a run, and the paper's, if not given")
     args = parser.parse_args()
-    run, baseline = (
-        Experiment(folder, args.decoded, args.references, tuple(args.sets)) for folder in (args.exp, args.baseline)
+    out = args.out or args.exp / "report"
+    runs = read_runs(args.exp)
+    found = systems(runs)
+    upstreams = args.upstream or list(
+        dict.fromkeys([*(s.upstream for s in found), *(r.upstream for r in paper.TABLE1)])
     )
-    results = write_report(args.out or args.exp, run, baseline, args.upstream, args.command)
-    print("\n".join(table([("baseline", results["baseline"]), (system_name(results), results)])))
+    corpora = sorted({run.results["corpus"] or "unnamed" for run in runs if run.results})
+    lines = [
+        f"# Results: {args.exp.name}",
+        "",
+        f"Columns *ours* were measured here (corpus {', '.join(corpora) or '-'}); columns *paper* are printed in arXiv "
+        "2505.22608 and were measured on LibriSpeech-100h by its authors. † no significant increase over the column's "
+        "own baseline (MAPSSWE, one-sided, alpha = 0.05; of several seeds, in none). ± is the standard deviation "
+        "over seeds.",
+        "",
+    ]
+    for upstream in upstreams:
+        own = [system for system in found if system.upstream == upstream]
+        table = table1(upstream, own)
+        write_text(out / f"table1_{upstream}.csv", to_csv(*table))
+        lines += [f"## {upstream}", "", *to_markdown(table), ""]
+        if plot_figure2(upstream, own, out / "images" / f"figure2_{upstream}"):
+            lines += [f"![WER against sparsity](images/figure2_{upstream}.png)", ""]
+        if own:
+            lines += [*to_markdown(costs(own)), ""]
+    if any(row.upstream in upstreams for row in paper.TABLE2):
+        table = table2(found)
+        write_text(out / "table2.csv", to_csv(*table))
+        lines += ["## Against earlier work", "", *to_markdown(table), ""]
+        lines += ["\\* SUPERB leaderboard: frozen upstream, not the same task.", ""]
+    write_text(out / "runs.csv", runs_csv(found))
+    left = [run for run in runs if not run.results]
+    if left:
+        lines += ["## Not in the tables", "", *(f"- {run.folder.name}: {run.state}" for run in left), ""]
+    write_text(out / "RESULTS.md", "\n".join(lines))
+    for run in left:
+        print(f"warning: {run.folder} left out; {run.state}", file=sys.stderr)
+    print(f"{out}/RESULTS.md: {len(runs) - len(left)} finished runs, {len(left)} left out")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,25 @@
-"""What every pruning method offers to a training loop, and ``dense``, which prunes nothing."""
+"""What every pruning method offers to a training loop, and ``Dense``, which prunes nothing."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from espnet_pinch.core.channels import make_room
+from espnet_pinch.core.settings import DenseSettings
+
 
 class PruningMethod(nn.Module):
     """A pruning method, attached to one model.
 
-    A training loop calls ``attach`` once and sets ``total_steps``; then in every step it adds ``penalty()`` to the
-    loss, and calls ``after_step()`` after ``optimizer.step()``, best as ``optimizer.register_step_post_hook``.
+    A training loop calls ``attach`` once and sets ``total_steps``; then it calls ``penalty()`` before every forward
+    pass and adds it to the loss, and ``after_step()`` after ``optimizer.step()``, best as
+    ``optimizer.register_step_post_hook``.
     ``fold`` ends it. The method's own progress travels in ``state_dict``, so a resumed run goes on where it was.
     """
+
+    structured = False  # whether whole channels go, so that the folded matrices can be made smaller
 
     def __init__(self):
         super().__init__()
@@ -26,13 +33,23 @@ class PruningMethod(nn.Module):
         """The parameters that the method trains besides the model's own."""
         return []
 
+    @property
+    def new_lr(self) -> float | None:
+        """Learning rate of the new parameters; None where it is that of the weights."""
+        return None
+
     def penalty(self) -> Tensor | float:
-        """The term that the method adds to the loss, a scalar."""
+        """The term that the method adds to the loss, a scalar. Called before every forward pass of the training."""
         return 0.0
 
     def after_step(self, *_) -> None:
         """Count one optimizer step. Takes and ignores what a step hook is called with."""
         self.step += 1
+
+    @property
+    def progress(self) -> float:
+        """Part of the run that is done, 0 to 1; 0 while the length of the run is not known."""
+        return min(self.step / self.total_steps, 1.0) if self.total_steps else 0.0
 
     def on_target(self) -> bool:
         """Whether the model is now as sparse as it should end up."""
@@ -58,6 +75,26 @@ class PruningMethod(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.step = round(float(state[0]))
+
+
+class Dense(PruningMethod):
+    """No pruning. A model folded to smaller matrices is rebuilt by it, ready for its weights.
+
+    Args:
+        settings: keyword arguments of ``DenseSettings``.
+    """
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings = DenseSettings(**settings)
+
+    def attach(self, model: nn.Module) -> None:
+        make_room(model, self.settings.channels)
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """From ``start`` to ``end`` along half a period of a cosine, as ``progress`` goes from 0 to 1."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def parameter_groups(

@@ -1,14 +1,12 @@
 """Self-pinching gates on a model: penalty, temperature, the switch of eta, and the landing on the target."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core import budget
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.gate import GatedLinear
-from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.method import PruningMethod, cosine
 from espnet_pinch.core.settings import PinchSettings
 
 # How far over the target a landing may end: half of the 0.1 point that the result has to keep to.
@@ -58,17 +56,15 @@ class Pinch(PruningMethod):
     def new_parameters(self) -> list[nn.Parameter]:
         return [gate.threshold for gate in self.gates.values()]
 
+    @property
+    def new_lr(self) -> float | None:
+        return self.settings.threshold_lr
+
     # -- schedule
 
     @property
-    def progress(self) -> float:
-        """Part of the run that is done, 0 to 1; 0 while the length of the run is not known."""
-        return min(self.step / self.total_steps, 1.0) if self.total_steps else 0.0
-
-    @property
     def tau(self) -> float:
-        s = self.settings
-        return s.tau_end + (s.tau_start - s.tau_end) * (1 + math.cos(math.pi * self.progress)) / 2
+        return cosine(self.settings.tau_start, self.settings.tau_end, self.progress)
 
     @property
     def eta(self) -> float:

@@ -1,12 +1,32 @@
 """Pruning methods by name."""
 
+import dataclasses
 from collections.abc import Mapping
 
-from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.magnitude import MixedSparsity, UniformPruning, read_layer_sparsities
+from espnet_pinch.core.method import Dense, PruningMethod
+from espnet_pinch.core.nas import NasChannels
 from espnet_pinch.core.pinch import Pinch
-from espnet_pinch.core.settings import PinchSettings, settings_from
+from espnet_pinch.core.settings import (
+    DenseSettings,
+    MagnitudeSettings,
+    MethodSettings,
+    NasSettings,
+    PinchSettings,
+    check_keys,
+)
 
-METHODS = ("pinch", "dense")
+# Name: class, settings.
+_METHODS = {
+    "dense": (Dense, DenseSettings),
+    "ump": (UniformPruning, MethodSettings),
+    "mixed_sparsity": (MixedSparsity, MagnitudeSettings),
+    "nas_cp": (NasChannels, NasSettings),
+    "pinch": (Pinch, PinchSettings),
+}
+METHODS = tuple(_METHODS)
+
+_COMMON = {field.name for field in dataclasses.fields(MethodSettings)}
 
 
 def check_method(name) -> str:
@@ -17,14 +37,22 @@ def check_method(name) -> str:
 
 
 def build_method(block: Mapping) -> PruningMethod:
-    """The pruning method of a YAML's ``pruning:`` block, ``{"method": name, **settings}``.
+    """The pruning method of a YAML's ``pruning:`` block, see ``espnet_pinch.core.settings``.
 
     Raises:
         ValueError: unknown method, unknown setting or a setting out of its range.
     """
-    block = dict(block)
-    name = check_method(block.pop("method", "pinch"))
-    settings = settings_from(PinchSettings, block)  # dense reads none of them, but a wrong one is still wrong
-    if name == "dense":
-        return PruningMethod()
-    return Pinch(**vars(settings))
+    check_keys(block, {"method", *_COMMON, *METHODS}, "the pruning block")
+    name = check_method(block.get("method", "pinch"))
+    for other, (_, settings) in _METHODS.items():
+        own = {field.name for field in dataclasses.fields(settings)} - _COMMON
+        check_keys(block.get(other) or {}, own, f"the pruning block's {other}")
+    return _METHODS[name][0](**{key: block[key] for key in _COMMON if key in block}, **(block.get(name) or {}))
+
+
+def self_contained(block: Mapping) -> dict:
+    """``block`` with the layer sparsities themselves where it names a file to read them from."""
+    if block.get("method") != "mixed_sparsity":
+        return dict(block)
+    own = block.get("mixed_sparsity") or {}
+    return {**block, "mixed_sparsity": {"layer_sparsities": read_layer_sparsities(own.get("layer_sparsities"))}}

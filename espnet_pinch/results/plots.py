@@ -23,7 +23,7 @@ def save(figure, path: str | os.PathLike) -> None:
 
 
 def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float | None = None) -> None:
-    """The course of a run over its iterations: loss, dev WER, sparsity, tau and eta.
+    """The course of a run over its iterations: loss, dev WER and CER, and what its method logs of sparsity, tau, eta.
 
     Args:
         history: ``espnet_pinch.asr.history.read``.
@@ -32,8 +32,8 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     """
     points = [point for phases in history.values() for point in phases["train"]["points"]]
     ends = [phases["train"]["points"][-1]["iteration"] for phases in history.values()]
-    prunes = target is not None
-    rows = ["CTC loss", "dev WER, %"] + (["sparsity, %", "tau", "eta"] if prunes else [])
+    logged = [key for key in ("sparsity", "tau", "eta") if key in points[0]]
+    rows = ["CTC loss", "dev errors, %", *("sparsity, %" if key == "sparsity" else key for key in logged)]
     figure, axes = plt.subplots(len(rows), 1, sharex=True, figsize=(7, 1.7 * len(rows) + 0.8), layout="constrained")
     iterations = [point["iteration"] for point in points]
 
@@ -44,14 +44,16 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     axes[0].plot(ends, [p["valid"]["loss"] for p in history.values()], "o-", color="tab:orange", label="dev")
     axes[0].set_yscale("log")
     axes[0].legend()
-    axes[1].plot(ends, [100 * p["valid"]["wer"] for p in history.values()], "o-", color="tab:orange")
+    for rate, marker in (("wer", "o-"), ("cer", "s--")):
+        rates = [100 * phases["valid"][rate] for phases in history.values()]
+        axes[1].plot(ends, rates, marker, color="tab:orange", label=rate.upper())
     axes[1].set_ylim(bottom=0)
-    if prunes:
-        line(axes[2], "sparsity", 100)
-        axes[2].axhline(100 * target, color="tab:gray", linestyle="--", label=f"target {100 * target:g} %")
-        axes[2].legend(loc="lower right")
-        line(axes[3], "tau")
-        line(axes[4], "eta")
+    axes[1].legend()
+    for axis, key in zip(axes[2:], logged):
+        line(axis, key, 100 if key == "sparsity" else 1)
+        if key == "sparsity" and target is not None:
+            axis.axhline(100 * target, color="tab:gray", linestyle="--", label=f"target {100 * target:g} %")
+            axis.legend(loc="lower right")
     for axis, name in zip(axes, rows):
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)

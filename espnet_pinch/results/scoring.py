@@ -1,18 +1,22 @@
 """Word and character error rates, hypotheses joined to references by utterance id."""
 
 import os
+from collections import Counter
 
 import jiwer
 
 from espnet_pinch.data.kaldi_dir import read_table
+from espnet_pinch.results.alignment import align
 
 
 def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> list[tuple[str, str]]:
     """Pairs of reference and hypothesis, in the references' order.
 
     Raises:
-        ValueError: an utterance is missing on one side; the message names it.
+        ValueError: an utterance is missing on one side, and the message names it; or no reference has a word.
     """
+    if not any(references.values()):
+        raise ValueError(f"{where}: no reference has a word")
     for name, one, other in (
         ("hypothesis", references, hypotheses),
         ("reference", hypotheses, references),
@@ -27,29 +31,29 @@ def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> 
 def error_rates(pairs: list[tuple[str, str]]) -> dict:
     """Error rates of a set as fractions, with the counts they are made of.
 
+    Words are counted in sclite's alignment, as in the significance test, characters by their edit distance.
+
     Returns: ``wer, errors, words, substitutions, deletions, insertions, cer, char_errors, chars, utterances``.
 
     >>> error_rates([("ONE TWO", "ONE TOO"), ("SIX", "SIX")])["errors"]
     1
     """
-    references, hypotheses = map(list, zip(*pairs))
-    words, chars = jiwer.process_words(references, hypotheses), jiwer.process_characters(references, hypotheses)
+    words = Counter("".join(align(reference.split(), hypothesis.split()) for reference, hypothesis in pairs))
+    chars = jiwer.process_characters(*map(list, zip(*pairs)))
+    errors = words["S"] + words["D"] + words["I"]
+    reference_words = words["C"] + words["S"] + words["D"]
     return {
-        "wer": words.wer,
-        "errors": _errors(words),
-        "words": words.hits + words.substitutions + words.deletions,
-        "substitutions": words.substitutions,
-        "deletions": words.deletions,
-        "insertions": words.insertions,
+        "wer": errors / reference_words,
+        "errors": errors,
+        "words": reference_words,
+        "substitutions": words["S"],
+        "deletions": words["D"],
+        "insertions": words["I"],
         "cer": chars.cer,
-        "char_errors": _errors(chars),
+        "char_errors": chars.substitutions + chars.deletions + chars.insertions,
         "chars": chars.hits + chars.substitutions + chars.deletions,
         "utterances": len(pairs),
     }
-
-
-def _errors(output) -> int:
-    return output.substitutions + output.deletions + output.insertions
 
 
 def score_files(reference: str | os.PathLike, hypothesis: str | os.PathLike) -> dict:

@@ -9,6 +9,7 @@ from espnet_pinch.asr import history
 from espnet_pinch.files import read_json, write_json, write_text
 from espnet_pinch.results.plots import plot_course, plot_layers
 from espnet_pinch.results.scoring import score_files
+from espnet_pinch.results.significance import compare_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +28,17 @@ class Experiment:
     references: Path
     sets: tuple[str, ...]
 
+    def reference(self, name: str) -> Path:
+        return self.references / name / "text"
+
+    def hypothesis(self, name: str) -> Path:
+        return self.folder / self.decoded / name / "text"
+
     def figures(self) -> dict:
         """Sparsity, parameters, error rates, and the cost of training (0 epochs where nothing was trained)."""
         parameters = read_json(self.folder / "folded" / "parameters.json")
-        keys = ("sparsity", "params_total", "params_kept", "extra_trained_parameters")
-        scores = {
-            name: score_files(self.references / name / "text", self.folder / self.decoded / name / "text")
-            for name in self.sets
-        }
+        keys = ("sparsity", "params_total", "params_kept", "params_stored", "extra_trained_parameters")
+        scores = {name: score_files(self.reference(name), self.hypothesis(name)) for name in self.sets}
         return {
             "experiment": str(self.folder),
             **{key: parameters[key] for key in keys},
@@ -44,45 +48,59 @@ class Experiment:
         }
 
 
-def write_report(out: Path, run: Experiment, baseline: Experiment, upstream: str, command: str) -> dict:
+def write_report(
+    out: Path, run: Experiment, baseline: Experiment, upstream: str, corpus: str = "", command: str = ""
+) -> dict:
     """Score both systems, write the report to ``out``, and return what is in ``results.json``.
 
     Args:
         out: folder of RESULTS.md, results.json and images/.
         run, baseline: the two systems.
         upstream: name of the upstream, such as "wav2vec2_base".
+        corpus: name of the corpus, such as "librispeech_100".
         command: the command line that made it.
     """
     with open(run.folder / "config.yaml", encoding="utf-8") as file:
-        pruning = yaml.safe_load(file)["pruning"]
+        config = yaml.safe_load(file)
+    pruning = config["pruning"]
     prunes = pruning["method"] != "dense"
     results = {
         "upstream": upstream,
+        "corpus": corpus,
         "method": pruning["method"],
         "target_sparsity": pruning["target_sparsity"] if prunes else 0.0,
+        "seed": config["seed"],
         **run.figures(),
         "baseline": baseline.figures(),
+        "significance": {
+            name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
+            for name in run.sets
+        },
         "command": command,
     }
     epochs = history.read(run.folder)
     plot_course(epochs, out / "images" / "course", results["target_sparsity"] if prunes else None)
     plot_layers(read_json(run.folder / "folded" / "parameters.json")["layers"], out / "images" / "layers")
-    write_json(out / "results.json", results)
     write_text(out / "RESULTS.md", markdown(results))
+    write_json(out / "results.json", results)
     return results
 
 
 def markdown(results: dict) -> str:
     """The report of ``results.json`` as Markdown."""
-    systems = [("baseline", results["baseline"]), (system_name(results), results)]
     return "\n".join(
         [
             f"# {results['upstream']}: {system_name(results)} beside its baseline",
             "",
-            *table(systems),
+            *table(results),
+            "",
+            "Against the baseline, positive where the run is worse:",
+            "",
+            *significance_table(results),
             "",
             f"Made by `{results['command']}`. Error rates are of this run, none is the paper's.",
             "Hours are of training and validation; the baseline's are 0 where a published model is used as it is.",
+            "MAPSSWE (matched pairs sentence-segment word error test), alpha = 0.05; intervals by paired bootstrap.",
             "",
             "![The course of the run](images/course.png)",
             "",
@@ -98,21 +116,48 @@ def system_name(results: dict) -> str:
     return f"{results['method']}, target {100 * results['target_sparsity']:g} %"
 
 
-def table(systems: list[tuple[str, dict]]) -> list[str]:
-    """Lines of a Markdown table: a column for each system; WER and CER in per cent, (errors/words) behind the WER."""
-    sets = list(systems[0][1]["wer"])
+def table(results: dict) -> list[str]:
+    """Lines of a Markdown table, the baseline and the run in columns; WER and CER in per cent."""
+    sets = list(results["wer"])
     rows = {
         "sparsity %": lambda r: f"{100 * r['sparsity']:.2f}",
-        "parameters M": lambda r: f"{r['params_kept'] / 1e6:.3f}",
+        "parameters kept, M": lambda r: f"{r['params_kept'] / 1e6:.3f}",
         "compression ratio": lambda r: f"{r['compression_ratio']:.2f}",
+        "extra trained parameters": lambda r: f"{r['extra_trained_parameters']}",
         **{f"{name} WER % (errors/words)": lambda r, name=name: _wer(r["wer"][name]) for name in sets},
         **{f"{name} CER %": lambda r, name=name: f"{100 * r['wer'][name]['cer']:.2f}" for name in sets},
         "hours": lambda r: f"{r['seconds'] / 3600:.2f}",
+        "iterations": lambda r: f"{r['iterations']}",
         "peak memory GB": lambda r: f"{r['peak_memory_bytes'] / 1e9:.2f}",
+        "device": lambda r: r["device"],
     }
-    lines = [["", *(name for name, _ in systems)], ["---"] * (len(systems) + 1)]
-    lines += [[title, *(cell(figures) for _, figures in systems)] for title, cell in rows.items()]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    lines = [[title, cell(results["baseline"]), cell(results)] for title, cell in rows.items()]
+    return markdown_table(["", "baseline", system_name(results)], lines)
+
+
+def significance_table(results: dict) -> list[str]:
+    """Lines of a Markdown table, a row for each set."""
+    head = ["set", "WER difference, points", "95 % interval", "segments", "errors a segment", "p two-sided"]
+    head += ["p one-sided", "increase"]
+    lines = [
+        [
+            name,
+            f"{test['wer_difference']:+.2f}",
+            f"{test['bootstrap_low']:+.2f} to {test['bootstrap_high']:+.2f}",
+            f"{test['segments']}",
+            f"{test['mean_difference']:+.3f}",
+            f"{test['p_two_sided']:.4f}",
+            f"{test['p_one_sided']:.4f}",
+            "significant" if test["significant_increase"] else "not significant †",
+        ]
+        for name, test in results["significance"].items()
+    ]
+    return markdown_table(head, lines)
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows]]
 
 
 def _wer(score: dict) -> str:

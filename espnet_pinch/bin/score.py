@@ -1,0 +1,30 @@
+"""Score an experiment beside its baseline; write RESULTS.md, results.json and pictures."""
+
+import argparse
+from pathlib import Path
+
+from espnet_pinch.bin import run_main
+from espnet_pinch.results.experiment import Experiment, significance_table, table, write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.score", description=__doc__)
+    parser.add_argument("--exp", type=Path, required=True, help="experiment folder, decoded")
+    parser.add_argument("--baseline", type=Path, required=True, help="the baseline's folder, decoded")
+    parser.add_argument("--out", type=Path, help="folder of the report; the experiment's where not given")
+    parser.add_argument("--decoded", default="decode_ctc_greedy", help="name of the decoding folder in both")
+    parser.add_argument("--references", type=Path, required=True, help="dump folder that holds SET/text")
+    parser.add_argument("--sets", nargs="+", required=True)
+    parser.add_argument("--upstream", required=True)
+    parser.add_argument("--corpus", default="", help="its name, for the report")
+    parser.add_argument("--command", default="", help="the command line to state in the report")
+    args = parser.parse_args()
+    run, baseline = (
+        Experiment(folder, args.decoded, args.references, tuple(args.sets)) for folder in (args.exp, args.baseline)
+    )
+    results = write_report(args.out or args.exp, run, baseline, args.upstream, args.corpus, args.command)
+    print("\n".join([*table(results), *significance_table(results)]))
+
+
+if __name__ == "__main__":
+    run_main(main)

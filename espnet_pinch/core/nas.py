@@ -1,0 +1,247 @@
+"""NAS-CP: channel-wise pruning by architecture search, a baseline of arXiv 2505.22608 (section 4).
+
+Every gated layer chooses among seven candidate masks, which remove {0, 25, ... 92.5} % of its channels, those with
+the smallest summed L2 norm over the layers that share them. The masked weight is ``sum_i lambda_i M_i * W`` with
+``lambda`` a Gumbel-softmax over the layer's seven architecture weights; the loss gets
+``eta * sum_l sum_i lambda_i |M_i|_0``. A row that is removed takes its bias along, so that the channel is 0.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espnet_pinch.core.attach import find_linears, replace_module
+from espnet_pinch.core.channels import find_channels
+from espnet_pinch.core.method import PruningMethod, cosine
+from espnet_pinch.core.settings import CANDIDATES, NasSettings
+
+
+class ChannelGate(nn.Module):
+    """A linear layer whose channels (its rows, or its columns) are scaled; 1 keeps a channel, 0 removes it.
+
+    ``weight`` and ``bias`` are the scaled ones, for code that reads them instead of calling the layer.
+    """
+
+    def __init__(self, linear: nn.Linear, columns: bool):
+        super().__init__()
+        self.columns = columns
+        self.weight_orig = linear.weight  # (out, in)
+        self.bias_orig = linear.bias  # (out,)
+        self.channels = linear.in_features if columns else linear.out_features
+        self.per_channel = linear.weight.numel() // self.channels  # weights of one channel
+        # Rounded up, so that a target of 92.5 % is in reach of every width.
+        self.removed = [math.ceil(fraction * self.channels - 1e-6) for fraction in CANDIDATES]
+        self.architecture = nn.Parameter(linear.weight.new_zeros(len(CANDIDATES)))  # (7,)
+        # How much of a channel is kept: in the search its expectation, then 0 or 1.
+        self.register_buffer("kept", linear.weight.new_ones(self.channels))
+        self.mixture: Tensor | None = None  # (channels,) the candidates as sampled, in training while searching
+
+    @property
+    def scale(self) -> Tensor:
+        return self.kept if self.mixture is None or not self.training else self.mixture
+
+    @property
+    def weight(self) -> Tensor:
+        return self.weight_orig * (self.scale if self.columns else self.scale[:, None])
+
+    @property
+    def bias(self) -> Tensor:
+        return self.bias_orig if self.columns else self.bias_orig * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        return F.linear(x, self.weight, self.bias)
+
+    def mix(self, weights: Tensor, ranks: Tensor) -> Tensor:
+        """The candidates' masks, weighted: (7,), rank of each channel (channels,) -> (channels,)."""
+        return weights @ (ranks >= torch.tensor(self.removed, device=ranks.device)[:, None]).to(weights)
+
+    def norms(self) -> Tensor:
+        """L2 norm of every channel's weights, (channels,)."""
+        return self.weight_orig.norm(dim=0 if self.columns else 1)
+
+    @torch.no_grad()
+    def fold(self) -> nn.Linear:
+        """An ``nn.Linear`` with zeros in the removed channels."""
+        rows, columns = self.weight_orig.shape
+        linear = nn.Linear(columns, rows, device="meta")
+        linear.weight, linear.bias = nn.Parameter(self.weight.clone()), nn.Parameter(self.bias.clone())
+        return linear.train(self.training)
+
+
+class NasChannels(PruningMethod):
+    """One-pass channel pruning by architecture search.
+
+    In training every layer's candidates are mixed by a Gumbel-softmax, outside it by a plain softmax, and ``eta`` is
+    0 while the sparsity expected from these softmaxes meets the target. The paper leaves open how a search ends and
+    how it ends on the target. With ``landing="hold"`` the search takes the part ``reach_by`` of the run, through the
+    whole course of the temperature. Then every layer takes its likeliest candidate, after one common bonus for every
+    pruned weight that is as large or as small as brings all layers together to the target; the last layer that the
+    bonus moves gives up only as many channels as are missing. The rest of the run fine-tunes what was chosen. With
+    ``landing="paper"`` the search lasts to the end, and the likeliest candidates are taken as they are.
+
+    Args:
+        settings: keyword arguments of ``NasSettings``.
+    """
+
+    structured = True
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings = NasSettings(**settings)
+        self.chosen = False  # the search is over
+        self.gates: dict[str, ChannelGate] = {}  # not submodules: the model holds them and saves their parameters
+        self.groups: list[list[ChannelGate]] = []
+
+    def attach(self, model: nn.Module) -> None:
+        """Gate every matching layer; raises ValueError if none matches or a layer's channels are not tied."""
+        linears = find_linears(model, self.settings.layers)
+        for group in find_channels(linears):
+            for name in group.members:
+                self.gates[name] = ChannelGate(linears[name], columns=name == group.column)
+                replace_module(model, name, self.gates[name])
+            self.groups.append([self.gates[name] for name in group.members])
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        return [gate.architecture for gate in self.gates.values()]
+
+    @property
+    def new_lr(self) -> float | None:
+        return self.settings.architecture_lr
+
+    @property
+    def tau(self) -> float:
+        """Temperature of the Gumbel-softmax."""
+        part = self.settings.reach_by if self.settings.landing == "hold" else 1.0
+        return cosine(self.settings.tau_start, self.settings.tau_end, min(self.progress / part, 1.0))
+
+    @property
+    def eta(self) -> float:
+        """The penalty's weight in force: 0 while the target is met."""
+        met = self.chosen or self.sparsity() >= self.settings.target_sparsity
+        return 0.0 if met else self.settings.eta_for_target
+
+    # -- training
+
+    def penalty(self) -> Tensor | float:
+        """Mix the candidates anew; ``eta * sum_l sum_i lambda_i |M_i|_0``, a scalar, 0.0 while the target is met."""
+        if self.chosen:  # still a function of all parameters, as DistributedDataParallel wants it
+            return 0.0 * sum(gate.architecture.sum() for gate in self.gates.values())
+        kept = []
+        for group in self.groups:
+            ranks = self._ranks(group)
+            for gate in group:
+                gate.mixture = gate.mix(F.gumbel_softmax(gate.architecture, self.tau), ranks)
+                kept.append(gate.mixture.sum() * gate.per_channel)
+        eta = self.eta
+        return eta * torch.stack(kept).sum() if eta else 0.0
+
+    @torch.no_grad()
+    def after_step(self, *_) -> None:
+        super().after_step()
+        if self.chosen:
+            return
+        if self.settings.landing == "hold" and self.progress >= self.settings.reach_by:
+            self._choose()
+        else:
+            for group in self.groups:
+                ranks = self._ranks(group)
+                for gate in group:
+                    gate.kept.copy_(gate.mix(gate.architecture.softmax(0), ranks))
+
+    @staticmethod
+    @torch.no_grad()
+    def _ranks(group: list[ChannelGate]) -> Tensor:
+        """Rank of every channel by its summed norm, 0 for the smallest, (channels,)."""
+        return sum(gate.norms() for gate in group).argsort(stable=True).argsort()
+
+    # -- the choice
+
+    @torch.no_grad()
+    def _choose(self) -> None:
+        """End the search on the target, exact to one channel."""
+        gates = list(self.gates.values())
+        scores = torch.stack([gate.architecture.double().cpu() for gate in gates])  # (layers, 7)
+        pruned = torch.tensor([[n * gate.per_channel for n in gate.removed] for gate in gates]).double()
+        missing = self.settings.target_sparsity * self._total()
+
+        def choice(bonus):
+            return (scores + bonus * pruned).argmax(1)
+
+        def count(index):
+            return float(pruned.gather(1, index[:, None]).sum())
+
+        low, high = -1.0, 1.0
+        while count(choice(high)) < missing and high < 1e9:
+            high *= 10
+        while count(choice(low)) >= missing and low > -1e9:
+            low *= 10
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if count(choice(middle)) < missing else (low, middle)
+        before, after = choice(low), choice(high)
+        missing -= count(before)
+        removed = []
+        for gate, few, many in zip(gates, before.tolist(), after.tolist()):
+            more = min(gate.removed[many] - gate.removed[few], max(math.ceil(missing / gate.per_channel), 0))
+            missing -= more * gate.per_channel
+            removed.append(gate.removed[few] + more)
+        self._remove(removed)
+
+    @torch.no_grad()
+    def _remove(self, removed: list[int]) -> None:
+        """End the search with so many channels removed from each layer."""
+        left = iter(removed)
+        for group in self.groups:
+            ranks = self._ranks(group)
+            for gate in group:
+                gate.kept.copy_(ranks >= next(left))
+                gate.mixture = None
+        self.chosen = True
+
+    @torch.no_grad()
+    def land(self) -> None:
+        """End the search if it has not ended; of the mean of checkpoints, remove what one of them had removed."""
+        if self.chosen:
+            for gate in self.gates.values():
+                gate.kept.copy_(gate.kept > 0.999)
+        elif self.settings.landing == "hold":
+            self._choose()
+        else:
+            self._remove([gate.removed[int(gate.architecture.argmax())] for gate in self.gates.values()])
+
+    # -- what there is to know
+
+    def _total(self) -> int:
+        return sum(gate.weight_orig.numel() for gate in self.gates.values())
+
+    def sparsity(self) -> float:
+        """Overall sparsity: pruned weights over gated weights; its expectation while the search lasts."""
+        kept = [gate.kept.double().sum() * gate.per_channel for gate in self.gates.values()]
+        return (self._total() - float(torch.stack(kept).sum())) / self._total()
+
+    def on_target(self) -> bool:
+        over = self.sparsity() >= self.settings.target_sparsity
+        return over and (self.chosen or self.settings.landing == "paper")
+
+    def scalars(self) -> dict[str, float]:
+        return {"sparsity": self.sparsity(), "tau": self.tau, "eta": self.eta}
+
+    def layer_sparsity(self) -> dict[str, float]:
+        return {name: 1 - float(gate.kept.mean()) for name, gate in self.gates.items()}
+
+    def fold(self, model: nn.Module) -> None:
+        for name, gate in self.gates.items():
+            replace_module(model, name, gate.fold())
+        self.gates.clear()
+        self.groups.clear()
+
+    # -- resume
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([float(self.step), float(self.chosen)], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        super().set_extra_state(state)
+        self.chosen = bool(state[1] > 0)

@@ -1,0 +1,78 @@
+"""Figure 2: WER against sparsity, one panel for dev and one for test, a curve for each method."""
+
+import os
+import statistics
+
+import matplotlib.pyplot as plt
+
+from espnet_pinch.results import paper
+from espnet_pinch.results.plots import save
+from espnet_pinch.results.sweep import System
+
+PANELS = {"dev": ("dev_clean", "dev_other"), "test": ("test_clean", "test_other")}
+CURVES = {  # method: name, colour, marker
+    "ump": ("UMP", "tab:gray", "s"),
+    "mixed_sparsity": ("Mixed-sparsity", "tab:green", "^"),
+    "nas_cp": ("NAS-CP", "tab:red", "v"),
+    "pinch": ("pinch", "tab:blue", "o"),
+}
+# Reference words of LibriSpeech's sets, to weigh the paper's two error rates of a panel.
+WORDS = {"dev_clean": 54402, "dev_other": 50948, "test_clean": 52576, "test_other": 52343}
+
+
+def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) -> bool:
+    """Draw the figure of one upstream, clean and other speech together; False where there is nothing to draw.
+
+    Ours are solid lines, the mean over seeds with its range; the paper's are dashed. An arrow marks the largest
+    sparsity at which no run's WER is significantly higher than the baseline's, on clean nor on other speech.
+
+    Args:
+        upstream: its name.
+        found: the systems of this upstream.
+        path: suffix is replaced.
+    """
+    printed = [row for row in paper.TABLE1 if row.upstream == upstream and row.method in CURVES]
+    if not found and not printed:
+        return False
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    for axis, (panel, sets) in zip(axes, PANELS.items()):
+        for method, (name, colour, marker) in CURVES.items():
+            style = dict(color=colour, marker=marker)
+            curve = [system for system in found if system.method == method]
+            if curve:
+                _draw(axis, curve, sets, name, style)
+            rows = [row for row in printed if row.method == method]
+            if rows:
+                pooled = [_pooled(row, sets) for row in rows]
+                label = f"{name}, paper"
+                axis.plot(
+                    [100 * r.sparsity for r in rows], pooled, "--", fillstyle="none", alpha=0.7, label=label, **style
+                )
+        for baseline in (system for system in found if system.method == "baseline"):
+            axis.axhline(baseline.wers(sets)[0], color="black", linestyle=":", label="baseline")
+        for row in (row for row in paper.TABLE1 if (row.upstream, row.method) == (upstream, "dense")):
+            axis.axhline(_pooled(row, sets), color="black", linestyle="--", alpha=0.5, label="baseline, paper")
+        axis.set_title(f"{upstream}: {panel}, clean and other")
+        axis.set_xlabel("sparsity, %")
+        axis.set_ylabel("WER, %")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    save(figure, path)
+    return True
+
+
+def _draw(axis, curve: list[System], sets: tuple[str, ...], name: str, style: dict) -> None:
+    x = [100 * system.target for system in curve]
+    wers = [system.wers(sets) for system in curve]
+    y = [statistics.fmean(values) for values in wers]
+    below, above = ([abs(pick(values) - mean) for values, mean in zip(wers, y)] for pick in (min, max))
+    axis.errorbar(x, y, yerr=(below, above), capsize=3, label=name, **style)
+    lossless = [(a, b) for a, b, system in zip(x, y, curve) if system.lossless(sets)]
+    if lossless:
+        arrow = dict(arrowstyle="-|>", color=style["color"], lw=2)
+        axis.annotate("", max(lossless), xytext=(0, 28), textcoords="offset points", arrowprops=arrow)
+
+
+def _pooled(row: paper.Table1Row, sets: tuple[str, ...]) -> float:
+    words = sum(WORDS[name] for name in sets)
+    return sum(row.wer[name.replace("_", "-")].percent * WORDS[name] for name in sets) / words

@@ -1,0 +1,148 @@
+"""Is a system worse than its baseline? NIST's matched-pairs test, and a paired bootstrap of the WER difference.
+
+MAPSSWE (matched pairs sentence-segment word error): L. Gillick and S. J. Cox, "Some statistical issues in the
+comparison of speech recognition algorithms", ICASSP 1989, as sc_stats of NIST's SCTK computes it.
+"""
+
+import math
+import os
+import re
+
+import numpy as np
+
+from espnet_pinch.data.kaldi_dir import read_table
+from espnet_pinch.results.alignment import align
+from espnet_pinch.results.scoring import join
+
+ALPHA = 0.05
+BOUNDARY = 2  # consecutive words that both systems have right, which end a segment
+RESAMPLES, SEED = 10_000, 0
+
+
+def compare_files(reference: str | os.PathLike, baseline: str | os.PathLike, hypothesis: str | os.PathLike) -> dict:
+    """``compare`` of three Kaldi ``text`` files.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or damaged, or their ids differ.
+    """
+    tables = map(read_table, (reference, baseline, hypothesis))
+    return compare(*tables, names=(str(baseline), str(hypothesis)))
+
+
+def compare(
+    references: dict[str, str],
+    baseline: dict[str, str],
+    hypothesis: dict[str, str],
+    names: tuple[str, str] = ("baseline", "hypothesis"),
+) -> dict:
+    """Compare a system with its baseline; every difference is the system's minus the baseline's, so more is worse.
+
+    Args:
+        references, baseline, hypothesis: ``{utterance id: words}``.
+        names: of the two systems, for error messages.
+
+    Returns: ``utterances, words``, the word errors ``baseline_errors, errors``; the keys of ``mapsswe``; those of
+    ``bootstrap``. All finite.
+
+    Raises:
+        ValueError: the ids differ, or no reference has a word.
+
+    >>> compare({"u": "ONE TWO"}, {"u": "ONE TWO"}, {"u": "ONE"})["mean_difference"]
+    1.0
+    """
+    pairs = [join(references, texts, name) for texts, name in zip((baseline, hypothesis), names)]
+    theirs, ours = ([align(r.split(), h.split()) for r, h in side] for side in pairs)
+    found = [segments(a, b) for a, b in zip(theirs, ours)]
+    errors = np.array([np.sum([(0, 0), *utterance], axis=0) for utterance in found])
+    words = np.array([len(text.split()) for text in references.values()])
+    baseline_errors, system_errors = errors.sum(axis=0).tolist()
+    return {
+        "utterances": len(words),
+        "words": int(words.sum()),
+        "baseline_errors": baseline_errors,
+        "errors": system_errors,
+        **mapsswe([segment for utterance in found for segment in utterance]),
+        **bootstrap(errors[:, 1] - errors[:, 0], words),
+    }
+
+
+def segments(one: str, other: str) -> list[tuple[int, int]]:
+    """Word errors of two systems in each segment of one utterance.
+
+    A segment ends at two consecutive reference words that both systems have right, with nothing inserted between
+    them, and at the end of the utterance. A stretch without an error is no segment.
+
+    Args:
+        one, other: two hypotheses' alignments to the same reference (``alignment.align``).
+
+    >>> segments("CSCCD", "CCCCC"), segments("CSCD", "CCCC")
+    ([(1, 0), (1, 0)], [(2, 0)])
+    """
+    words = zip(one.replace("I", "") + "C", other.replace("I", "") + "C")  # the last one is the utterance's end
+    insertions = zip(re.split("[CSD]", one), re.split("[CSD]", other))  # before each word, and at the end
+    found, errors, right = [], (0, 0), 0
+    for edits, inserted in zip(words, insertions):
+        errors = tuple(e + len(run) + (edit != "C") for e, run, edit in zip(errors, inserted, edits))
+        if any(inserted):
+            right = 0
+        right = right + 1 if edits == ("C", "C") else 0
+        if right >= BOUNDARY and any(errors):
+            found.append(errors)
+            errors = (0, 0)
+    return found + [errors] if any(errors) else found
+
+
+def mapsswe(found: list[tuple[int, int]]) -> dict:
+    """The matched-pairs test on the (baseline's, system's) errors of the segments.
+
+    ``Z = mean / (std / sqrt(n))`` of the differences, std with n - 1, taken as normally distributed. Where all
+    segments differ alike Z has no value: ``z = 0`` and ``p_two_sided = 1`` are what sc_stats makes of it. That would
+    grant "no increase" to a system that is worse in each of many segments, so the one-sided p is then the sign
+    test's, ``2^-n``.
+
+    Returns: ``segments, mean_difference, std, z, p_two_sided, p_one_sided`` and at alpha = 0.05 ``significant``
+    (two-sided: sc_stats's verdict) and ``significant_increase`` (one-sided: worse than the baseline).
+    """
+    differences = np.array([b - a for a, b in found], dtype=float)
+    n = len(differences)
+    mean = differences.mean() if n else 0.0
+    std = differences.std(ddof=1) if n > 1 else 0.0
+    z = mean / (std / math.sqrt(n)) if std else 0.0
+    two_sided, one_sided = math.erfc(abs(z) / math.sqrt(2)), math.erfc(z / math.sqrt(2)) / 2
+    if mean and not std:
+        one_sided = 0.5**n if mean > 0 else 1.0
+    return {
+        "segments": n,
+        "mean_difference": float(mean),
+        "std": float(std),
+        "z": float(z),
+        "p_two_sided": two_sided,
+        "p_one_sided": one_sided,
+        "significant": two_sided < ALPHA,
+        "significant_increase": one_sided < ALPHA,
+    }
+
+
+def bootstrap(differences: np.ndarray, words: np.ndarray) -> dict:
+    """Paired bootstrap over utterances: both systems are resampled together (Bisani and Ney, ICASSP 2004).
+
+    Args:
+        differences: (utterances,) system's errors minus baseline's.
+        words: (utterances,) reference words.
+
+    Returns: ``wer_difference``, its 95 % interval ``bootstrap_low, bootstrap_high``, all in points of WER, and
+    ``bootstrap_worse``, the share of resamples in which the system has the higher WER.
+    """
+    generator = np.random.default_rng(SEED)
+    totals = np.empty((2, RESAMPLES))
+    for i in range(RESAMPLES):
+        drawn = generator.integers(len(words), size=len(words))
+        totals[:, i] = differences[drawn].sum(), words[drawn].sum()
+    points = 100 * totals[0] / np.maximum(totals[1], 1)  # a resample may hold empty references alone
+    low, high = np.percentile(points, [2.5, 97.5])
+    return {
+        "wer_difference": float(100 * differences.sum() / words.sum()),
+        "bootstrap_low": float(low),
+        "bootstrap_high": float(high),
+        "bootstrap_worse": float((points > 0).mean()),
+    }

@@ -1,0 +1,101 @@
+"""The runs of an experiment folder: what is finished, what is not, and what is broken."""
+
+import dataclasses
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from espnet_pinch.asr import history
+from espnet_pinch.files import read_json
+
+NEEDED = ("upstream", "method", "target_sparsity", "seed", "wer", "significance", "baseline", "params_kept", "seconds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+        folder: ``exp/CORPUS/asr_TAG``.
+        results: what is in its results.json; None where it has none that can be read.
+        state: "finished", or in a few words why there are no results.
+    """
+
+    folder: Path
+    results: dict | None
+    state: str
+
+
+def read_runs(exp: Path) -> list[Run]:
+    """All runs in ``exp``, baselines excepted.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    if not exp.is_dir():
+        raise FileNotFoundError(f"the experiment folder {exp} does not exist")
+    folders = [folder for folder in sorted(exp.glob("asr_*")) if folder.is_dir()]
+    return [_read(f) for f in folders if not f.name.startswith("asr_stats") and not f.name.endswith("_baseline")]
+
+
+def _read(folder: Path) -> Run:
+    path = folder / "results.json"
+    if not path.is_file():
+        try:
+            epochs = len(history.read(folder))
+        except ValueError:
+            return Run(folder, None, "broken: history.json is not JSON")
+        return Run(folder, None, f"not finished: {epochs} epochs trained")
+    try:
+        results = read_json(path)
+        missing = [key for key in NEEDED if key not in results]
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+        return Run(folder, None, "broken: results.json is not JSON")
+    if missing:
+        return Run(folder, None, f"broken: results.json has no {missing[0]}; score it again with stage 6")
+    return Run(folder, results, "finished")
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A method at a target sparsity: one run, or several that differ in their seed.
+
+    Attributes:
+        runs: ``results.json`` of each.
+    """
+
+    upstream: str
+    method: str
+    target: float
+    runs: tuple[dict, ...]
+
+    def mean(self, key: str) -> float:
+        return statistics.fmean(run[key] for run in self.runs)
+
+    def wers(self, sets: tuple[str, ...]) -> list[float]:
+        """WER of each run in per cent, over ``sets`` together."""
+        return [
+            100 * sum(run["wer"][s]["errors"] for s in sets) / sum(run["wer"][s]["words"] for s in sets)
+            for run in self.runs
+        ]
+
+    def lossless(self, sets: tuple[str, ...]) -> bool:
+        """Whether no run's WER on any of ``sets`` is significantly higher than the baseline's."""
+        return not any(run["significance"][s]["significant_increase"] for run in self.runs for s in sets)
+
+
+def systems(runs: list[Run]) -> list[System]:
+    """Finished runs by upstream, method and target; for each upstream the baseline comes first, as "baseline"."""
+    found: dict[tuple, list[dict]] = defaultdict(list)
+    for run in runs:
+        if run.results:
+            r = run.results
+            found[r["upstream"], r["method"], r["target_sparsity"]].append(r)
+    for upstream in dict.fromkeys(key[0] for key in found):
+        newest = next(rs[-1] for key, rs in found.items() if key[0] == upstream)
+        same = {s: {"significant_increase": False} for s in newest["wer"]}
+        found[upstream, "baseline", 0.0] = [{**newest["baseline"], "significance": same}]
+    order = ("baseline", "dense", "pinch", "mixed_sparsity", "nas_cp", "ump")
+    keys = sorted(found, key=lambda key: (key[0], order.index(key[1]), key[2]))
+    return [System(*key, tuple(found[key])) for key in keys]

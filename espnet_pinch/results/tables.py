@@ -1,0 +1,134 @@
+"""Table 1, Table 2 and a table of costs over all systems of a sweep, the paper's figures in columns of their own."""
+
+import csv
+import io
+import statistics
+
+from espnet_pinch.results import paper
+from espnet_pinch.results.experiment import markdown_table
+from espnet_pinch.results.sweep import System
+
+NOT_RUN = "not run"
+NAMES = {
+    "baseline": "baseline, not pruned",
+    "dense": "dense, same schedule",
+    "pinch": "pinch (self-pinching gates)",
+    "mixed_sparsity": "Mixed-sparsity",
+    "nas_cp": "NAS-CP",
+    "ump": "UMP",
+}
+
+
+def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str]]]:
+    """Table 1 of one upstream: head and rows. WER in per cent; † no significant increase over the baseline.
+
+    Args:
+        upstream: its name.
+        found: the systems of this upstream.
+    """
+    sets = list(found[0].runs[0]["wer"]) if found else [name.replace("-", "_") for name in paper.SETS]
+    in_paper = [row for row in paper.TABLE1 if row.upstream == upstream]
+    ours = {(s.method, round(s.target, 4)): s for s in found}
+    theirs = {("baseline" if row.method == "dense" else row.method, row.sparsity): row for row in in_paper}
+    keys = sorted({*ours, *theirs}, key=lambda key: (list(NAMES).index(key[0]), key[1]))
+    head = ["system", "target %", *_pair("params M", in_paper)]
+    for name in sets:
+        head += _pair(name, in_paper)
+    rows = []
+    for key in keys:
+        system, row = ours.get(key), theirs.get(key)
+        line = [NAMES[key[0]], f"{100 * key[1]:g}"]
+        line += _cells(row and f"{row.params_m:.2f}", system and f"{system.mean('params_kept') / 1e6:.2f}", in_paper)
+        for name in sets:
+            printed = row and str(row.wer[name.replace("_", "-")])
+            line += _cells(printed, system and _wer(system, name), in_paper)
+        rows.append(line)
+    return head, rows
+
+
+def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
+    """Table 2: earlier work as the paper prints it, and the paper's systems beside ours; WER on test-clean.
+
+    Args:
+        found: the systems of all upstreams.
+    """
+    head = ["system", "train hours", "params M: paper", "ours", "ratio: paper", "ours"]
+    head += ["time: paper", "ours", "test-clean WER %: paper", "ours"]
+    ours = {(s.upstream, s.method, round(s.target, 4)): s for s in found}
+    rows = []
+    for row in paper.TABLE2:
+        system = ours.get((row.upstream, row.method, row.sparsity))
+        own = [NOT_RUN if row.upstream else "-"] * 4
+        if system:
+            cost = f"{system.mean('seconds') / 3600:.1f} h, {system.mean('iterations'):.0f} it"
+            ratio = f"{system.mean('compression_ratio'):.2f}"
+            own = [f"{system.mean('params_kept') / 1e6:.2f}", ratio, cost, _wer(system, "test_clean")]
+        printed = [_number(row.params_m), _number(row.ratio), row.time or "-", f"{row.wer:.2f}{'*' * row.superb}"]
+        rows.append([row.system, str(row.train_hours), *(cell for pair in zip(printed, own) for cell in pair)])
+    return head, rows
+
+
+def costs(found: list[System]) -> tuple[list[str], list[list[str]]]:
+    """What the paper leaves out: sparsity reached, extra parameters, hours, memory, iterations, device."""
+    head = ["system", "target %", "runs", "sparsity reached %", "extra parameters", "hours", "iterations"]
+    head += ["peak memory GB", "device"]
+    rows = [
+        [
+            NAMES[s.method],
+            f"{100 * s.target:g}",
+            str(len(s.runs)),
+            f"{100 * s.mean('sparsity'):.3f}",
+            f"{s.runs[0]['extra_trained_parameters']}",
+            f"{s.mean('seconds') / 3600:.2f}",
+            f"{s.mean('iterations'):.0f}",
+            f"{s.mean('peak_memory_bytes') / 1e9:.2f}",
+            s.runs[0]["device"] or ("not recorded" if s.mean("iterations") else "not trained here"),
+        ]
+        for s in found
+    ]
+    return head, rows
+
+
+def runs_csv(found: list[System]) -> str:
+    """One line for each run and set: counts, error rates, significance."""
+    keys = ["wer", "errors", "words", "cer"]
+    tests = ["wer_difference", "bootstrap_low", "bootstrap_high", "segments", "mean_difference"]
+    tests += ["p_two_sided", "p_one_sided", "significant_increase"]
+    lines = [["upstream", "method", "target_sparsity", "seed", "sparsity", "params_kept", "set", *keys, *tests]]
+    for system in found:
+        for run in system.runs:
+            for name, score in run["wer"].items():
+                own = [system.upstream, system.method, system.target, run.get("seed", "")]
+                own += [run["sparsity"], run["params_kept"], name, *(score[key] for key in keys)]
+                lines.append(own + [run["significance"][name].get(key, "") for key in tests])
+    return to_csv(lines[0], lines[1:])
+
+
+def to_csv(head: list[str], rows: list[list]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+def to_markdown(table: tuple[list[str], list[list[str]]]) -> list[str]:
+    return markdown_table(*table)
+
+
+def _wer(system: System, name: str) -> str:
+    """Mean over the runs, with the standard deviation of several, and the dagger."""
+    wers = system.wers((name,))
+    spread = f" ± {statistics.stdev(wers):.2f}" if len(wers) > 1 else ""
+    dagger = "†" if system.method != "baseline" and system.lossless((name,)) else ""
+    return f"{statistics.fmean(wers):.2f}{spread}{dagger}"
+
+
+def _pair(title: str, in_paper: list) -> list[str]:
+    return [f"{title}: paper", "ours"] if in_paper else [title]
+
+
+def _cells(printed: str | None, own: str | None, in_paper: list) -> list[str]:
+    return [printed or "-", own or NOT_RUN] if in_paper else [own or NOT_RUN]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Run, or go on with, a sweep over methods, target sparsities and seeds; from egs/librispeech_100.
+set -euo pipefail
+
+help_message=$(cat <<'HELP'
+Usage: local/sweep.sh [options] [-- options of run.sh]
+
+  --upstream NAME          as of run.sh                                                [wav2vec2_base]
+  --methods "NAMES"        of pinch ump mixed_sparsity nas_cp; dense is always run     [pinch]
+  --ratios "X ..."         target sparsities                                           [0.65]
+  --seeds "N ..."          of all but the dense baseline, which is trained once        [the YAML's]
+  --jobs N                 runs at a time                                              [1]
+  --report true            tables and figures of what has finished, at the end         [false]
+  --python PROGRAM         as of run.sh                                                [python3]
+
+Called again it skips what is finished. mixed_sparsity is run after pinch, whose layers' sparsities it takes. nas_cp is
+left out where a ratio is more than its 0.925. A run that fails does not stop the others; the status is then 1.
+HELP
+)
+options="upstream methods ratios seeds jobs report python"
+upstream=wav2vec2_base
+methods=pinch
+ratios=0.65
+seeds=yaml
+jobs=1
+report=false
+python=python3
+
+own=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    own+=("$1")
+    shift
+done
+[ $# -eq 0 ] || shift
+rest=("$@")
+set -- "${own[@]}"
+. ./path.sh
+. utils/step.sh
+. utils/parse_options.sh
+for method in ${methods}; do
+    [[ " pinch ump mixed_sparsity nas_cp " == *" ${method} "* ]] || die "--methods: unknown method '${method}'"
+done
+[[ ${report} =~ ^(true|false)$ ]] || die "--report must be true or false, not '${report}'"
+[[ ${jobs} =~ ^[1-9][0-9]*$ ]] || die "--jobs must be a whole number over 0, not '${jobs}'"
+logs=exp/sweep_${upstream}
+mkdir -p "${logs}"
+failed=$(mktemp)
+trap 'rm -f "${failed}"' EXIT
+
+# recipe SEED OPTION...: run.sh with that seed
+recipe() {
+    local seed=$1
+    shift
+    [ "${seed}" = yaml ] || set -- "$@" --asr_args "--seed ${seed}"
+    ./run.sh --upstream "${upstream}" --python "${python}" "$@" "${rest[@]}"
+}
+
+# one METHOD RATIO SEED: a run of the recipe, its output in a file of its own
+one() {
+    local name=$1_$2_seed_$3
+    log "${name}"
+    if recipe "$3" --method "$1" --target_sparsity "$2" --skip_data_prep true >>"${logs}/${name}.log" 2>&1; then
+        log "${name}: finished"
+    else
+        log "${name}: failed: $(tail -n 1 "${logs}/${name}.log")"
+        echo "${name}" >>"${failed}"
+    fi
+}
+
+# all METHODS: every ratio and seed, ${jobs} at a time
+all() {
+    local ratio seed method
+    for ratio in ${ratios}; do
+        for seed in ${seeds}; do
+            for method in $1; do
+                if [ "${method}" = nas_cp ] && awk "BEGIN {exit !(${ratio} > 0.925)}"; then
+                    log "nas_cp at ${ratio}: not run, its candidates remove at most 92.5 %"
+                    continue
+                fi
+                while [ "$(jobs -rp | wc -l)" -ge "${jobs}" ]; do
+                    wait -n || true
+                done
+                one "${method}" "${ratio}" "${seed}" &
+            done
+        done
+    done
+    wait
+}
+
+log "data, the dense baseline and a dense run of the same length (${logs}/dense.log)"
+for seed in ${seeds}; do
+    recipe "${seed}" --method dense >>"${logs}/dense.log" 2>&1 || die "dense run: $(tail -n 1 "${logs}/dense.log")"
+done
+all "${methods//mixed_sparsity/}"
+[[ ${methods} != *mixed_sparsity* ]] || all mixed_sparsity
+if "${report}"; then
+    # Where the runs are is for run.sh to know; the dense run's last words name its folder.
+    exp=$(dirname "$(dirname "$(sed -n 's/.* results: \(.*\)/\1/p' "${logs}/dense.log" | tail -n 1)")")
+    "${python}" -m espnet_pinch.bin.report --exp "${exp}"
+fi
+if [ -s "${failed}" ]; then
+    die "$(wc -l <"${failed}") of the runs failed: $(tr '\n' ' ' <"${failed}")(see ${logs}/)"
+fi
+log "finished"

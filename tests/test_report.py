@@ -1,0 +1,145 @@
+"""Tables and figures out of whatever has finished: the paper's figures beside ours, and what is missing or broken."""
+
+import csv
+import json
+import sys
+
+import pytest
+
+from espnet_pinch.bin import report
+from espnet_pinch.results import paper
+from espnet_pinch.results.significance import compare
+from espnet_pinch.results.sweep import read_runs, systems
+from espnet_pinch.results.tables import NOT_RUN, table1, table2
+
+SETS = ("dev_clean", "dev_other", "test_clean", "test_other")
+
+
+def write_run(exp, upstream, method, target, errors, seed=0):
+    """Results of a run with ``errors`` wrong words of 1000 in every set; the baseline has 50."""
+    references = {f"u{i}": "A B C D E F G H I J" for i in range(100)}
+
+    def wrong(count):
+        return {id_: text.replace("E", "X") if i < count else text for i, (id_, text) in enumerate(references.items())}
+
+    def figures(count, sparsity):
+        score = {"wer": count / 1000, "errors": count, "words": 1000, "cer": count / 2000}
+        return {
+            "sparsity": sparsity,
+            "params_total": 1_000_000,
+            "params_kept": round(1_000_000 * (1 - sparsity)),
+            "compression_ratio": 1 / (1 - sparsity),
+            "extra_trained_parameters": 72,
+            "wer": {name: score for name in SETS},
+            "seconds": 7200.0,
+            "iterations": 100,
+            "peak_memory_bytes": 10**9,
+            "device": "some CPU",
+        }
+
+    test = compare(references, wrong(50), wrong(errors))
+    results = {
+        "upstream": upstream,
+        "corpus": "made up",
+        "method": method,
+        "target_sparsity": target,
+        "seed": seed,
+        **figures(errors, target),
+        "baseline": figures(50, 0.0),
+        "significance": {name: test for name in SETS},
+    }
+    folder = exp / f"asr_{upstream}_{method}_{target}_seed{seed}"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture
+def exp(tmp_path):
+    exp = tmp_path / "exp" / "librispeech_100"
+    write_run(exp, "wav2vec2_base", "pinch", 0.65, 51)
+    write_run(exp, "wav2vec2_base", "pinch", 0.85, 60)
+    write_run(exp, "wav2vec2_base", "pinch", 0.85, 62, seed=1)
+    write_run(exp, "wav2vec2_base", "ump", 0.65, 80)
+    write_run(exp, "mini", "nas_cp", 0.5, 90)
+    (exp / "asr_mini_baseline").mkdir()
+    (exp / "asr_stats_mini").mkdir()
+    return exp
+
+
+def test_table_1_has_the_papers_figure_beside_ours_and_says_what_was_not_run(exp):
+    found = [system for system in systems(read_runs(exp)) if system.upstream == "wav2vec2_base"]
+    head, rows = table1("wav2vec2_base", found)
+    assert head[:6] == ["system", "target %", "params M: paper", "ours", "dev_clean: paper", "ours"]
+    cells = {(row[0].split()[0], row[1]): row[2:] for row in rows}
+    assert cells["baseline,", "0"][:4] == ["95.04", "1.00", "6.10", "5.00"]
+    assert cells["pinch", "65"][:4] == ["39.19", "0.35", "6.03†", "5.10†"]  # 1 word more of 1000
+    assert cells["pinch", "85"][:4] == ["22.20", "0.15", "7.49", "6.10 ± 0.14"]  # two seeds, both worse
+    assert cells["pinch", "90"] == [
+        "17.96",
+        NOT_RUN,
+        "8.22",
+        NOT_RUN,
+        "23.36",
+        NOT_RUN,
+        "8.63",
+        NOT_RUN,
+        "24.30",
+        NOT_RUN,
+    ]
+    assert cells["UMP", "65"][:4] == ["-", "0.35", "-", "8.00"]
+    assert len(rows) == 1 + 8 + 1
+
+
+def test_an_upstream_that_is_not_the_papers_has_no_column_of_it(exp):
+    head, rows = table1("mini", [system for system in systems(read_runs(exp)) if system.upstream == "mini"])
+    assert head == ["system", "target %", "params M", *SETS]
+    assert [row[0] for row in rows] == ["baseline, not pruned", "NAS-CP"]
+
+
+def test_table_2_keeps_earlier_work_apart(exp):
+    _, rows = table2(systems(read_runs(exp)))
+    assert len(rows) == len(paper.TABLE2)
+    by_name = {row[0]: row for row in rows}
+    assert by_name["DPHuBERT"][2:] == ["23.59", "-", "4.01", "-", "24 h, 75K it", "-", "10.47*", "-"]
+    own = by_name["wav2vec2-base, self-pinching (85 %)"]
+    assert own[2:] == ["22.20", "0.15", "4.28", "6.67", "11 h, 30 ep, 27K it", "2.0 h, 100 it", "7.46", "6.10 ± 0.14"]
+    assert by_name["HuBERT-large, self-pinching (90 %)"][3] == NOT_RUN
+
+
+def run(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, options)])
+    report.main()
+
+
+def test_the_report_goes_on_over_what_is_missing_and_names_what_is_broken(exp, monkeypatch, capsys):
+    write_run(exp, "mini", "ump", 0.5, 70)
+    (exp / "asr_mini_ump_0.5_seed0" / "results.json").write_text('{"upstream": "mi')
+    (exp / "asr_mini_pinch_0.5").mkdir()
+    old = write_run(exp, "mini", "pinch", 0.75, 70) / "results.json"
+    old.write_text(json.dumps({k: v for k, v in json.loads(old.read_text()).items() if k != "significance"}))
+    run(monkeypatch, "--exp", exp)
+    out, err = capsys.readouterr()
+    assert "5 finished runs, 3 left out" in out and len(err.splitlines()) == 3
+    page = (exp / "report" / "RESULTS.md").read_text()
+    assert "- asr_mini_ump_0.5_seed0: broken: results.json is not JSON" in page
+    assert "- asr_mini_pinch_0.5: not finished: 0 epochs trained" in page
+    assert "- asr_mini_pinch_0.75_seed0: broken: results.json has no significance; score it again with stage 6" in page
+    assert "| pinch (self-pinching gates) | 85 | 22.20 | 0.15 |" in page and "| not run |" in page
+    for upstream in ("wav2vec2_base", "hubert_large", "mini"):
+        assert (exp / "report" / f"table1_{upstream}.csv").is_file()
+        for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+            image = exp / "report" / "images" / f"figure2_{upstream}.{suffix}"
+            assert image.read_bytes().startswith(start)
+    rows = list(csv.DictReader((exp / "report" / "runs.csv").open()))
+    [row] = [r for r in rows if (r["method"], r["target_sparsity"], r["set"]) == ("ump", "0.65", "test_other")]
+    assert row["errors"] == "80" and row["significant_increase"] == "True" and row["segments"] == "80"
+
+
+def test_without_any_run_the_report_is_the_papers(tmp_path, monkeypatch):
+    (tmp_path / "exp").mkdir()
+    run(monkeypatch, "--exp", tmp_path / "exp", "--out", tmp_path / "out")
+    page = (tmp_path / "out" / "RESULTS.md").read_text()
+    assert "| HuBERT-large, self-pinching (90 %) | 100 | 43.48 | not run |" in page
+    with pytest.raises(FileNotFoundError, match="the experiment folder .*gone does not exist"):
+        run(monkeypatch, "--exp", tmp_path / "gone")
