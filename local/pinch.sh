@@ -242,7 +242,8 @@ train() {
         die "${dir} was trained with other settings or data; give another --asr_tag, or remove that folder"
     fi
     mkdir -p "${dir}"
-    key "${inputs[@]}" >"${dir}/settings.key"
+    key "${inputs[@]}" >"${dir}/settings.key.$$" # whole at any moment: runs side by side share their baseline
+    mv "${dir}/settings.key.$$" "${dir}/settings.key"
     # shellcheck disable=SC2086
     step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
         ${train_cmd} "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \

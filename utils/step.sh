@@ -65,7 +65,7 @@ step() {
         exit 1
     fi
     mkdir -p "$(dirname "${done_file}")"
-    printf '%s\n' "${now}" >"${done_file}.tmp"
-    mv "${done_file}.tmp" "${done_file}"
+    printf '%s\n' "${now}" >"${done_file}.$$"
+    mv "${done_file}.$$" "${done_file}"
     log "${title}: done in $((SECONDS - start)) s"
 }
