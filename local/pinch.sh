@@ -5,7 +5,8 @@ set -euo pipefail
 help_message=$(cat <<'HELP'
 Usage: ./run.sh [--stage N] [--stop_stage N] [options]        ("-" and "_" alike in option names)
 
-Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 3 shapes, 4 train, 5 decode, 6 score.
+Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 3 shapes, 4 train, 5 decode, 6 score;
+7 export (to be asked for with --stop_stage 7).
 
 What to run
   --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus or mini   [wav2vec2_base]
@@ -39,6 +40,8 @@ Decoding
   --inference_args "ARGS"  more options of asr_decode, or of ESPnet's asr_inference
   --inference_batch_size N utterances decoded together by greedy search                           [8]
   --inference_asr_model F  checkpoint to decode                           [valid.wer_on_target.ave.pth]
+Export
+  --export_args "ARGS"     options of espnet_pinch.bin.export: --formats, --values, --wer                 [--wer]
 Other
   --config FILE            source a file that sets these options ("stage=4")
 HELP
@@ -47,7 +50,7 @@ HELP
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu gpu_inference nj inference_nj python
  upstream corpus librispeech method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
  dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config inference_args
- inference_batch_size inference_asr_model train_set valid_set test_sets"
+ inference_batch_size inference_asr_model export_args train_set valid_set test_sets"
 options=${options//$'\n'/}
 stage=0
 stop_stage=6
@@ -80,6 +83,7 @@ inference_config=
 inference_args=
 inference_batch_size=8
 inference_asr_model=valid.wer_on_target.ave.pth
+export_args=--wer
 train_set=
 valid_set=
 test_sets=
@@ -297,13 +301,14 @@ decode() {
         --out "${dir}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
 }
 
+test_sets_in_dump=
+for name in ${test_sets}; do
+    test_sets_in_dump+=" ${dump}/${name}"
+done
+
 if ! "${skip_eval}"; then
     if within 5; then
         log "stage 5: decoding"
-        test_sets_in_dump=
-        for name in ${test_sets}; do
-            test_sets_in_dump+=" ${dump}/${name}"
-        done
         for dir in "${baseline}" "${run}"; do
             need "${dir}/fold.done" 4
             decode "${dir}"
@@ -323,5 +328,20 @@ if ! "${skip_eval}"; then
             --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
         log "results: $(pwd)/${report}/RESULTS.md"
     fi
+fi
+
+# ---- Stage 7: export
+
+if within 7; then
+    log "stage 7: export"
+    need "${run}/fold.done" 4
+    inputs=("${run}/fold.done" "${dump}/dump.done" "=${test_sets} ${export_args} ${upstream_source} ${corpus}")
+    [ ! -f "${run}/results.json" ] || inputs+=("${run}/results.json")
+    # shellcheck disable=SC2086
+    step "${run}/export.done" "exporting ${run}" "${inputs[@]}" -- \
+        ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --data ${test_sets_in_dump} \
+        --upstream "${upstream_source}" --corpus "${corpus}" --batch_size "${inference_batch_size}" \
+        --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${export_args}
+    log "exported: $(pwd)/${run}/export/README.md"
 fi
 log "finished"

@@ -8,13 +8,18 @@ place of the hard one, so that gradients reach the weight and the threshold ``t`
     d(W * M) / dt =   - 2 t W / tau * M (1 - M)
 
 Nothing but the weight and the threshold is kept between the two passes: both masks are made anew where they
-are needed, so a gate costs no activation memory beyond that of the linear layer it replaces.
+are needed, so a gate costs no activation memory beyond that of the linear layer it replaces. What it costs in time
+does not grow with the batch: some passes over the weight.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+PIECE = 1 << 17  # elements; some of them at once fit the L2 cache
 
 
 def hard_mask(weight: Tensor, threshold: Tensor) -> Tensor:
@@ -27,24 +32,47 @@ def hard_mask(weight: Tensor, threshold: Tensor) -> Tensor:
 
 def apply_hard_mask(weight: Tensor, threshold: Tensor) -> Tensor:
     """``W * M_hard``, same shape as ``weight``."""
-    return torch.where(hard_mask(weight, threshold), weight, 0)
+    if weight.device.type != "cpu":
+        return torch.where(hard_mask(weight, threshold), weight, 0)
+    # One pass on a CPU, where reading the threshold costs nothing. hardshrink keeps what is over its bound.
+    bound = torch.nextafter(threshold.detach().abs(), torch.zeros_like(threshold))
+    return F.hardshrink(weight, bound.item())
 
 
-def soft_mask(weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """The soft mask ``M`` and its slope ``2 / tau * M (1 - M)``, both of the shape of ``weight``.
+def count_kept(weight: Tensor, threshold: Tensor) -> Tensor:
+    """Number of kept weights, a scalar of int64."""
+    if weight.device.type != "cpu":
+        return hard_mask(weight, threshold).sum()
+    bound, count = threshold.abs(), torch.zeros((), dtype=torch.float64)
+    for (w,) in _pieces(weight):
+        size = w.abs()
+        count += torch.ge(size, bound, out=size).sum(dtype=torch.float32)  # of ones and zeros, exact
+    return count.long()
 
-    The slope times ``W`` is dM/dW, the slope times ``-t`` is dM/dt.
-    """
-    mask = torch.sigmoid((weight.square() - threshold.square()) / tau)
-    return mask, mask * (1 - mask) * (2 / tau)
+
+def soft_mask(weight: Tensor, shift: Tensor, tau: float) -> Tensor:
+    """The soft mask ``M``, same shape as ``weight``; ``shift`` is ``-t^2 / tau``."""
+    return torch.addcmul(shift, weight, weight, value=1 / tau).sigmoid_()
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors, flat and cut alike: on a CPU into pieces that stay in its cache from one operation to the next."""
+    size = PIECE if tensors[0].device.type == "cpu" else tensors[0].numel()
+    return zip(*(tensor.reshape(-1).split(size) for tensor in tensors))
 
 
 def _straight_through(grad_masked: Tensor, weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """Carry the gradient of the masked weight on to the weight and to the threshold."""
-    mask, slope = soft_mask(weight, threshold, tau)
-    grad_weight = grad_masked * (mask + weight.square() * slope)
-    grad_threshold = -threshold * (grad_masked * weight * slope).sum()
-    return grad_weight, grad_threshold.reshape(threshold.shape)
+    """Carry the gradient of the masked weight on to the weight, in the place of ``grad_masked``, and to the threshold.
+
+    The threshold's is of the shape of ``threshold``.
+    """
+    shift, total = -threshold.square() / tau, torch.zeros_like(threshold)
+    for g, w in _pieces(grad_masked, weight):
+        mask = soft_mask(w, shift, tau)
+        slope = torch.ops.aten.sigmoid_backward(w, mask)  # W M (1 - M)
+        total += g.dot(slope)
+        g *= mask.addcmul_(slope, w, value=2 / tau)
+    return grad_masked, total * threshold * (-2 / tau)
 
 
 class _MaskedWeight(torch.autograd.Function):
@@ -58,6 +86,7 @@ class _MaskedWeight(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_masked):
         weight, threshold = ctx.saved_tensors
+        grad_masked = grad_masked.clone(memory_format=torch.contiguous_format)
         return *_straight_through(grad_masked, weight, threshold, ctx.tau), None
 
 
@@ -96,15 +125,21 @@ class _KeptWeights(torch.autograd.Function):
     def forward(ctx, weight, threshold, tau):
         ctx.save_for_backward(weight, threshold)
         ctx.tau = tau
-        return hard_mask(weight, threshold).sum().to(weight.dtype)
+        return count_kept(weight, threshold).to(weight.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_count):
         weight, threshold = ctx.saved_tensors
-        _, slope = soft_mask(weight, threshold, ctx.tau)
-        grad_threshold = -threshold * slope.sum() * grad_count
-        return weight * slope * grad_count, grad_threshold.reshape(threshold.shape), None
+        shift, scale = -threshold.square() / ctx.tau, grad_count * (2 / ctx.tau)
+        grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        total = torch.zeros_like(threshold)
+        for g, w in _pieces(grad_weight, weight):
+            mask = soft_mask(w, shift, ctx.tau)
+            slope = mask.addcmul_(mask, mask, value=-1).mul_(scale)  # of the count, 2 / tau * M (1 - M)
+            total += slope.sum()
+            torch.mul(w, slope, out=g)
+        return grad_weight, -threshold * total, None
 
 
 def masked_weight(weight: Tensor, threshold: Tensor, tau: float) -> Tensor:

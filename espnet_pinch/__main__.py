@@ -1,0 +1,3 @@
+from espnet_pinch.cli import main_program
+
+main_program()

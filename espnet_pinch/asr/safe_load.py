@@ -1,0 +1,74 @@
+"""Read files of weights, from anywhere, without running what may be in them: a pickle can call any function."""
+
+import contextlib
+import datetime
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+# What ESPnet's reporter leaves in checkpoint.pth besides tensors, numbers and text: durations and numpy's numbers.
+FIGURES = [
+    datetime.timedelta,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)),
+    np.float64().__reduce__()[0],
+]
+
+_torch_load = torch.load
+
+
+def load(file, map_location=None, *_, mmap: bool | None = None, **__):
+    """As ``torch.load``, but of tensors, numbers, text and their containers alone, whatever else the caller asks for.
+
+    Args:
+        file: a path, or a file object.
+        map_location, mmap: as ``torch.load``.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is damaged, or holds something else; no code in it was run.
+    """
+    try:
+        with torch.serialization.safe_globals(FIGURES):
+            return _torch_load(file, map_location=map_location, mmap=mmap, weights_only=True)
+    except (OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged file makes torch raise errors of many kinds
+        name = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if name:
+            reason = f"holds {name[1]}, which is no tensor, number or text and could run code: refused"
+        else:
+            reason = "is damaged, or no file of weights"
+        raise ValueError(f"{file if isinstance(file, (str, os.PathLike)) else 'the checkpoint'} {reason}") from None
+
+
+@contextlib.contextmanager
+def tensors_only() -> Iterator[None]:
+    """Inside, ``torch.load`` is ``load``: ESPnet unpickles whatever a checkpoint holds."""
+    before, torch.load = torch.load, load
+    try:
+        yield
+    finally:
+        torch.load = before
+
+
+def damage(path: str | os.PathLike) -> str | None:
+    """What is wrong with a file that ``torch.save`` has written; None where the checksum of every part is right.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return "it is empty"
+        try:
+            with zipfile.ZipFile(file) as parts:
+                part = parts.testzip()
+        except Exception:  # zipfile too raises errors of many kinds
+            return "it is cut short, or overwritten"
+    return f"the checksum of its {part} is wrong" if part else None

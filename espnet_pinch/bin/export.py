@@ -1,0 +1,32 @@
+"""Export an experiment: Hugging Face folder, sparse files, ONNX, ESPnet's zip, each checked; and a model card."""
+
+import argparse
+from pathlib import Path
+
+from espnet_pinch.bin import run_main
+from espnet_pinch.export.encoding import VALUES
+from espnet_pinch.export.write import FORMATS, export
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.export", description=__doc__)
+    parser.add_argument("--exp", type=Path, required=True, help="experiment folder, folded")
+    parser.add_argument("--out", type=Path, help="folder to write; EXP/export where not given")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--values", nargs="+", choices=VALUES, default=("fp32", "fp16", "int8"), help="of sparse files")
+    parser.add_argument("--data", type=Path, nargs="+", default=[], help="data directories to compare the formats on")
+    parser.add_argument("--wer", action="store_true", help="score fp16, bf16 and int8 on all of --data")
+    parser.add_argument("--decoded", default="decode_ctc_greedy", help="EXP's transcripts, to test these WERs against")
+    parser.add_argument("--upstream", default="unknown", help="hub id of the upstream, for the card and the licence")
+    parser.add_argument("--corpus", default="unknown", help="its name, for the card")
+    parser.add_argument("--batch_size", type=int, default=8, help="of --wer")
+    parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU for --wer")
+    args = parser.parse_args()
+    if args.wer and not args.data:
+        raise ValueError("--wer needs data directories to decode: give --data")
+    options = {key: value for key, value in vars(args).items() if key not in ("exp", "out", "ngpu")}
+    export(args.exp, args.out or args.exp / "export", device="cuda" if args.ngpu else "cpu", **options)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,160 @@
+"""Linear layers with zeros in them, run as sparse products on the CPU where that is faster.
+
+Unstructured sparsity alone speeds nothing up: a dense product multiplies the zeros too. ``use_backend`` replaces
+the linear layers of a folded model, each only where it was measured to gain.
+"""
+
+import inspect
+import re
+import time
+from collections.abc import Callable, Sequence
+
+import numba
+import torch
+from torch import Tensor, nn
+
+from espnet_pinch.core.attach import TRANSFORMER_LINEARS, find_linears, replace_module
+from espnet_pinch.core.spmm import FRAMES, TILE, spmm
+
+BACKENDS = ("auto", "dense", "sparse")
+
+# A sparse layer has to take less than this part of the dense one's time, so that noise never makes a model slower.
+GAIN = 0.9
+
+# {(out, in, sparsity bucket, frames, threads): whether sparse is faster}, measured once in a process.
+_faster: dict[tuple, bool] = {}
+
+
+class SparseLinear(nn.Module):
+    """``y = x W^T + b`` with the kept weights alone, for inference on a CPU in float32.
+
+    The weight is a CSR matrix, its tiles of ``TILE`` columns one below the other (``spmm``): 5 bytes for every kept
+    weight. ``weight`` is the dense matrix, made anew, for code that reads it instead of calling the layer.
+
+    Args:
+        linear: weight (out, in), zeros where it is pruned.
+
+    Raises:
+        ValueError: weights that are not float32 on the CPU.
+
+    >>> layer = SparseLinear(nn.Linear(4, 3))
+    >>> with torch.inference_mode():
+    ...     layer(torch.zeros(2, 5, 4)).shape
+    torch.Size([2, 5, 3])
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        weight = linear.weight.detach()  # (out, in)
+        check_cpu_float32(weight, "SparseLinear")
+        self.out_features, self.in_features = weight.shape
+        padded = nn.functional.pad(weight, (0, -self.in_features % TILE))
+        tiles = torch.cat(padded.split(TILE, dim=1))  # (tiles * out, TILE)
+        kept = tiles != 0
+        self.register_buffer("starts", nn.functional.pad(kept.sum(1).cumsum(0), (1, 0)).int())  # (tiles * out + 1,)
+        self.register_buffer("columns", kept.nonzero()[:, 1].to(torch.uint8))  # (kept,)
+        self.register_buffer("values", tiles[kept])  # (kept,)
+        bias = weight.new_zeros(self.out_features) if linear.bias is None else linear.bias.detach()
+        self.register_buffer("bias", bias)  # (out,)
+
+    @property
+    def weight(self) -> Tensor:
+        tiles = self.values.new_zeros(len(self.starts) - 1, TILE)
+        rows = torch.arange(len(tiles)).repeat_interleave(self.starts.diff())
+        tiles[rows, self.columns.int()] = self.values
+        return torch.cat(tiles.split(self.out_features), dim=1)[:, : self.in_features]
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError("SparseLinear has no backward pass: call the model under torch.inference_mode()")
+        check_cpu_float32(x, "the input of a SparseLinear")
+        if x.size(-1) != self.in_features:
+            raise ValueError(f"a SparseLinear of {self.in_features} input features, got {x.size(-1)}")
+        rows = x.reshape(-1, self.in_features).contiguous()  # (N, in)
+        y = x.new_empty(len(rows), self.out_features)
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        numba.set_num_threads(threads)
+        parts = -(-threads * FRAMES // max(len(rows), 1))  # of the weight's rows, where the frames are too few to share
+        weight = (self.starts, self.columns, self.values, self.bias)
+        spmm(*(tensor.numpy() for tensor in (*weight, rows, y)), parts)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        size = self.in_features * self.out_features
+        return f"in_features={self.in_features}, out_features={self.out_features}, kept={len(self.values) / size:.3f}"
+
+
+def check_cpu_float32(tensor: Tensor, name: str) -> None:
+    """Raises ValueError where ``tensor`` is not float32 on the CPU."""
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise ValueError(f"{name} is {dtype} on {tensor.device}; sparse products need float32 on cpu")
+
+
+def use_backend(
+    model: nn.Module, backend: str = "auto", layers: str = TRANSFORMER_LINEARS, frames: int = 500
+) -> dict[str, str]:
+    """Let linear layers of a folded model run as sparse products, in place.
+
+    "sparse" replaces every matching layer, "auto" those that are faster for it on this machine, with the number of
+    threads that torch has now; "dense" none. A layer whose weight its parent reads instead of calling it, such as
+    the projections in WavLM's attention, stays dense.
+
+    Args:
+        model: on the CPU, float32.
+        backend: "auto", "dense" or "sparse".
+        layers: regular expression, found in the names of the layers.
+        frames: how many the layers are measured on; 500 are 10 s of audio.
+
+    Returns: ``{layer name: "dense" or "sparse"}``.
+
+    Raises:
+        ValueError: no such backend, no layer matches, or layers that are not float32 on the CPU.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"the backend {backend!r} is none of {', '.join(BACKENDS)}")
+    chosen = dict.fromkeys(find_linears(model, layers), "dense")
+    if backend == "dense":
+        return chosen
+    for name, linear in find_linears(model, layers).items():
+        check_cpu_float32(linear.weight, f"the layer {name}")
+        if _weight_is_read(model, name) or (backend == "auto" and not faster_sparse(linear, frames)):
+            continue
+        replace_module(model, name, SparseLinear(linear))
+        chosen[name] = "sparse"
+    return chosen
+
+
+def faster_sparse(linear: nn.Linear, frames: int) -> bool:
+    """Whether a layer is faster as a sparse product, by at least a tenth.
+
+    Measured once for layers of the same shape whose sparsity falls within the same 5 points.
+    """
+    sparsity = 1 - torch.count_nonzero(linear.weight).item() / linear.weight.numel()
+    key = (*linear.weight.shape, int(20 * sparsity), frames, torch.get_num_threads())
+    if key not in _faster:
+        dense, sparse = seconds([linear, SparseLinear(linear)], torch.randn(frames, linear.in_features))
+        _faster[key] = sparse < GAIN * dense
+    return _faster[key]
+
+
+@torch.inference_mode()
+def seconds(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, repeats: int = 7) -> list[float]:
+    """The shortest time of each function on ``x``, their calls taking turns; the first calls do not count."""
+    times = [[] for _ in functions]
+    for _ in range(1 + repeats):
+        for function, taken in zip(functions, times):
+            start = time.perf_counter()
+            function(x)
+            taken.append(time.perf_counter() - start)
+    return [min(taken[1:]) for taken in times]
+
+
+def _weight_is_read(model: nn.Module, name: str) -> bool:
+    """Whether the source of the module that holds the layer ``name`` mentions that layer's weight."""
+    parent, _, child = name.rpartition(".")
+    try:
+        source = inspect.getsource(type(model.get_submodule(parent)))
+    except (OSError, TypeError):  # no source at hand; ``SparseLinear.weight`` is right all the same, only slow
+        return False
+    return re.search(rf"\bself\.{child}\.weight\b", source) is not None

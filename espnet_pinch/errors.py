@@ -1,0 +1,23 @@
+"""What to tell the user of an error."""
+
+import re
+
+_SMALLER = "lower batch_size (and raise accum_grad as much) or max_wav_duration; in decoding, inference_batch_size"
+# What torch, CUDA and numpy say when memory ends: what to do.
+_ADVICE = {
+    r"CUDA out of memory|_STATUS_ALLOC_FAILED": f"the memory of the GPU is full: {_SMALLER}",
+    r"can't allocate memory|Unable to allocate": f"the memory is full: {_SMALLER}",
+    r"DataLoader worker .*(killed|exited)|shared memory|Bus error": "a process that loads batches has ended, as "
+    "happens where memory or /dev/shm is full: lower num_workers, or give the container more (docker run --shm-size)",
+}
+
+
+def explain(error: Exception) -> str | None:
+    """One line for an error that its user can cause; None for a fault of the program, which wants its traceback."""
+    if isinstance(error, (ValueError, OSError)):
+        return str(error)
+    if isinstance(error, MemoryError) and not str(error):
+        return explain(MemoryError("Unable to allocate"))
+    if isinstance(error, (RuntimeError, MemoryError)):
+        return next((line for pattern, line in _ADVICE.items() if re.search(pattern, str(error))), None)
+    return None

@@ -1,0 +1,107 @@
+"""Is an exported model the model that was exported? Logits and transcripts of a few utterances, side by side."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_pinch.asr.decode import transcribe
+from espnet_pinch.asr.greedy import ctc_greedy, to_text
+from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.export.encoding import OTHERS
+from espnet_pinch.export.model import UPSTREAM, gated_layers, weights
+
+# Largest difference of logits that two runtimes may have, as a part of the largest logit.
+TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Utterances, and what our decoder makes of them.
+
+    Attributes:
+        audio: each (samples,) float32.
+        logits: each (frames, tokens), of the utterance alone.
+        padded: each (frames, tokens), of all utterances in one batch.
+        texts: transcripts of the utterances, each decoded alone.
+        tokens: the model's.
+        blank: index of the blank.
+    """
+
+    audio: list[Tensor]
+    logits: list[Tensor]
+    padded: list[Tensor]
+    texts: list[str]
+    tokens: list[str]
+    blank: int
+
+    @classmethod
+    def of(cls, model: PruningASRModel, audio: Sequence[Tensor]) -> "Probe":
+        audio = list(audio)
+        alone = [batch_logits(model, [samples])[0] for samples in audio]
+        texts = [transcribe(model, [samples])[0] for samples in audio]
+        return cls(audio, alone, batch_logits(model, audio), texts, model.token_list, model.blank_id)
+
+    def text(self, logits: Tensor) -> str:
+        """The greedy transcript of (frames, tokens)."""
+        [ids] = ctc_greedy(logits.argmax(-1)[None], torch.tensor([len(logits)]), self.blank)
+        return to_text(ids, self.tokens)
+
+    def compare(self, what: str, logits: Sequence[Tensor], wanted: Sequence[Tensor] | None = None) -> float:
+        """The largest difference of ``logits`` from ``wanted`` (``self.logits`` where None).
+
+        Raises:
+            ValueError: it is over the tolerance, or a transcript differs.
+        """
+        largest = 0.0
+        for i, (got, want) in enumerate(zip(logits, self.logits if wanted is None else wanted, strict=True)):
+            if got.shape != want.shape:
+                raise ValueError(f"{what}: logits of utterance {i} are {tuple(got.shape)}, not {tuple(want.shape)}")
+            difference = float((got - want).abs().max())
+            if not difference <= TOLERANCE * max(1.0, float(want.abs().max())):
+                raise ValueError(f"{what}: logits of utterance {i} are off by {difference:.3g}")
+            if self.text(got) != self.text(want):
+                raise ValueError(f"{what}: transcript of utterance {i} is {self.text(got)!r}, not {self.text(want)!r}")
+            largest = max(largest, difference)
+        return largest
+
+    def compare_texts(self, what: str, texts: Sequence[str]) -> None:
+        """Raises ValueError where a transcript differs, special tokens ("<unk>") and runs of spaces aside."""
+        for i, (got, want) in enumerate(zip(texts, self.texts, strict=True)):
+            if " ".join(re.sub("<[^<> ]+>", "", got).split()) != want:
+                raise ValueError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
+
+
+@torch.inference_mode()
+def batch_logits(model: PruningASRModel, audio: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of one padded batch, each (frames, tokens)."""
+    lengths = torch.tensor([len(samples) for samples in audio])
+    hidden, frames = model.encode(pad_sequence(list(audio), batch_first=True), lengths)
+    return [rows[:n] for rows, n in zip(model.ctc.ctc_lo(hidden), frames.tolist())]
+
+
+def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, values: str) -> None:
+    """Raises ValueError where a weight of ``again`` is further from ``model``'s than storing it as ``values`` explains,
+    or a pruned weight is none any more."""
+    gated = {f"{UPSTREAM}{name}.weight" for name in gated_layers(model)}
+    for (name, got), want in zip(weights(again).items(), weights(model).values(), strict=True):
+        if values == "fp32" or not want.is_floating_point():
+            close = torch.equal(got, want)
+        elif values == "int8" and name in gated:
+            half_step = want.abs().amax(1, keepdim=True) / 254
+            close = ((got - want).abs() <= 1.001 * half_step).all() and (got[want == 0] == 0).all()
+        else:
+            kind = torch.finfo(OTHERS[values])
+            close = ((got - want).abs() <= kind.eps / 2 * want.abs() + kind.eps * kind.tiny).all()
+        if not close:
+            raise ValueError(f"{what}: {name} differs by more than {values} explains")
+
+
+def noise(count: int = 3, rate: int = 16000) -> list[Tensor]:
+    """Seeded noise of 1, 2, ... ``count`` seconds, for a check without speech."""
+    generator = np.random.default_rng(0)
+    return [torch.from_numpy(generator.normal(0, 0.1, rate * n).astype(np.float32)) for n in range(1, count + 1)]

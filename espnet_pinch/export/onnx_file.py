@@ -1,0 +1,77 @@
+"""The ONNX file: waveform in, logits out, the waveform's normalisation and the attention mask inside."""
+
+import json
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.export.check import Probe
+
+# protobuf, which holds an ONNX file, ends at 2 GiB; weights of a larger model go to a file beside it.
+LARGEST = 2_000_000_000
+OPSET = 20
+
+
+class LogitsOfWaveform(nn.Module):
+    """Frontend and CTC head of a model, without what else ESPnet has in it."""
+
+    def __init__(self, model: PruningASRModel):
+        super().__init__()
+        self.frontend, self.head = model.frontend, model.ctc.ctc_lo
+
+    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, frames = self.frontend(speech, lengths)
+        return self.head(hidden), frames
+
+
+def write_onnx(path: Path, model: PruningASRModel) -> None:
+    """Write a model as ONNX.
+
+    Inputs: ``speech``, float32 (batch, samples), zero-padded, as it is in the sound file; ``lengths``, int64 (batch,),
+    samples of each utterance. Outputs: ``logits``, (batch, frames, tokens); ``frames``, (batch,), of each utterance.
+    The file's metadata has ``tokens`` (a JSON list, the blank first) and ``sampling_rate``.
+    """
+    rate = model.frontend.processing.sampling_rate
+    example = (torch.randn(2, 2 * rate), torch.tensor([2 * rate, rate]))
+    axes = {"speech": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
+    program = torch.onnx.export(
+        LogitsOfWaveform(model).eval(),
+        example,
+        input_names=list(axes),
+        output_names=["logits", "frames"],
+        dynamic_shapes=axes,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # source lines of the machine that it was exported on
+    program.model.metadata_props.update(tokens=json.dumps(model.token_list), sampling_rate=str(rate))
+    program.save(path, external_data=4 * sum(p.numel() for p in model.parameters()) > LARGEST)
+
+
+def check_onnx(path: Path, probe: Probe) -> float:
+    """onnxruntime on the probe's utterances, one at a time and in one padded batch.
+
+    Returns: the largest difference of logits.
+
+    Raises:
+        ValueError: as ``Probe.compare``.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    tokens = json.loads(session.get_modelmeta().custom_metadata_map["tokens"])
+    if tokens != probe.tokens:
+        raise ValueError("onnxruntime: the tokens in the file's metadata differ")
+
+    def run(audio: list[Tensor]) -> list[Tensor]:
+        lengths = torch.tensor([len(samples) for samples in audio])
+        inputs = {"speech": pad_sequence(audio, batch_first=True).numpy(), "lengths": lengths.numpy()}
+        logits, frames = session.run(["logits", "frames"], inputs)
+        return [torch.from_numpy(rows[:n]) for rows, n in zip(logits, frames)]
+
+    alone = probe.compare("onnxruntime", [run([samples])[0] for samples in probe.audio])
+    return max(alone, probe.compare("onnxruntime, in a batch", run(probe.audio), probe.padded))
