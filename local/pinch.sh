@@ -9,7 +9,8 @@ Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 
 7 export (to be asked for with --stop_stage 7).
 
 What to run
-  --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus or mini   [wav2vec2_base]
+  --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro
+                                                                                                  [wav2vec2_base]
   --corpus NAME            librispeech_100 (downloaded) or mini (made here)                       [librispeech_100]
   --librispeech DIR        a corpus in LibriSpeech's layout that is there already
   --method NAME            pinch, ump, mixed_sparsity, nas_cp or dense, instead of the YAML's

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCTC, Wav2Vec2Model
 
 from espnet_pinch.asr.architectures import CONFIGS, ctc_model, pretraining_model
-from espnet_pinch.asr.mini_upstream import make_mini_upstream
+from espnet_pinch.asr.small_upstreams import make_small_upstream
 from espnet_pinch.bin import count_params, run_main
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.registry import build_method
@@ -180,7 +180,7 @@ def test_given_sparsities_and_method(monkeypatch, capsys):
 
 
 def test_a_folder_counts_as_its_built_in_architecture(tmp_path):
-    make_mini_upstream(tmp_path / "upstream")
+    make_small_upstream(tmp_path / "upstream")
     folder, built_in = account(str(tmp_path / "upstream"), [0.5]), account("mini", [0.5])
     assert folder["upstream"] != "mini"
     assert {**folder, "upstream": "mini"} == built_in
@@ -220,4 +220,5 @@ def test_all_built_in_upstreams_build():
         "hubert_large": 144,
         "wavlm_base_plus": 72,
         "mini": 24,
+        "micro": 18,
     }

@@ -134,7 +134,7 @@ def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished):
         (["--target-sparsity", "-0.1"], "target_sparsity must be .* not -0.1"),
         (["--target_sparsity", "65"], "target_sparsity must be .* not 65.0"),
         (["--target_sparsity", "a lot"], "must be a number such as 0.65"),
-        (["--upstream", "whisper"], "unknown upstream 'whisper'.* there is: hubert_large mini"),
+        (["--upstream", "whisper"], "unknown upstream 'whisper'.* there is: hubert_large micro mini"),
         (["--method", "magic"], "unknown pruning method 'magic'"),
         (["--method", "mixed_sparsity"], "asr_mini_pinch_0.65/folded/.* does not exist; finish the pinch run"),
         (["--method", "nas_cp", "--target_sparsity", "0.95"], "nas_cp cannot reach .* at most 92.5 %"),

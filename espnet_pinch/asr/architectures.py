@@ -15,7 +15,7 @@ from transformers import (
     WavLMModel,
 )
 
-from espnet_pinch.asr.mini_upstream import mini_config
+from espnet_pinch.asr.small_upstreams import SMALL
 from espnet_pinch.asr.upstream import read_config
 
 # Targets of HuBERT's pre-training: 500 clusters, and the four special symbols of every fairseq dictionary. With 500
@@ -54,7 +54,7 @@ CONFIGS = {
     "wav2vec2_base": wav2vec2_base,
     "hubert_large": hubert_large,
     "wavlm_base_plus": wavlm_base_plus,
-    "mini": mini_config,
+    **SMALL,
 }
 
 

@@ -1,7 +1,7 @@
 """Before stage 0: check the settings of a run and say what they come to.
 
 Prints, one a line: the method, the target sparsity, the run that mixed_sparsity takes its layers' sparsities from
-(empty for the others), and the upstream (folder, hub id or "mini").
+(empty for the others), and the upstream (folder, hub id, "mini" or "micro").
 """
 
 import argparse

@@ -64,7 +64,7 @@ def legend(counts: dict) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.count_params", description=__doc__)
     parser.add_argument(
-        "--upstream", required=True, help="wav2vec2_base, hubert_large, wavlm_base_plus, mini, or a Hugging Face folder"
+        "--upstream", required=True, help="wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro, or a Hugging Face folder"
     )
     parser.add_argument("--sparsity", nargs="+", help="fractions, such as 0.65; the paper's rows where not given")
     parser.add_argument("--method", help="whose extra trained parameters to print; every method's where not given")

@@ -1,9 +1,10 @@
-"""Stage 0: fetch an upstream from the hub, or make the mini upstream."""
+"""Stage 0: fetch an upstream from the hub, or make one of the small ones."""
 
 import argparse
 import re
 from pathlib import Path
 
+from espnet_pinch.asr.small_upstreams import SMALL, make_small_upstream
 from espnet_pinch.asr.upstream import check_folder
 from espnet_pinch.bin import run_main
 
@@ -39,13 +40,11 @@ def fetch_from_hub(repo: str, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.fetch_upstream", description=__doc__)
-    parser.add_argument("--upstream", required=True, help='hub id ("owner/name"), or "mini"')
+    parser.add_argument("--upstream", required=True, help='hub id ("owner/name"), "mini" or "micro"')
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    if args.upstream == "mini":
-        from espnet_pinch.asr.mini_upstream import make_mini_upstream
-
-        make_mini_upstream(args.out)
+    if args.upstream in SMALL:
+        make_small_upstream(args.out, args.upstream)
     else:
         fetch_from_hub(args.upstream, args.out)
 

@@ -1,4 +1,4 @@
-"""The mini upstream: a small wav2vec2 with random weights, in a Hugging Face folder, for trying the recipe."""
+"""Small wav2vec2 models with random weights, in a Hugging Face folder, for trying the recipe."""
 
 import os
 
@@ -33,16 +33,30 @@ def mini_config(**changes) -> Wav2Vec2Config:
     return Wav2Vec2Config(**{**fields, **changes})
 
 
-def make_mini_upstream(folder: str | os.PathLike, seed: int = 0, **changes) -> None:
+def micro_config(**changes) -> Wav2Vec2Config:
+    """0.2 million parameters: ``mini_config`` with 48 channels and 3 blocks of 64, too few to be pruned for nothing.
+
+    Args:
+        changes: fields to set otherwise.
+    """
+    fields = dict(conv_dim=(48, 48, 48, 48), hidden_size=64, num_hidden_layers=3, intermediate_size=256)
+    return mini_config(**{**fields, **changes})
+
+
+SMALL = {"mini": mini_config, "micro": micro_config}
+
+
+def make_small_upstream(folder: str | os.PathLike, name: str = "mini", seed: int = 0, **changes) -> None:
     """Write the folder; it takes its name when it is whole.
 
     Args:
         folder: its parent is made if it is not there.
+        name: of ``SMALL``.
         seed: of the weights.
         changes: as ``mini_config``.
     """
     torch.manual_seed(seed)
-    model = Wav2Vec2Model(mini_config(**changes))
+    model = Wav2Vec2Model(SMALL[name](**changes))
     with whole_folder(folder) as new:
         model.save_pretrained(new)
         Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(new)
