@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,8 +68,10 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
 def _check_fields(u: Utterance, folder: Path) -> None:
     """Raises ValueError for a field that breaks the line it is written to, as ESPnet and Kaldi read it."""
     for name, value in (("id", u.id), ("speaker", u.speaker)):
-        if value.split() != [value]:
-            raise ValueError(f"{folder}: the {name} {value!r} of utterance {u.id!r} must be one word")
+        if value.split() != [value] or has_control(value):
+            raise ValueError(
+                f"{folder}: the {name} {value!r} of utterance {u.id!r} must be one word of visible characters"
+            )
     if u.text != " ".join(u.text.split()):
         raise ValueError(f"{folder}: the transcript of utterance {u.id} has more than single spaces: {u.text!r}")
     if not u.audio or u.audio != u.audio.strip() or "\n" in u.audio or "\r" in u.audio:
@@ -80,6 +83,11 @@ def _check_fields(u: Utterance, folder: Path) -> None:
             value.encode()
         except UnicodeEncodeError:
             raise ValueError(f"{folder}: utterance {u.id!r} has a name that is not UTF-8: {value!r}") from None
+
+
+def has_control(text: str) -> bool:
+    """Whether ``text`` has a control character or a byte order mark."""
+    return any(unicodedata.category(char) == "Cc" or char == "\ufeff" for char in text)
 
 
 def read_table(path: str | os.PathLike) -> dict[str, str]:

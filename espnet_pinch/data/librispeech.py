@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from espnet_pinch.data.kaldi_dir import Utterance, read_table
+from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.progress import progress_bar
 
 RATE = 16000
@@ -93,9 +93,8 @@ def _transcript_problem(id_: str, text: str, audio: Path) -> str | None:
         return "has an id that is no file name"
     if not text:
         return "has an empty transcript"
-    for char in text:
-        if unicodedata.category(char) == "Cc" or char == "\ufeff":
-            return f"has the control character {char!r} in its transcript"
+    if has_control(text):
+        return f"has a control character in its transcript: {text!r}"
     if not audio.is_file():
         return f"has no audio file {audio.name}"
     return None
@@ -126,5 +125,5 @@ def _samples_or_problem(audio: Path) -> int | str:
             if frames != file.frames:
                 return f"{audio} is cut short: {frames} of its {file.frames} samples can be read"
             return file.frames
-    except (soundfile.LibsndfileError, OSError) as error:
+    except (soundfile.LibsndfileError, OSError, UnicodeEncodeError) as error:
         return f"{audio} cannot be read, it is damaged or cut short ({error})"
