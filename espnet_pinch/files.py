@@ -84,10 +84,11 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
     except ValueError:
         raise
     except Exception as error:
-        code = error.errno if isinstance(error, OSError) else None
+        system = isinstance(error, OSError)
+        code = error.errno if system else None
         if code in (errno.EACCES, errno.EPERM) and error.filename and _of_another(error.filename, path):
             raise
-        if code is None and (re.search(r"No space left|code: 28\b", str(error)) or _full(path)):
+        if not system and (re.search(r"No space left|code: 28\b", str(error)) or _full(path)):
             code = errno.ENOSPC
         if code not in _REASONS:
             raise

@@ -70,9 +70,16 @@ def prepare_set(
 def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[Utterance]:
     """Put all audio of a set into one ``data_flac.ark`` (kaldiio), FLAC inside; one big file instead of many small.
 
+    Samples are kept to 16 bits, LibriSpeech's own.
+
     Returns: the utterances, their audio now "data_flac.ark:offset".
+
+    Raises:
+        ValueError: an utterance's audio is not what the data directory says; the message names it.
     """
     folder = Path(folder).absolute()
+    if set(str(folder)) & set("[]|"):
+        raise ValueError(f"{folder}: kaldiio takes [ ] and | in a path for something else; give another --dumpdir")
     flac = {"write_function": "soundfile", "write_kwargs": {"format": "flac", "subtype": "PCM_16"}}
     packed = []
     with whole_folder(folder) as new, open(new / "data_flac.ark", "wb") as ark:
