@@ -39,14 +39,15 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clean(path)
         new, lock = _temporary(path, lambda new: os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)))
-        try:
+    try:
+        with disk_errors(path):  # inside: once the temporary file is gone the disk is not full any more
             yield new
             _sync(new)
             os.replace(new, path)
             _sync(path.parent)
-        finally:
-            new.unlink(missing_ok=True)
-            os.close(lock)
+    finally:
+        new.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -61,16 +62,17 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clean(path)
         new, lock = _temporary(path, lambda new: new.mkdir())
-        try:
+    try:
+        with disk_errors(path):
             yield new
             for folder, _, names in os.walk(new):
                 for name in (*names, ""):
                     _sync(os.path.join(folder, name))
             _swap(new, path)
             _sync(path.parent)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-            os.close(lock)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        os.close(lock)
 
 
 @contextlib.contextmanager
@@ -105,7 +107,8 @@ def _of_another(filename, path: str | os.PathLike) -> bool:
 def _full(path: str | os.PathLike) -> bool:
     for parent in Path(path).absolute().parents:
         with contextlib.suppress(OSError):
-            return shutil.disk_usage(parent).free < _LOW
+            found = os.statvfs(parent)
+            return found.f_bavail * found.f_frsize < _LOW or found.f_files and not found.f_favail
     return False
 
 
@@ -145,7 +148,7 @@ def _clean(path: Path) -> None:
 def _swap(new: Path, path: Path) -> None:
     """Put the folder ``new`` into the place of ``path``; at any moment one of the two is there or can be put back."""
     old = new.with_name(new.name.replace(".tmp-", ".old-"))
-    if path.exists() and not path.is_dir():
+    if path.is_file():
         raise NotADirectoryError(f"{path} is a file; a folder of that name is to be written")
     while True:
         with contextlib.suppress(FileNotFoundError):
