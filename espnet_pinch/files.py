@@ -65,9 +65,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         with disk_errors(path):
             yield new
-            for folder, _, names in os.walk(new):
-                for name in (*names, ""):
-                    _sync(os.path.join(folder, name))
+            os.sync()  # once: an fsync for each of LibriSpeech's 28,539 training files takes minutes
             _swap(new, path)
             _sync(path.parent)
     finally:

@@ -97,7 +97,7 @@ def describe(state: dict) -> str:
     speed = f"{tqdm.format_sizeof(rate) if state['unit_scale'] else f'{rate:.1f}'} {unit}/s"
     if total is None:
         return f"{state['prefix']}: {number(n)} {unit}, {speed}, after {_duration(elapsed)}"
-    share = 100 * n // total if total else 100
+    share = int(100 * n // total) if total else 100
     end = f"{_duration((total - n) / rate)} left" if n < total and rate else f"took {_duration(elapsed)}"
     return f"{state['prefix']}: {number(n)}/{number(total)} {unit} ({share} %), {speed}, {end}"
 

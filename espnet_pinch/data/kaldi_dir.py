@@ -45,12 +45,13 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
     rows = sorted(utterances, key=lambda u: u.id.encode())
     if not rows:
         raise ValueError(f"no utterance left for {folder}")
+    for u in rows:
+        _check_fields(u, folder)
     for first, second in zip(rows, rows[1:]):
         if first.id == second.id:
             raise ValueError(f"{folder}: utterance {first.id} is there twice")
     by_speaker = defaultdict(list)
     for u in rows:
-        _check_fields(u, folder)
         by_speaker[u.speaker].append(u.id)
     files = {
         "wav.scp": (f"{u.id} {u.audio}" for u in rows),
