@@ -105,6 +105,11 @@ done
 for switch in skip_data_prep skip_train skip_eval gpu_inference; do
     [[ ${!switch} =~ ^(true|false)$ ]] || die "--${switch} must be true or false, not '${!switch}'"
 done
+for name in dumpdir expdir asr_exp asr_tag; do
+    # ESPnet's options split at commas, its --frontend_conf reads YAML, kaldiio reads brackets and bars.
+    [[ ${!name} != *[,#:\|\[\]\{\}\"\'$'\n']* ]] ||
+        die "--${name} must not have any of , # : | [ ] { } \" ' or a new line, which ESPnet reads as its own: '${!name}'"
+done
 command -v "${python}" >/dev/null || die "${python} not found; run make venv in the repository, or give --python"
 
 asr_config=${asr_config:-conf/${upstream}.yaml}
@@ -113,8 +118,8 @@ known=$(cd conf && echo *.yaml | tr ' ' '\n' | grep -Ev '_baseline|^decode' | se
 if [ -z "${baseline_config}" ] && [ -f "conf/${upstream}_baseline.yaml" ]; then
     baseline_config=conf/${upstream}_baseline.yaml
 fi
-for file in ${baseline_config} ${inference_config}; do
-    [ -f "${file}" ] || die "${file} does not exist"
+for file in "${baseline_config}" "${inference_config}"; do
+    [ -z "${file}" ] || [ -f "${file}" ] || die "${file} does not exist"
 done
 
 librispeech=${librispeech:-${LIBRISPEECH}}
@@ -122,7 +127,7 @@ if [ -n "${librispeech}" ]; then
     [ -d "${librispeech}" ] || die "--librispeech: the folder ${librispeech} does not exist"
     corpus_dir=$(cd "${librispeech}" && pwd)
     corpus_dir=${corpus_dir%/LibriSpeech}
-    corpus=$(basename "${corpus_dir}")_$(printf '%s' "${corpus_dir}" | sha256sum | cut -c 1-6)
+    corpus=$(basename "${corpus_dir}" | LC_ALL=C tr -c 'A-Za-z0-9._\n-' _)_$(printf '%s' "${corpus_dir}" | sha256sum | cut -c 1-6)
 else
     case "${corpus}" in
         librispeech_100 | mini) corpus_dir=downloads/${corpus} ;;
@@ -298,13 +303,13 @@ decode() {
     fi
     # shellcheck disable=SC2086
     step "${dir}/${decoded}/decode.done" "decoding ${dir}" "${inputs[@]}" -- \
-        ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded" --data ${test_sets_in_dump} \
+        ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded" --data "${test_sets_in_dump[@]}" \
         --out "${dir}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
 }
 
-test_sets_in_dump=
+test_sets_in_dump=()
 for name in ${test_sets}; do
-    test_sets_in_dump+=" ${dump}/${name}"
+    test_sets_in_dump+=("${dump}/${name}")
 done
 
 if ! "${skip_eval}"; then
@@ -340,7 +345,7 @@ if within 7; then
     [ ! -f "${run}/results.json" ] || inputs+=("${run}/results.json")
     # shellcheck disable=SC2086
     step "${run}/export.done" "exporting ${run}" "${inputs[@]}" -- \
-        ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --data ${test_sets_in_dump} \
+        ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --data "${test_sets_in_dump[@]}" \
         --upstream "${upstream_source}" --corpus "${corpus}" --batch_size "${inference_batch_size}" \
         --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${export_args}
     log "exported: $(pwd)/${run}/export/README.md"

@@ -92,7 +92,7 @@ def test_a_data_directory_comes_back_as_written(tmp_path):
     write_data_dir(tmp_path / "d", rows)
     assert read_data_dir(tmp_path / "d") == sorted(rows, key=lambda u: u.id)
     assert (tmp_path / "d" / "spk2utt").read_text() == "a-1 B-1-0 a-1-0 b-1-0\n"
-    assert (tmp_path / "d" / "utt2dur").read_text().startswith("B-1-0 1.000000\n")
+    assert (tmp_path / "d" / "utt2dur").read_text().startswith("B-1-0 1.0\n")
     write_data_dir(tmp_path / "d", rows[:1])
     assert len(read_data_dir(tmp_path / "d")) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["d"]

@@ -49,7 +49,7 @@ def decode_data_dir(
     utterances = read_data_dir(data)
     texts: dict[str, str] = {}
     start = time.perf_counter()
-    progress = progress_bar(total=len(utterances), desc=f"decoding {Path(data).name}", unit=" utts")
+    progress = progress_bar(total=len(utterances), desc=f"decoding {Path(data).name}", unit="utts")
     with progress:
         for batch in batches(utterances, batch_size):
             audio = [torch.from_numpy(read_audio(u.audio)) for u in batch]

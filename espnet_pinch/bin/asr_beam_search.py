@@ -9,14 +9,24 @@ from pathlib import Path
 from espnet_pinch.asr.decode import write_transcripts
 from espnet_pinch.bin import run_main
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
+from espnet_pinch.progress import progress_bar
 
 
-def asr_inference(command: list[str]) -> None:
-    """One job of ESPnet's asr_inference, in this process."""
-    from espnet2.bin.asr_inference import main
+def asr_inference(command: list[str], done) -> None:
+    """One job of ESPnet's asr_inference, in this process; ``done`` (a shared integer) counts its utterances."""
+    from espnet2.bin.asr_inference import Speech2Text, main
 
     import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
 
+    decode_one = Speech2Text.__call__
+
+    def counted(self, *args, **kwargs):
+        hypotheses = decode_one(self, *args, **kwargs)
+        with done.get_lock():
+            done.value += 1
+        return hypotheses
+
+    Speech2Text.__call__ = counted  # ESPnet reports no progress of its own
     main(command)
 
 
@@ -30,6 +40,8 @@ def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) ->
     kind = "kaldi_ark" if ".ark:" in utterances[0].audio else "sound"
     jobs = min(jobs, len(utterances))
     start = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("i", 0)
     with tempfile.TemporaryDirectory() as tmp:
         processes = []
         for job in range(jobs):
@@ -38,9 +50,14 @@ def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) ->
             command = ["--asr_train_config", str(model / "config.yaml"), "--asr_model_file", str(model / "model.pth")]
             command += ["--data_path_and_name_and_type", f"{data / 'wav.scp'},speech,{kind}"]
             command += ["--key_file", str(keys), "--output_dir", f"{tmp}/output.{job}", *options]
-            process = multiprocessing.get_context("spawn").Process(target=asr_inference, args=(command,))
+            process = context.Process(target=asr_inference, args=(command, done))
             process.start()
             processes.append(process)
+        with progress_bar(desc=f"beam search over {data.name}", total=len(utterances), unit="utts") as bar:
+            while any(process.is_alive() for process in processes):
+                time.sleep(0.5)
+                bar.update(done.value - bar.n)
+            bar.update(done.value - bar.n)
         for job, process in enumerate(processes, 1):
             process.join()
             if process.exitcode:

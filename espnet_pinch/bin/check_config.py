@@ -7,11 +7,10 @@ Prints, one a line: the method, the target sparsity, the run that mixed_sparsity
 import argparse
 import importlib.util
 
-import yaml
-
 from espnet_pinch.bin import run_main
+from espnet_pinch.config import read_yaml
 from espnet_pinch.core.registry import build_method
-from espnet_pinch.core.settings import MethodSettings
+from espnet_pinch.core.settings import MethodSettings, shown
 
 PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
 
@@ -26,16 +25,14 @@ def main() -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise OSError(f"not installed: {', '.join(missing)}; run make venv, or pip install -e . in your environment")
-    with open(args.config, encoding="utf-8") as file:
-        try:
-            config = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{args.config} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict) or "upstream" not in (config.get("frontend_conf") or {}):
-        raise ValueError(f"{args.config} has no frontend_conf.upstream")
+    config = read_yaml(args.config)
+    frontend = config.get("frontend_conf") if isinstance(config, dict) else None
+    upstream = frontend.get("upstream") if isinstance(frontend, dict) else None
+    if not isinstance(upstream, str) or not upstream or not upstream.isprintable():
+        raise ValueError(f"{args.config} has no frontend_conf.upstream: a folder, a hub id or mini")
     block = config.get("pruning") or {}
     if not isinstance(block, dict):
-        raise ValueError(f"{args.config}: pruning must be a block of settings, not {block!r}")
+        raise ValueError(f"{args.config}: pruning must be a block of settings, not {shown(block)}")
     if args.method:
         block["method"] = args.method
     if args.target_sparsity:
@@ -55,7 +52,7 @@ def main() -> None:
         raise ValueError(f"{where}{error}") from None
     method = block.get("method", "pinch")
     print(method, block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
-    print(layer_sparsities, config["frontend_conf"]["upstream"], sep="\n")
+    print(layer_sparsities, upstream, sep="\n")
 
 
 if __name__ == "__main__":

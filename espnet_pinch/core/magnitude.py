@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.method import PruningMethod
-from espnet_pinch.core.settings import MagnitudeSettings, MethodSettings
+from espnet_pinch.core.settings import MagnitudeSettings, MethodSettings, shown
 from espnet_pinch.files import read_json
 
 # How far the overall sparsity of the given layer sparsities may be from the target.
@@ -118,10 +118,12 @@ def read_layer_sparsities(source: Mapping[str, float] | str | None) -> dict[str,
             "give its folder as mixed_sparsity.layer_sparsities"
         )
     if isinstance(source, Mapping):
-        wrong = [name for name, value in source.items() if not isinstance(value, Real) or not 0 <= value <= 1]
-        if wrong:
-            raise ValueError(f"mixed_sparsity: the sparsity of {wrong[0]} must be in [0, 1], not {source[wrong[0]]!r}")
+        for name, value in source.items():
+            if not isinstance(value, Real) or not 0 <= value <= 1:
+                raise ValueError(f"mixed_sparsity: the sparsity of {name} must be in [0, 1], not {shown(value)}")
         return dict(source)
+    if not isinstance(source, str) or "\0" in source:
+        raise ValueError(f"mixed_sparsity: layer_sparsities must be a folder or a mapping, not {shown(source)}")
     path = Path(source)
     if path.suffix != ".json":
         path = path / "folded" / "parameters.json"

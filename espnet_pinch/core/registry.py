@@ -14,6 +14,7 @@ from espnet_pinch.core.settings import (
     NasSettings,
     PinchSettings,
     check_keys,
+    shown,
 )
 
 # Name: class, settings.
@@ -32,7 +33,7 @@ _COMMON = {field.name for field in dataclasses.fields(MethodSettings)}
 def check_method(name) -> str:
     """``name`` if it is a pruning method; otherwise ValueError."""
     if name not in METHODS:
-        raise ValueError(f"unknown pruning method {name!r}; there is: {', '.join(METHODS)}")
+        raise ValueError(f"unknown pruning method {shown(name)}; there is: {', '.join(METHODS)}")
     return name
 
 

@@ -8,6 +8,8 @@ pruning:
 """
 
 import dataclasses
+import re
+import reprlib
 from collections.abc import Mapping
 from numbers import Real
 
@@ -32,7 +34,11 @@ class MethodSettings:
     def __post_init__(self):
         check_target_sparsity(self.target_sparsity)
         if not isinstance(self.layers, str):
-            raise ValueError(f"layers must be a regular expression, not {self.layers!r}")
+            raise ValueError(f"layers must be a regular expression, not {shown(self.layers)}")
+        try:
+            re.compile(self.layers)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"layers is not a regular expression: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +84,7 @@ class OnePassSettings(MethodSettings):
         for name in ("tau_start", "tau_end"):
             check_number(name, getattr(self, name), above=0.0)
         if self.landing not in ("hold", "paper"):
-            raise ValueError(f"landing must be 'hold' or 'paper', not {self.landing!r}")
+            raise ValueError(f"landing must be 'hold' or 'paper', not {shown(self.landing)}")
         if check_number("reach_by", self.reach_by, above=0.0) > 1:
             raise ValueError(f"reach_by must be at most 1, not {self.reach_by}")
         if isinstance(self.eta, Mapping):
@@ -143,27 +149,36 @@ def check_target_sparsity(value) -> float:
     """``value`` if it is a fraction of at least 0 and under 1; otherwise ValueError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
         raise ValueError(
-            f"target_sparsity must be a number of at least 0 and under 1 (0.65 prunes 65 %), not {value!r}"
+            f"target_sparsity must be a number of at least 0 and under 1 (0.65 prunes 65 %), not {shown(value)}"
         )
     return float(value)
 
 
 def check_number(name, value, above=None):
-    """``value`` if it is a number of at least 0, or over ``above``; otherwise ValueError."""
+    """``value`` if it is a finite number of at least 0, or over ``above``; otherwise ValueError."""
     if isinstance(value, bool) or not isinstance(value, Real):
         hint = ""
         if isinstance(value, str):
             hint = " (YAML reads 2e-5 as text: write 2.0e-5)"
-        raise ValueError(f"{name} must be a number, not {value!r}{hint}")
-    if value < 0 or (above is not None and value <= above) or value != value:
-        raise ValueError(f"{name} must be {'over' if above is not None else 'at least'} 0, not {value}")
+        raise ValueError(f"{name} must be a number, not {shown(value)}{hint}")
+    if not 0 <= value < 1e300 or (above is not None and value <= above):
+        raise ValueError(
+            f"{name} must be finite and {'over' if above is not None else 'at least'} 0, not {shown(value)}"
+        )
     return value
+
+
+def shown(value) -> str:
+    """``value`` for an error line: one line, and short whatever it is."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    return reprlib.repr(value)
 
 
 def check_keys(block: Mapping, known: set[str], where: str) -> None:
     """ValueError if ``block`` is no mapping or has a key that is not ``known``."""
     if not isinstance(block, Mapping):
-        raise ValueError(f"{where} must be a mapping of settings, not {block!r}")
+        raise ValueError(f"{where} must be a mapping of settings, not {shown(block)}")
     unknown = sorted(str(key) for key in set(block) - known)
     if unknown:
-        raise ValueError(f"unknown setting {unknown[0]!r} in {where}; it takes: {', '.join(sorted(known))}")
+        raise ValueError(f"unknown setting {shown(unknown[0])} in {where}; it takes: {', '.join(sorted(known))}")

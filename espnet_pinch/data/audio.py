@@ -1,5 +1,7 @@
 """Read the audio of a wav.scp entry."""
 
+import re
+
 import kaldiio
 import numpy as np
 import soundfile
@@ -11,8 +13,13 @@ def read_audio(entry: str) -> np.ndarray:
     Raises:
         OSError: the file cannot be read.
     """
-    if ".ark:" in entry:
-        samples = kaldiio.load_mat(entry)[1]
+    if re.search(r"\.ark:\d+$", entry):
+        try:
+            samples = kaldiio.load_mat(entry)[1]
+        except OSError:
+            raise
+        except Exception as error:  # a damaged archive shows in many ways
+            raise OSError(f"{entry} cannot be read: {error or type(error).__name__}") from None
         return (samples / 32768).astype(np.float32) if samples.dtype == np.int16 else samples.astype(np.float32)
     try:
         return soundfile.read(entry, dtype="float32")[0]

@@ -1,14 +1,17 @@
 """Download a corpus: resumed where it was cut, checked before it is used, unpacked before it is called there."""
 
 import hashlib
+import http.client
+import lzma
 import os
 import shutil
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 
+from espnet_pinch.files import disk_errors, whole_folder
 from espnet_pinch.progress import progress_bar
 
 LIBRISPEECH_URL = "https://www.openslr.org/resources/12"
@@ -21,56 +24,96 @@ LIBRISPEECH_SHA256 = {
     "test-other": "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29",
 }
 CHUNK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
 
 
 def fetch(url: str, path: str | os.PathLike, sha256: str) -> None:
     """Download ``url`` to ``path``; what an interrupted download left in ``path.part`` is continued.
 
+    ``path.etag`` beside it names the version of the file on the server; of another version nothing is kept.
+
     Raises:
-        OSError: the network or the server fails; what has arrived is kept.
+        OSError: the network, the server or the disk fails; what has arrived is kept.
         ValueError: the checksum is wrong; the file is deleted.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part, etag = (path.with_name(path.name + end) for end in (".part", ".etag"))
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, part)
-        os.replace(part, path)
-    digest = _sha256(path)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _download(url, part, etag)
+            os.replace(part, path)
+            etag.unlink(missing_ok=True)
+    digest = sha256_of(path)
     if digest != sha256:
         path.unlink()
         raise ValueError(f"{path} has SHA-256 {digest}, expected {sha256}: deleted, fetch it again")
 
 
-def _download(url: str, part: Path) -> None:
+def _download(url: str, part: Path, etag: Path) -> None:
     have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    version = etag.read_text(encoding="utf-8") if have and etag.is_file() else None
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    if version:
+        headers["If-Range"] = version  # the server sends the whole file where it has another by now
+    request = urllib.request.Request(url, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            if response.status != 206:  # the server sends the whole file
-                have = 0
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            if response.status != 206:
+                have = 0  # the whole file comes
+            elif not _begins_at(response.headers.get("Content-Range"), have):
+                raise OSError(f"{url}: the server sends another part of the file than was asked for")
             length = response.headers.get("Content-Length")
             total = have + int(length) if length else None
-            with open(part, "r+b" if have else "wb") as file:
-                file.seek(have)
-                bar = progress_bar(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True)
-                with bar:
-                    while chunk := response.read(CHUNK):
-                        file.write(chunk)
-                        bar.update(len(chunk))
-            if total is not None and part.stat().st_size != total:
-                raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes; run again to resume")
+            if total is not None:
+                _need(total - have, part)
+            if not have:
+                part.unlink(missing_ok=True)
+                found = response.headers.get("ETag") or ""
+                etag.write_text("" if found.startswith("W/") else found, encoding="utf-8")  # weak ones name no bytes
+            bar = progress_bar(desc=f"fetching {part.stem}", initial=have, total=total, unit="B", unit_scale=True)
+            with open(part, "ab") as file, bar:
+                while chunk := response.read1(CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        if total is not None and part.stat().st_size != total:
+            raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes; run again to resume")
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to fetch
-            return
-        raise OSError(f"{url}: the server answers {error.code} {error.reason}") from None
+        if error.code != 416 or not have:
+            raise OSError(f"{url}: the server answers {error.code} {error.reason}") from None
+        if error.headers.get("Content-Range") != f"bytes */{have}":  # otherwise nothing is left to fetch
+            part.unlink()
+            raise OSError(
+                f"{url}: the server has another file than the one begun here; run again to fetch it"
+            ) from None
     except urllib.error.URLError as error:
         raise OSError(f"{url}: {error.reason}") from None
+    except TimeoutError:
+        raise OSError(f"{url}: nothing came for {TIMEOUT} s; run again to resume") from None
+    except (http.client.HTTPException, ConnectionError) as error:
+        raise OSError(f"{url}: the connection broke ({type(error).__name__}); run again to resume") from None
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _begins_at(content_range: str | None, start: int) -> bool:
+    """Whether the part of a file that the server sends begins at byte ``start``; one that does not say so does."""
+    return content_range is None or content_range.startswith(f"bytes {start}-")
+
+
+def _need(size: int, path: Path) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise OSError(f"{path.parent} has {free / 1e9:.3f} GB left, and {size / 1e9:.3f} GB are to be fetched")
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    bar = progress_bar(desc=f"checking {Path(path).name}", total=os.path.getsize(path), unit="B", unit_scale=True)
+    with open(path, "rb") as file, bar:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
 
 
 def fetch_librispeech(folder: str | os.PathLike, subsets: list[str], base_url: str = LIBRISPEECH_URL) -> None:
@@ -102,16 +145,35 @@ def unpack_subset(archive: str | os.PathLike, subset: str, final: Path) -> None:
     """Unpack ``LibriSpeech/SUBSET`` out of an archive; ``final`` takes its name when it is whole.
 
     Raises:
-        ValueError: the archive does not hold the subset, is damaged, or has a member that would leave the folder.
+        ValueError: the archive does not hold the subset, is damaged, or has a member that would leave the folder or
+            is a link.
+        OSError: the disk is full or read-only.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{subset}.") as tmp:
+    bar = progress_bar(desc=f"unpacking {subset}", total=os.path.getsize(archive), unit="B", unit_scale=True)
+    with whole_folder(final) as new, open(archive, "rb") as file, bar:
         try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(tmp, filter="data")
-        except (tarfile.TarError, EOFError) as error:
+            with tarfile.open(fileobj=file, mode="r|*") as tar:
+                for member in tar:
+                    _check_member(member, archive)
+                    parts = Path(member.name).parts  # no "//", no "./"
+                    if member.isfile() and parts[:2] == ("LibriSpeech", subset) and parts[2:]:
+                        member.name = str(Path(*parts[2:]))
+                        tar.extract(member, new, set_attrs=False, filter="data")
+                    bar.update(file.tell() - bar.n)
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise ValueError(f"{archive} cannot be unpacked: {error}") from None
-        unpacked = Path(tmp) / "LibriSpeech" / subset
-        if not unpacked.is_dir():
+        except OSError as error:
+            if error.errno is not None:  # not gzip's and bzip2's errors of damaged data
+                raise
+            raise ValueError(f"{archive} cannot be unpacked: {error}") from None
+        bar.update(bar.total - bar.n)  # what follows the last member
+        if not any(new.iterdir()):
             raise ValueError(f"{archive} does not hold LibriSpeech/{subset}")
-        shutil.move(unpacked, final)
+
+
+def _check_member(member: tarfile.TarInfo, archive: str | os.PathLike) -> None:
+    """LibriSpeech's archives hold folders and files; links and other things are how a member leaves the folder."""
+    if not (member.isfile() or member.isdir()):
+        raise ValueError(f"{archive} cannot be unpacked: its member {member.name!r} is neither a file nor a folder")
+    if member.name.startswith("/") or ".." in Path(member.name).parts:
+        raise ValueError(f"{archive} cannot be unpacked: its member {member.name!r} would leave the folder")

@@ -10,6 +10,7 @@ import soundfile
 
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.tokens import check_characters, frames_needed, frames_of, match_case
+from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
 
 
@@ -69,19 +70,36 @@ def prepare_set(
 def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[Utterance]:
     """Put all audio of a set into one ``data_flac.ark`` (kaldiio), FLAC inside; one big file instead of many small.
 
+    Samples are kept to 16 bits, LibriSpeech's own.
+
     Returns: the utterances, their audio now "data_flac.ark:offset".
+
+    Raises:
+        ValueError: an utterance's audio is not what the data directory says; the message names it.
     """
     folder = Path(folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    ark, scp = folder / "data_flac.ark", folder / "data_flac.scp"
-    for path in (ark, scp):
-        path.unlink(missing_ok=True)
+    if set(str(folder)) & set("[]|"):
+        raise ValueError(f"{folder}: kaldiio takes [ ] and | in a path for something else; give another --dumpdir")
     flac = {"write_function": "soundfile", "write_kwargs": {"format": "flac", "subtype": "PCM_16"}}
-    for u in progress_bar(utterances, desc=f"packing {folder.name}", unit=" utts"):
+    packed = []
+    with whole_folder(folder) as new, open(new / "data_flac.ark", "wb") as ark:
+        for u in progress_bar(utterances, desc=f"packing {folder.name}", unit="utts"):
+            samples, rate = _read(u)
+            offset = ark.tell() + len(f"{u.id} ".encode())  # behind the key
+            kaldiio.save_ark(ark, {u.id: (rate, samples)}, **flac)
+            packed.append(dataclasses.replace(u, audio=f"{folder / 'data_flac.ark'}:{offset}"))
+    return packed
+
+
+def _read(u: Utterance):
+    """Samples and rate of an utterance; ValueError where they are not what the data directory says."""
+    try:
         samples, rate = soundfile.read(u.audio, dtype="int16")
-        kaldiio.save_ark(str(ark), {u.id: (rate, samples)}, scp=str(scp), append=True, **flac)
-    entries = dict(line.split(maxsplit=1) for line in scp.read_text(encoding="utf-8").splitlines())
-    return [dataclasses.replace(u, audio=entries[u.id]) for u in utterances]
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"utterance {u.id}: {u.audio} cannot be read: {error}") from None
+    if samples.shape != (u.samples,) or rate != u.rate:
+        raise ValueError(f"utterance {u.id}: {u.audio} has changed since stage 1; run it again (--stage 1)")
+    return samples, rate
 
 
 def write_shapes(utterances: list[Utterance], folder: str | os.PathLike) -> None:
@@ -89,13 +107,12 @@ def write_shapes(utterances: list[Utterance], folder: str | os.PathLike) -> None
 
     ESPnet's own collect-stats reads every audio file for the same figures.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, lengths in (
-        ("speech_shape", ((u.id, u.samples) for u in utterances)),
-        ("text_shape.char", ((u.id, len(u.text)) for u in utterances)),
-    ):
-        (folder / name).write_text("".join(f"{id_} {n}\n" for id_, n in lengths), encoding="utf-8")
+    with whole_folder(folder) as new:
+        for name, lengths in (
+            ("speech_shape", ((u.id, u.samples) for u in utterances)),
+            ("text_shape.char", ((u.id, len(u.text)) for u in utterances)),
+        ):
+            (new / name).write_text("".join(f"{id_} {n}\n" for id_, n in lengths), encoding="utf-8")
 
 
 def write_dump(folder: str | os.PathLike, utterances: list[Utterance], packed: str | os.PathLike | None) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,12 +39,14 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
     """Write a data directory; it takes its name, and the place of an older one, when it is whole.
 
     Raises:
-        ValueError: no utterance, or the same id twice.
+        ValueError: no utterance, the same id twice, or a field that would not come back as it was.
     """
     folder = Path(folder)
     rows = sorted(utterances, key=lambda u: u.id.encode())
     if not rows:
         raise ValueError(f"no utterance left for {folder}")
+    for u in rows:
+        _check_fields(u, folder)
     for first, second in zip(rows, rows[1:]):
         if first.id == second.id:
             raise ValueError(f"{folder}: utterance {first.id} is there twice")
@@ -55,7 +58,7 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
         "text": (f"{u.id} {u.text}" for u in rows),
         "utt2spk": (f"{u.id} {u.speaker}" for u in rows),
         "spk2utt": (f"{s} {' '.join(ids)}" for s, ids in sorted(by_speaker.items(), key=lambda i: i[0].encode())),
-        "utt2dur": (f"{u.id} {u.seconds:.6f}" for u in rows),
+        "utt2dur": (f"{u.id} {u.seconds!r}" for u in rows),
         "utt2num_samples": (f"{u.id} {u.samples}" for u in rows),
     }
     with whole_folder(folder) as new:
@@ -63,8 +66,35 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
             (new / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
+def _check_fields(u: Utterance, folder: Path) -> None:
+    """Raises ValueError for a field that breaks the line it is written to, as ESPnet and Kaldi read it."""
+    for name, value in (("id", u.id), ("speaker", u.speaker)):
+        if value.split() != [value] or has_control(value):
+            raise ValueError(
+                f"{folder}: the {name} {value!r} of utterance {u.id!r} must be one word of visible characters"
+            )
+    if u.text != " ".join(u.text.split()):
+        raise ValueError(f"{folder}: the transcript of utterance {u.id} has more than single spaces: {u.text!r}")
+    if not u.audio or u.audio != u.audio.strip() or "\n" in u.audio or "\r" in u.audio:
+        raise ValueError(
+            f"{folder}: the audio path of utterance {u.id} has a space at an end, or a new line: {u.audio!r}"
+        )
+    for value in (u.id, u.speaker, u.text, u.audio):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{folder}: utterance {u.id!r} has a name that is not UTF-8: {value!r}") from None
+
+
+def has_control(text: str) -> bool:
+    """Whether ``text`` has a control character or a byte order mark."""
+    return any(unicodedata.category(char) == "Cc" or char == "\ufeff" for char in text)
+
+
 def read_table(path: str | os.PathLike) -> dict[str, str]:
-    """``{first field: rest of the line}`` of a text file.
+    """``{first field: rest of the line}`` of a text file. Lines end at a new line alone, as in Kaldi and ESPnet.
+
+    A byte order mark at the start and Windows' line ends are taken as what they are.
 
     Raises:
         FileNotFoundError: no such file.
@@ -72,18 +102,19 @@ def read_table(path: str | os.PathLike) -> dict[str, str]:
     """
     table = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line} is not UTF-8 text: {error}") from None
     if lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, 1):
-        key, _, rest = line.strip().partition(" ")
+        key, *rest = line.split(maxsplit=1)[:2] or [""]
         if not key:
             raise ValueError(f"{path}, line {number} is empty")
         if key in table:
             raise ValueError(f"{path}, line {number}: {key} is there twice")
-        table[key] = rest.strip()
+        table[key] = rest[0].rstrip() if rest else ""
     return table
 
 
@@ -105,8 +136,19 @@ def read_data_dir(folder: str | os.PathLike) -> list[Utterance]:
         raise ValueError(f"{folder}/wav.scp is not sorted (LC_ALL=C sort)")
     rows = []
     for id_ in ids:
-        samples = int(tables["utt2num_samples"][id_])
-        rate = round(samples / float(tables["utt2dur"][id_]))
+        where = f"{folder}, utterance {id_}"
+        samples = _positive(tables["utt2num_samples"][id_], int, f"{where}: utt2num_samples")
+        rate = round(samples / _positive(tables["utt2dur"][id_], float, f"{where}: utt2dur"))
         row = Utterance(id_, tables["wav.scp"][id_], tables["text"][id_], tables["utt2spk"][id_], samples, rate)
         rows.append(row)
     return rows
+
+
+def _positive(text: str, kind: type, where: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{where} must be a number over 0, not {text!r}")
+    return value

@@ -8,13 +8,15 @@ and ``1272-128104-0000.flac`` beside it the audio, 16 kHz, mono.
 """
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
-from espnet_pinch.data.kaldi_dir import Utterance, read_table
+from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.progress import progress_bar
 
 RATE = 16000
@@ -40,7 +42,8 @@ def find_root(folder: str | os.PathLike, subsets: Iterable[str] = SUBSETS) -> Pa
 def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utterance]:
     """All utterances of a subset, each with its transcript and its audio checked.
 
-    Every audio file is opened and read at its end, which shows a file cut short.
+    Every audio file is decoded whole, which shows a file cut short or damaged. Transcripts are brought to Unicode's
+    composed form (NFC), so that a letter with an accent is the same character everywhere, and to single spaces.
 
     Args:
         root: folder of the subsets.
@@ -52,27 +55,49 @@ def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utt
     """
     folder = Path(root) / subset
     problems: list[str] = []
-    texts: dict[Path, str] = {}
-    for path in sorted(folder.glob("*/*/*.trans.txt")):
-        for id_, text in read_table(path).items():
-            audio = path.parent / f"{id_}.flac"
-            if not text:
-                problems.append(f"{path}: utterance {id_} has an empty transcript")
-            elif not audio.is_file():
-                problems.append(f"{path}: utterance {id_} has no audio file {audio.name}")
-            texts[audio] = " ".join(text.split())
-    problems += [f"{audio} has no transcript" for audio in sorted(folder.glob("*/*/*.flac")) if audio not in texts]
+    rows: dict[Path, tuple[str, str]] = {}  # audio: id, transcript
+    for chapter in (chapter for speaker in _folders(folder) for chapter in _folders(speaker)):
+        names = sorted(os.listdir(chapter))
+        for path in (chapter / name for name in names if name.endswith(".trans.txt")):
+            for id_, text in read_table(path).items():
+                audio = chapter / f"{id_}.flac"
+                text = " ".join(unicodedata.normalize("NFC", text).split())
+                problem = _transcript_problem(id_, text, audio)
+                if not problem and audio in rows:
+                    problem = "is there twice"
+                if problem:
+                    problems.append(f"{path}: utterance {id_} {problem}")
+                rows[audio] = id_, text
+        audios = (chapter / name for name in names if name.endswith(".flac"))
+        problems += [f"{audio} has no transcript" for audio in audios if audio not in rows]
     _raise_first(problems, subset)
-    if not texts:
+    if not rows:
         raise ValueError(f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
     with ThreadPoolExecutor(jobs) as pool:
-        checks = pool.map(_samples_or_problem, texts)
-        checks = list(progress_bar(checks, desc=f"checking {subset}", total=len(texts), unit=" files"))
+        checks = pool.map(_samples_or_problem, rows)
+        checks = list(progress_bar(checks, desc=f"checking {subset}", total=len(rows), unit="files"))
     _raise_first([check for check in checks if isinstance(check, str)], subset)
     return [
-        Utterance(audio.stem, str(audio), text, audio.stem.rpartition("-")[0], samples)
-        for (audio, text), samples in zip(texts.items(), checks)
+        Utterance(id_, str(audio), text, id_.rpartition("-")[0] or id_, samples)
+        for (audio, (id_, text)), samples in zip(rows.items(), checks)
     ]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in ``folder``; one that cannot be read is an error, not an empty one."""
+    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
+
+
+def _transcript_problem(id_: str, text: str, audio: Path) -> str | None:
+    if "/" in id_ or "\0" in id_:
+        return "has an id that is no file name"
+    if not text:
+        return "has an empty transcript"
+    if has_control(text):
+        return f"has a control character in its transcript: {text!r}"
+    if not audio.is_file():
+        return f"has no audio file {audio.name}"
+    return None
 
 
 def _raise_first(problems: list[str], subset: str) -> None:
@@ -91,10 +116,14 @@ def _samples_or_problem(audio: Path) -> int | str:
                 return f"{audio} has {file.channels} channels; the recipe needs mono"
             if file.frames == 0:
                 return f"{audio} holds no audio"
-            tail = min(file.frames, 4096)
-            file.seek(file.frames - tail)
-            if len(file.read(tail)) != tail:
-                return f"{audio} is cut short: its end cannot be read"
+            if file.format != "FLAC":
+                return f"{audio} holds {file.format}, not FLAC"
+            buffer = np.empty(1 << 16, dtype="int16")
+            frames = 0
+            while read := len(file.read(out=buffer, dtype="int16")):
+                frames += read
+            if frames != file.frames:
+                return f"{audio} is cut short: {frames} of its {file.frames} samples can be read"
             return file.frames
-    except (soundfile.LibsndfileError, OSError) as error:
+    except (soundfile.LibsndfileError, OSError, UnicodeEncodeError) as error:
         return f"{audio} cannot be read, it is damaged or cut short ({error})"

@@ -102,7 +102,9 @@ def _write(root: Path, scale: float, rng: random.Random) -> None:
     for subset_number, (subset, (count, subset_voices)) in enumerate(SUBSETS.items()):
         count = max(math.ceil(count * scale), len(subset_voices))
         transcripts: dict[Path, list[str]] = {}
-        for i, words in enumerate(progress_bar(phrases(count, rng), desc=subset, total=count, unit=" utts")):
+        for i, words in enumerate(
+            progress_bar(phrases(count, rng), desc=f"speaking {subset}", total=count, unit="utts")
+        ):
             voice = subset_voices[i % len(subset_voices)]
             speaker, chapter = 101 + voices.index(voice), 1000 * (101 + voices.index(voice)) + subset_number
             folder = root / subset / str(speaker) / str(chapter)

@@ -1,9 +1,9 @@
 """Token lists, and the fit of a transcript to one."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from espnet_pinch.data.kaldi_dir import Utterance
 from espnet_pinch.files import write_text
@@ -21,22 +21,27 @@ def tokens_of_texts(texts: Iterable[str]) -> list[str]:
     return [*SPECIAL, *sorted(counts, key=lambda char: (-counts[char], char))]
 
 
-def read_tokens(path: str | os.PathLike) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines()
-
-
 def write_tokens(path: str | os.PathLike, tokens: Sequence[str]) -> None:
+    """Write a token list, a token a line.
+
+    Raises:
+        ValueError: a token twice, or one that does not fit a line.
+    """
+    for token, count in Counter(tokens).items():
+        if count > 1 or not token or "\n" in token or "\r" in token:
+            what = "there twice" if count > 1 else "empty or has a new line"
+            raise ValueError(f"the token {token!r} of the vocabulary is {what}; a token list cannot hold it")
     write_text(path, "".join(f"{token}\n" for token in tokens))
 
 
 def match_case(text: str, tokens: Sequence[str]) -> str:
-    """``text`` in lower or upper case where the vocabulary has letters of that case alone."""
+    """``text`` in lower or upper case where the vocabulary has letters of that case alone; in composed form (NFC)."""
     letters = "".join(token for token in tokens if len(token) == 1)
     has_lower, has_upper = letters != letters.upper(), letters != letters.lower()
     if has_lower and not has_upper:
-        return text.lower()
+        return unicodedata.normalize("NFC", text.lower())
     if has_upper and not has_lower:
-        return text.upper()
+        return unicodedata.normalize("NFC", text.upper())
     return text
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from espnet_pinch.asr import history
 from espnet_pinch.files import read_json, write_json, write_text
+from espnet_pinch.progress import progress_bar
 from espnet_pinch.results.plots import plot_course, plot_layers
 from espnet_pinch.results.scoring import score_files
 from espnet_pinch.results.significance import compare_files
@@ -38,7 +39,8 @@ class Experiment:
         """Sparsity, parameters, error rates, and the cost of training (0 epochs where nothing was trained)."""
         parameters = read_json(self.folder / "folded" / "parameters.json")
         keys = ("sparsity", "params_total", "params_kept", "params_stored", "extra_trained_parameters")
-        scores = {name: score_files(self.reference(name), self.hypothesis(name)) for name in self.sets}
+        sets = progress_bar(self.sets, desc=f"scoring {self.folder.name}", unit="sets")
+        scores = {name: score_files(self.reference(name), self.hypothesis(name)) for name in sets}
         return {
             "experiment": str(self.folder),
             **{key: parameters[key] for key in keys},
@@ -74,7 +76,7 @@ def write_report(
         "baseline": baseline.figures(),
         "significance": {
             name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
-            for name in run.sets
+            for name in progress_bar(run.sets, desc="testing significance", unit="sets")
         },
         "command": command,
     }

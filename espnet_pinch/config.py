@@ -1,0 +1,44 @@
+"""Read the YAML of a run, strictly: what YAML would pass over in silence is an error."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML takes the last, and aliases, which can grow without end."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*name) are not taken", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | os.PathLike):
+    """What a YAML file holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not YAML in UTF-8, or has a key twice or an alias; the message names the file and the line.
+    """
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8-sig"), _StrictLoader)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line} is not UTF-8 text: {error}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # no date, no number
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (RecursionError, MemoryError):
+        raise ValueError(f"{path} is not YAML for a run: too deep") from None
