@@ -20,10 +20,10 @@ def is_first(args: argparse.Namespace) -> bool:
     mode = argparse.Namespace(**vars(args))
     try:
         resolve_distributed_mode(mode)
-        rank = get_node_rank(args.dist_rank, args.dist_launcher) if mode.distributed else 0
+        rank = get_node_rank(args.dist_rank, args.dist_launcher) if mode.distributed else None
     except (RuntimeError, ImportError) as error:
         raise ValueError(f"cannot tell the processes of this run apart: {error}") from None
     if args.ngpu > 1 and not mode.distributed:
         # DataParallel copies the model at every step; the method would go on reading the weights of the first copy.
         raise ValueError("several GPUs take a process each: give --multiprocessing_distributed true")
-    return rank == 0
+    return not rank  # None where there is but one node
