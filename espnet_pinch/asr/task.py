@@ -21,6 +21,7 @@ from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.method import parameter_groups
 from espnet_pinch.core.registry import self_contained
+from espnet_pinch.data.audio import no_code
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
 model_choices.classes["pruning"] = PruningASRModel
@@ -66,9 +67,9 @@ class PruningASRTask(ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """As ``ASRTask.main_worker``; no file is unpickled but for tensors, numbers and text."""
+        """As ``ASRTask.main_worker``; no file is unpickled but for tensors, numbers and text, or run."""
         try:
-            with tensors_only():
+            with tensors_only(), no_code():
                 super().main_worker(args)
         except (ValueError, OSError) as error:
             if multiprocessing.parent_process() is None:
