@@ -20,7 +20,8 @@ Stages
   --stage N, --stop_stage N                                                                       [0, 6]
   --skip_data_prep, --skip_train, --skip_eval true         leave out stages 0-3, 4, 5-6
 Machine
-  --ngpu N                 GPUs to train on                                                       [0]
+  --ngpu N                 GPUs to train on, of each node                                         [0]
+  --num_nodes N            nodes to train on: run inside a Slurm allocation, or set train_cmd in cmd.sh   [1]
   --gpu_inference true     decode on a GPU                                                        [false]
   --nj N                   jobs of data preparation                                               [4]
   --inference_nj N         jobs of beam search                                                    [1]
@@ -48,7 +49,7 @@ Other
 HELP
 )
 
-options="stage stop_stage skip_data_prep skip_train skip_eval ngpu gpu_inference nj inference_nj python
+options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
  upstream corpus librispeech method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
  dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config inference_args
  inference_batch_size inference_asr_model export_args train_set valid_set test_sets"
@@ -59,6 +60,7 @@ skip_data_prep=false
 skip_train=false
 skip_eval=false
 ngpu=0
+num_nodes=1
 gpu_inference=false
 nj=4
 inference_nj=1
@@ -99,7 +101,7 @@ command_line=${command_line% }
 
 # ---- What to run, checked before anything is done
 
-for number in stage stop_stage ngpu nj inference_nj inference_batch_size; do
+for number in stage stop_stage ngpu num_nodes nj inference_nj inference_batch_size; do
     [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number} must be a whole number, not '${!number}'"
 done
 for switch in skip_data_prep skip_train skip_eval gpu_inference; do
@@ -242,6 +244,16 @@ data_options() {
     )
 }
 
+# launcher EXP: what goes before the command of a training, in the array launch; for several nodes ESPnet's launcher
+launcher() {
+    # shellcheck disable=SC2206
+    launch=(${train_cmd})
+    if [ "${num_nodes}" -gt 1 ]; then
+        launch=("${python}" -m espnet2.bin.launch --cmd "${train_cmd:-utils/slurm.pl}" --log "$1/launch.log"
+            --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "$1/.dist_init_" --)
+    fi
+}
+
 # train EXP TITLE CONFIG UPSTREAM UPSTREAM_KEY [OPTION...]: train into EXP (resumed where it was cut), and fold
 train() {
     local dir=$1 title=$2 config=$3 from=$4 from_key=$5 inputs
@@ -254,9 +266,9 @@ train() {
     mkdir -p "${dir}"
     key "${inputs[@]}" >"${dir}/settings.key.$$" # whole at any moment: runs side by side share their baseline
     mv "${dir}/settings.key.$$" "${dir}/settings.key"
-    # shellcheck disable=SC2086
+    launcher "${dir}"
     step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
-        ${train_cmd} "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
+        "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
         --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}" \
         --frontend_conf "upstream=${from}" "$@"
     step "${dir}/fold.done" "folding ${title}" "${dir}/train.done" "=${inference_asr_model}" -- \

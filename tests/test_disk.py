@@ -15,7 +15,7 @@ import torch
 
 from espnet_pinch import files
 from espnet_pinch.asr.decode import write_transcripts
-from espnet_pinch.asr.mini_upstream import make_mini_upstream
+from espnet_pinch.asr.small_upstreams import make_small_upstream
 from espnet_pinch.data import download
 from espnet_pinch.data.dump import pack_audio, write_shapes
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
@@ -79,7 +79,7 @@ def pictures(path, tmp_path):
 # What each stage writes: stage, writer(path, tmp_path).
 WRITERS = {
     "0 mini corpus": lambda path, tmp_path: make_mini_corpus(path, 0.05),
-    "0 mini upstream": lambda path, tmp_path: make_mini_upstream(path),
+    "0 mini upstream": lambda path, tmp_path: make_small_upstream(path),
     "0 unpacked archive": unpack,
     "1 data directory": lambda path, tmp_path: write_data_dir(path, rows(tmp_path, 4000)),
     "2 packed audio": lambda path, tmp_path: pack_audio(rows(tmp_path), path),

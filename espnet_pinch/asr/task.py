@@ -1,7 +1,10 @@
 """The ESPnet task. Importing this module registers the frontend, the model and the scheduler with ESPnet."""
 
 import argparse
+import contextlib
 import logging
+import multiprocessing
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -11,11 +14,14 @@ from torch import nn
 from espnet_pinch.asr.espnet import ASRTask, abs_task, frontend_choices, model_choices
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.processes import is_first
 from espnet_pinch.asr.resume import owned
+from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.method import parameter_groups
 from espnet_pinch.core.registry import self_contained
+from espnet_pinch.data.audio import no_code
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
 model_choices.classes["pruning"] = PruningASRModel
@@ -43,16 +49,33 @@ class PruningASRTask(ASRTask):
 
     @classmethod
     def main(cls, args: argparse.Namespace | None = None, cmd: Sequence[str] | None = None) -> None:
-        """As ``ASRTask.main``; one process at a time in an output folder.
+        """As ``ASRTask.main``; one run at a time in an output folder.
 
         Raises:
             BlockingIOError: another process is training there.
+            ValueError: as ``is_first``.
         """
         args = args or cls.get_parser().parse_args(cmd)
         if args.output_dir is None or args.print_config:
             return super().main(args)
-        with owned(args.output_dir):
-            super().main(args)
+        # On other nodes, and for other ranks, the folder is held already: by the first.
+        with owned(args.output_dir) if is_first(args) else contextlib.nullcontext():
+            try:
+                super().main(args)
+            except torch.multiprocessing.ProcessExitedException:
+                sys.exit(1)  # the process has said why
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """As ``ASRTask.main_worker``; no file is unpickled but for tensors, numbers and text, or run."""
+        try:
+            with tensors_only(), no_code():
+                super().main_worker(args)
+        except (ValueError, OSError) as error:
+            if multiprocessing.parent_process() is None:
+                raise
+            print(f"error: {error}", file=sys.stderr)  # of a process that ESPnet has started, one for each GPU
+            sys.exit(1)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> PruningASRModel:

@@ -1,5 +1,6 @@
 """ESPnet's trainer with the pruning method's hooks in it."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,10 @@ class PruningTrainer(Trainer):
             optimizer.register_step_post_hook(model.pruning.after_step)
             if isinstance(scheduler, LinearWarmupDecay):
                 scheduler.set_total_steps(steps)
+        config = model.frontend.upstream.config
+        if config.layerdrop or not config.apply_spec_augment or not config.mask_time_prob:
+            # Layers that are dropped, or the vector that masks frames, get no gradient: several processes have to know.
+            trainer_options = dataclasses.replace(trainer_options, unused_parameters=True)
         cls.criteria = trainer_options.best_model_criterion
         with whole_saves():
             super().run(

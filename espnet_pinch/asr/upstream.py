@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
 )
+
+from espnet_pinch.asr.safe_load import tensors_only
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
@@ -78,10 +81,15 @@ def read_config(upstream: str) -> PretrainedConfig:
 
     Raises:
         FileNotFoundError: no such folder, or no config.json in it.
-        ValueError: a model of another kind.
+        ValueError: a model of another kind, or one that brings code of its own.
     """
     check_folder(upstream)
-    config = AutoConfig.from_pretrained(upstream)
+    try:
+        # Where this is left open, transformers asks on the terminal whether to run code that comes with a model.
+        config = AutoConfig.from_pretrained(upstream, trust_remote_code=False)
+    except ValueError as error:
+        reason = re.split(r"\n|\. ", str(error))[0]
+        raise ValueError(f"{upstream} is not a model of type {', '.join(MODEL_TYPES)}: {reason}") from None
     if config.model_type not in MODEL_TYPES:
         raise ValueError(f"{upstream} is a model of type {config.model_type}; supported: {', '.join(MODEL_TYPES)}")
     if getattr(config, "add_adapter", False):
@@ -149,13 +157,15 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
         overrides: fields of its configuration to change, such as dropout or SpecAugment.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_config``, or weights that do not fit the configuration.
+        FileNotFoundError, ValueError: as ``read_config``, or weights that do not fit the configuration, are damaged or
+            hold more than tensors.
     """
     config = read_config(upstream)
     ctc = has_ctc_head(config)
     apply_overrides(config, overrides)
     auto = AutoModelForCTC if ctc else AutoModel
-    model, info = auto.from_pretrained(upstream, config=config, dtype=torch.float32, output_loading_info=True)
+    with tensors_only():
+        model, info = auto.from_pretrained(upstream, config=config, dtype=torch.float32, output_loading_info=True)
     missing = sorted(k for k in info["missing_keys"] if not k.endswith(MAY_BE_MISSING))
     if missing or info["mismatched_keys"]:
         wrong = missing or sorted(str(k) for k in info["mismatched_keys"])

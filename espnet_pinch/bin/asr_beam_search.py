@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 from espnet_pinch.asr.decode import write_transcripts
+from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.bin import run_main
+from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
 from espnet_pinch.progress import progress_bar
 
@@ -27,7 +29,8 @@ def asr_inference(command: list[str], done) -> None:
         return hypotheses
 
     Speech2Text.__call__ = counted  # ESPnet reports no progress of its own
-    main(command)
+    with tensors_only(), no_code():
+        run_main(lambda: main(command))
 
 
 def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) -> None:

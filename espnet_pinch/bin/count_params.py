@@ -5,6 +5,7 @@ The architecture is built without values: nothing is downloaded, and no memory i
 
 import argparse
 
+from espnet_pinch.asr.architectures import CONFIGS
 from espnet_pinch.bin import run_main
 from espnet_pinch.core.registry import METHODS, check_method
 from espnet_pinch.files import write_json
@@ -63,9 +64,7 @@ def legend(counts: dict) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.count_params", description=__doc__)
-    parser.add_argument(
-        "--upstream", required=True, help="wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro, or a Hugging Face folder"
-    )
+    parser.add_argument("--upstream", required=True, help=f"{', '.join(CONFIGS)}, or a Hugging Face folder")
     parser.add_argument("--sparsity", nargs="+", help="fractions, such as 0.65; the paper's rows where not given")
     parser.add_argument("--method", help="whose extra trained parameters to print; every method's where not given")
     parser.add_argument("--json", help="write all counts to this file too")

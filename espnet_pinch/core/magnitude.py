@@ -131,8 +131,8 @@ def read_layer_sparsities(source: Mapping[str, float] | str | None) -> dict[str,
         raise FileNotFoundError(f"mixed_sparsity: {path} does not exist; finish the pinch run of that target first")
     try:
         layers = read_json(path)["layers"]
-        return {name: counts["pruned"] / counts["weights"] for name, counts in layers.items()}
-    except (KeyError, TypeError, AttributeError, ValueError):
+        return read_layer_sparsities({name: counts["pruned"] / counts["weights"] for name, counts in layers.items()})
+    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError):
         raise ValueError(f"mixed_sparsity: {path} is not the parameters.json of a folded run") from None
 
 

@@ -55,7 +55,8 @@ class ChannelGate(nn.Module):
 
     def mix(self, weights: Tensor, ranks: Tensor) -> Tensor:
         """The candidates' masks, weighted: (7,), rank of each channel (channels,) -> (channels,)."""
-        return weights @ (ranks >= torch.tensor(self.removed, device=ranks.device)[:, None]).to(weights)
+        masks = ranks >= torch.tensor(self.removed, device=ranks.device)[:, None]  # (7, channels)
+        return (weights[:, None] * masks).sum(0)  # no matrix product: autocast would make that one of half precision
 
     def norms(self) -> Tensor:
         """L2 norm of every channel's weights, (channels,)."""
@@ -81,6 +82,10 @@ class NasChannels(PruningMethod):
     bonus moves gives up only as many channels as are missing. The rest of the run fine-tunes what was chosen. With
     ``landing="paper"`` the search lasts to the end, and the likeliest candidates are taken as they are.
 
+    The noise of a step depends on torch's seed at construction and on the step alone: the processes of a distributed
+    run and the micro-batches of a step all try the same mixture, as one process does with the joined batch, and a
+    resumed run goes on with the noise that it would have had.
+
     Args:
         settings: keyword arguments of ``NasSettings``.
     """
@@ -91,6 +96,7 @@ class NasChannels(PruningMethod):
         super().__init__()
         self.settings = NasSettings(**settings)
         self.chosen = False  # the search is over
+        self.seed = torch.initial_seed()
         self.gates: dict[str, ChannelGate] = {}  # not submodules: the model holds them and saves their parameters
         self.groups: list[list[ChannelGate]] = []
 
@@ -128,14 +134,20 @@ class NasChannels(PruningMethod):
         """Mix the candidates anew; ``eta * sum_l sum_i lambda_i |M_i|_0``, a scalar, 0.0 while the target is met."""
         if self.chosen:  # still a function of all parameters, as DistributedDataParallel wants it
             return 0.0 * sum(gate.architecture.sum() for gate in self.gates.values())
-        kept = []
+        kept, noise = [], iter(self._noise())
         for group in self.groups:
             ranks = self._ranks(group)
             for gate in group:
-                gate.mixture = gate.mix(F.gumbel_softmax(gate.architecture, self.tau), ranks)
+                gate.mixture = gate.mix(((gate.architecture + next(noise)) / self.tau).softmax(0), ranks)
                 kept.append(gate.mixture.sum() * gate.per_channel)
         eta = self.eta
         return eta * torch.stack(kept).sum() if eta else 0.0
+
+    def _noise(self) -> Tensor:
+        """Gumbel noise of this step, (layers, 7)."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+        exponential = torch.empty(len(self.gates), len(CANDIDATES)).exponential_(generator=generator)
+        return -exponential.log().to(self.new_parameters()[0])
 
     @torch.no_grad()
     def after_step(self, *_) -> None:

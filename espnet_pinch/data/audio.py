@@ -1,10 +1,33 @@
-"""Read the audio of a wav.scp entry."""
+"""Read the audio of a wav.scp entry, and nothing but audio: kaldiio would run a command, or unpickle, if told to."""
 
+import contextlib
 import re
+import types
+from collections.abc import Iterator
 
 import kaldiio
 import numpy as np
 import soundfile
+
+
+@contextlib.contextmanager
+def no_code() -> Iterator[None]:
+    """Inside, kaldiio neither unpickles ("PKL" in an archive) nor starts a command ("cat a.ark |" in a wav.scp).
+
+    Raises (in kaldiio):
+        ValueError: it was told to.
+    """
+
+    def refuse(*_, **__):
+        raise ValueError("an archive of audio holds a pickle, or a wav.scp a command, and that could run code: refused")
+
+    before = kaldiio.matio.pickle, kaldiio.utils.subprocess
+    kaldiio.matio.pickle = types.SimpleNamespace(load=refuse)
+    kaldiio.utils.subprocess = types.SimpleNamespace(Popen=refuse, PIPE=None)
+    try:
+        yield
+    finally:
+        kaldiio.matio.pickle, kaldiio.utils.subprocess = before
 
 
 def read_audio(entry: str) -> np.ndarray:
@@ -12,12 +35,16 @@ def read_audio(entry: str) -> np.ndarray:
 
     Raises:
         OSError: the file cannot be read.
+        ValueError: the entry is a command, or the archive holds a pickle.
     """
     if re.search(r"\.ark:\d+$", entry):
         try:
-            samples = kaldiio.load_mat(entry)[1]
+            with no_code():
+                samples = kaldiio.load_mat(entry)[1]
         except OSError:
             raise
+        except ValueError as error:
+            raise ValueError(f"{entry}: {error}") from None
         except Exception as error:  # a damaged archive shows in many ways
             raise OSError(f"{entry} cannot be read: {error or type(error).__name__}") from None
         return (samples / 32768).astype(np.float32) if samples.dtype == np.int16 else samples.astype(np.float32)

@@ -1,0 +1,29 @@
+"""The processes of a training: who is first among them, and what ESPnet would start in a way that does not work."""
+
+import argparse
+
+import torch
+from espnet2.train.distributed_utils import get_node_rank, resolve_distributed_mode
+
+
+def is_first(args: argparse.Namespace) -> bool:
+    """Whether this process is the only one that was launched, or the first of them: one for every node, or every rank.
+
+    Args:
+        args: ESPnet's options.
+
+    Raises:
+        ValueError: more GPUs than there are, several GPUs in one process, or not launched as the options say.
+    """
+    if args.ngpu > torch.cuda.device_count():
+        raise ValueError(f"--ngpu {args.ngpu}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
+    mode = argparse.Namespace(**vars(args))
+    try:
+        resolve_distributed_mode(mode)
+        rank = get_node_rank(args.dist_rank, args.dist_launcher) if mode.distributed else None
+    except (RuntimeError, ImportError) as error:
+        raise ValueError(f"cannot tell the processes of this run apart: {error}") from None
+    if args.ngpu > 1 and not mode.distributed:
+        # DataParallel copies the model at every step; the method would go on reading the weights of the first copy.
+        raise ValueError("several GPUs take a process each: give --multiprocessing_distributed true")
+    return not rank  # None where there is but one node
