@@ -161,7 +161,8 @@ def test_beam_search_and_the_packed_zip(work, trap, error_of):
     command = ["--asr_train_config", f"{work}/folded/config.yaml", "--asr_model_file", f"{work}/folded/model.pth"]
     command += ["--data_path_and_name_and_type", f"{work}/data/wav.scp,speech,sound", "--output_dir", f"{work}/out"]
     command += ["--config", str(ROOT / "conf" / "decode_beam.yaml")]
-    matches(f"model.pth {REFUSED}", error_of(lambda: asr_beam_search.asr_inference(command, multiprocessing.Value("i"))))
+    done = multiprocessing.Value("i")
+    matches(f"model.pth {REFUSED}", error_of(lambda: asr_beam_search.asr_inference(command, done)))
     write_packed(work / "espnet.zip", work / "folded")
     with pytest.raises(ValueError, match=REFUSED):
         check_packed(work / "espnet.zip", Probe([], [], [], [], [], 0))
