@@ -35,7 +35,7 @@ def read_audio(entry: str) -> np.ndarray:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the entry is a command, or the archive holds a pickle.
+        ValueError: the archive holds a pickle.
     """
     if re.search(r"\.ark:\d+$", entry):
         try:
