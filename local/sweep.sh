@@ -9,6 +9,7 @@ Usage: local/sweep.sh [options] [-- options of run.sh]
   --methods "NAMES"        of pinch ump mixed_sparsity nas_cp; dense is always run     [pinch]
   --ratios "X ..."         target sparsities                                           [0.65]
   --seeds "N ..."          of all but the dense baseline, which is trained once        [the YAML's]
+  --asr_args "ARGS"        as of run.sh, of all runs of the methods                    [none]
   --jobs N                 runs at a time                                              [1]
   --report true            tables and figures of what has finished, at the end         [false]
   --python PROGRAM         as of run.sh                                                [python3]
@@ -17,11 +18,12 @@ Called again it skips what is finished. mixed_sparsity is run after pinch, whose
 left out where a ratio is more than its 0.925. A run that fails does not stop the others; the status is then 1.
 HELP
 )
-options="upstream methods ratios seeds jobs report python"
+options="upstream methods ratios seeds asr_args jobs report python"
 upstream=wav2vec2_base
 methods=pinch
 ratios=0.65
 seeds=yaml
+asr_args=
 jobs=1
 report=false
 python=python3
@@ -47,19 +49,23 @@ mkdir -p "${logs}"
 failed=$(mktemp)
 trap 'rm -f "${failed}"' EXIT
 
-# recipe SEED OPTION...: run.sh with that seed
+# recipe SEED ARGS OPTION...: run.sh with that seed and these more options of asr_train
 recipe() {
-    local seed=$1
-    shift
-    [ "${seed}" = yaml ] || set -- "$@" --asr_args "--seed ${seed}"
+    local args=$2
+    [ "$1" = yaml ] || args="--seed $1${args:+ ${args}}"
+    shift 2
+    [ -z "${args}" ] || set -- "$@" --asr_args "${args}"
     ./run.sh --upstream "${upstream}" --python "${python}" "$@" "${rest[@]}"
 }
 
 # one METHOD RATIO SEED: a run of the recipe, its output in a file of its own
 one() {
     local name=$1_$2_seed_$3
+    # shellcheck disable=SC2001
+    [ -z "${asr_args}" ] || name+=$(echo " ${asr_args}" | sed 's/ *--*/_/g; s/[ =:/]//g')
     log "${name}"
-    if recipe "$3" --method "$1" --target_sparsity "$2" --skip_data_prep true >>"${logs}/${name}.log" 2>&1; then
+    if recipe "$3" "${asr_args}" --method "$1" --target_sparsity "$2" --skip_data_prep true \
+        >>"${logs}/${name}.log" 2>&1; then
         log "${name}: finished"
     else
         log "${name}: failed: $(tail -n 1 "${logs}/${name}.log")"
@@ -89,7 +95,7 @@ all() {
 
 log "data, the dense baseline and a dense run of the same length (${logs}/dense.log)"
 for seed in ${seeds}; do
-    recipe "${seed}" --method dense >>"${logs}/dense.log" 2>&1 || die "dense run: $(tail -n 1 "${logs}/dense.log")"
+    recipe "${seed}" "" --method dense >>"${logs}/dense.log" 2>&1 || die "dense run: $(tail -n 1 "${logs}/dense.log")"
 done
 all "${methods//mixed_sparsity/}"
 [[ ${methods} != *mixed_sparsity* ]] || all mixed_sparsity

@@ -8,6 +8,7 @@ import pytest
 
 from espnet_pinch.bin import report
 from espnet_pinch.results import paper
+from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.significance import compare
 from espnet_pinch.results.sweep import read_runs, systems
 from espnet_pinch.results.tables import NOT_RUN, table1, table2
@@ -15,7 +16,7 @@ from espnet_pinch.results.tables import NOT_RUN, table1, table2
 SETS = ("dev_clean", "dev_other", "test_clean", "test_other")
 
 
-def write_run(exp, upstream, method, target, errors, seed=0):
+def write_run(exp, upstream, method, target, errors, seed=0, **settings):
     """Results of a run with ``errors`` wrong words of 1000 in every set; the baseline has 50."""
     references = {f"u{i}": "A B C D E F G H I J" for i in range(100)}
 
@@ -44,11 +45,12 @@ def write_run(exp, upstream, method, target, errors, seed=0):
         "method": method,
         "target_sparsity": target,
         "seed": seed,
+        "settings": settings,
         **figures(errors, target),
         "baseline": figures(50, 0.0),
         "significance": {name: test for name in SETS},
     }
-    folder = exp / f"asr_{upstream}_{method}_{target}_seed{seed}"
+    folder = exp / f"asr_{upstream}_{method}_{target}_seed{seed}{''.join(settings)}"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results))
     return folder
@@ -95,6 +97,21 @@ def test_an_upstream_that_is_not_the_papers_has_no_column_of_it(exp):
     head, rows = table1("mini", [system for system in systems(read_runs(exp)) if system.upstream == "mini"])
     assert head == ["system", "target %", "params M", *SETS]
     assert [row[0] for row in rows] == ["baseline, not pruned", "NAS-CP"]
+
+
+def test_runs_that_differ_in_their_settings_are_not_taken_for_seeds(exp, tmp_path):
+    for errors, more in ((60, {"eta": 0.02}), (70, {"eta": 3e-5, "lr": 0.1}), (72, {"eta": 3e-5, "lr": 0.1})):
+        write_run(exp, "micro", "pinch", 0.65, errors, errors, tau_end=0.01, **more)
+    own = [system for system in systems(read_runs(exp)) if system.upstream == "micro"]
+    rows = table1("micro", own)[1]
+    assert [row[0] for row in rows] == [
+        "baseline, not pruned",
+        "pinch (self-pinching gates); eta 0.02",
+        "pinch (self-pinching gates); eta 3e-05, lr 0.1",
+    ]
+    assert [row[3] for row in rows] == ["5.00", "6.00", "7.10 ± 0.14"]
+    assert plot_figure2("micro", own, tmp_path / "figure")
+    assert "eta 3e-05, lr 0.1" in (tmp_path / "figure.svg").read_text()
 
 
 def test_table_2_keeps_earlier_work_apart(exp):

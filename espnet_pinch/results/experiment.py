@@ -72,6 +72,11 @@ def write_report(
         "method": pruning["method"],
         "target_sparsity": pruning["target_sparsity"] if prunes else 0.0,
         "seed": config["seed"],
+        "settings": {
+            **{k: v for k, v in (pruning.get(pruning["method"]) or {}).items() if k != "layer_sparsities"},
+            "lr": config["optim_conf"].get("lr"),
+            "max_epoch": config["max_epoch"],
+        },
         **run.figures(),
         "baseline": baseline.figures(),
         "significance": {

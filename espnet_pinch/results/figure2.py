@@ -38,9 +38,10 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
     for axis, (panel, sets) in zip(axes, PANELS.items()):
         for method, (name, colour, marker) in CURVES.items():
             style = dict(color=colour, marker=marker)
-            curve = [system for system in found if system.method == method]
-            if curve:
-                _draw(axis, curve, sets, name, style)
+            for i, variant in enumerate(dict.fromkeys(s.variant for s in found if s.method == method)):
+                curve = [system for system in found if (system.method, system.variant) == (method, variant)]
+                label = f"{name}; {variant}" if variant else name
+                _draw(axis, curve, sets, label, {**style, "linestyle": ("-", "-.", ":")[i % 3]})
             rows = [row for row in printed if row.method == method]
             if rows:
                 pooled = [_pooled(row, sets) for row in rows]

@@ -63,12 +63,14 @@ class System:
 
     Attributes:
         runs: ``results.json`` of each.
+        variant: where runs of a method differ in their settings, those of this one: "eta 3e-05, threshold_lr None".
     """
 
     upstream: str
     method: str
     target: float
     runs: tuple[dict, ...]
+    variant: str = ""
 
     def mean(self, key: str) -> float:
         return statistics.fmean(run[key] for run in self.runs)
@@ -86,16 +88,29 @@ class System:
 
 
 def systems(runs: list[Run]) -> list[System]:
-    """Finished runs by upstream, method and target; for each upstream the baseline comes first, as "baseline"."""
+    """Finished runs by upstream, method, settings and target; of each upstream the baseline comes first."""
+    finished = [run.results for run in runs if run.results]
+    variants = _variants(finished)
     found: dict[tuple, list[dict]] = defaultdict(list)
-    for run in runs:
-        if run.results:
-            r = run.results
-            found[r["upstream"], r["method"], r["target_sparsity"]].append(r)
+    for r, variant in zip(finished, variants):
+        found[r["upstream"], r["method"], r["target_sparsity"], variant].append(r)
     for upstream in dict.fromkeys(key[0] for key in found):
         newest = next(rs[-1] for key, rs in found.items() if key[0] == upstream)
         same = {s: {"significant_increase": False} for s in newest["wer"]}
-        found[upstream, "baseline", 0.0] = [{**newest["baseline"], "significance": same}]
+        found[upstream, "baseline", 0.0, ""] = [{**newest["baseline"], "significance": same}]
     order = ("baseline", "dense", "pinch", "mixed_sparsity", "nas_cp", "ump")
-    keys = sorted(found, key=lambda key: (key[0], order.index(key[1]), key[2]))
-    return [System(*key, tuple(found[key])) for key in keys]
+    keys = sorted(found, key=lambda key: (key[0], order.index(key[1]), key[3], key[2]))
+    return [System(*key[:3], tuple(found[key]), key[3]) for key in keys]
+
+
+def _variants(finished: list[dict]) -> list[str]:
+    """For each run the settings in which the runs of its upstream and method differ; "" where they are all alike."""
+    settings: dict[tuple, list[dict]] = defaultdict(list)
+    for r in finished:
+        settings[r["upstream"], r["method"]].append(r.get("settings", {}))
+    names = []
+    for r in finished:
+        group, own = settings[r["upstream"], r["method"]], r.get("settings", {})
+        differing = [key for key in own if any(other.get(key) != own[key] for other in group)]
+        names.append(", ".join(f"{key} {own[key]}" for key in differing))
+    return names

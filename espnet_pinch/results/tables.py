@@ -28,16 +28,17 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
     """
     sets = list(found[0].runs[0]["wer"]) if found else [name.replace("-", "_") for name in paper.SETS]
     in_paper = [row for row in paper.TABLE1 if row.upstream == upstream]
-    ours = {(s.method, round(s.target, 4)): s for s in found}
+    ours = {(s.method, s.variant, round(s.target, 4)): s for s in found}
     theirs = {("baseline" if row.method == "dense" else row.method, row.sparsity): row for row in in_paper}
-    keys = sorted({*ours, *theirs}, key=lambda key: (list(NAMES).index(key[0]), key[1]))
+    not_run = {(m, "", sparsity) for m, sparsity in theirs if not any((m, sparsity) == key[::2] for key in ours)}
+    keys = sorted({*ours, *not_run}, key=lambda key: (list(NAMES).index(key[0]), *key[1:]))
     head = ["system", "target %", *_pair("params M", in_paper)]
     for name in sets:
         head += _pair(name, in_paper)
     rows = []
     for key in keys:
-        system, row = ours.get(key), theirs.get(key)
-        line = [NAMES[key[0]], f"{100 * key[1]:g}"]
+        system, row = ours.get(key), theirs.get(key[::2])
+        line = [_name(*key[:2]), f"{100 * key[2]:g}"]
         line += _cells(row and f"{row.params_m:.2f}", system and f"{system.mean('params_kept') / 1e6:.2f}", in_paper)
         for name in sets:
             printed = row and str(row.wer[name.replace("_", "-")])
@@ -54,7 +55,8 @@ def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
     """
     head = ["system", "train hours", "params M: paper", "ours", "ratio: paper", "ours"]
     head += ["time: paper", "ours", "test-clean WER %: paper", "ours"]
-    ours = {(s.upstream, s.method, round(s.target, 4)): s for s in found}
+    by_runs = sorted(found, key=lambda s: len(s.runs))  # of several variants the one that was run most
+    ours = {(s.upstream, s.method, round(s.target, 4)): s for s in by_runs}
     rows = []
     for row in paper.TABLE2:
         system = ours.get((row.upstream, row.method, row.sparsity))
@@ -74,7 +76,7 @@ def costs(found: list[System]) -> tuple[list[str], list[list[str]]]:
     head += ["peak memory GB", "device"]
     rows = [
         [
-            NAMES[s.method],
+            _name(s.method, s.variant),
             f"{100 * s.target:g}",
             str(len(s.runs)),
             f"{100 * s.mean('sparsity'):.3f}",
@@ -94,14 +96,15 @@ def runs_csv(found: list[System]) -> str:
     keys = ["wer", "errors", "words", "cer"]
     tests = ["wer_difference", "bootstrap_low", "bootstrap_high", "segments", "mean_difference"]
     tests += ["p_two_sided", "p_one_sided", "significant_increase"]
-    lines = [["upstream", "method", "target_sparsity", "seed", "sparsity", "params_kept", "set", *keys, *tests]]
+    head = ["upstream", "method", "variant", "target_sparsity", "seed", "sparsity", "params_kept", "set", *keys, *tests]
+    lines = []
     for system in found:
         for run in system.runs:
             for name, score in run["wer"].items():
-                own = [system.upstream, system.method, system.target, run.get("seed", "")]
+                own = [system.upstream, system.method, system.variant, system.target, run.get("seed", "")]
                 own += [run["sparsity"], run["params_kept"], name, *(score[key] for key in keys)]
                 lines.append(own + [run["significance"][name].get(key, "") for key in tests])
-    return to_csv(lines[0], lines[1:])
+    return to_csv(head, lines)
 
 
 def to_csv(head: list[str], rows: list[list]) -> str:
@@ -120,6 +123,10 @@ def _wer(system: System, name: str) -> str:
     spread = f" ± {statistics.stdev(wers):.2f}" if len(wers) > 1 else ""
     dagger = "†" if system.method != "baseline" and system.lossless((name,)) else ""
     return f"{statistics.fmean(wers):.2f}{spread}{dagger}"
+
+
+def _name(method: str, variant: str) -> str:
+    return NAMES[method] + (f"; {variant}" if variant else "")
 
 
 def _pair(title: str, in_paper: list) -> list[str]:
