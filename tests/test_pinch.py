@@ -144,6 +144,18 @@ def test_landing_keeps_the_ratios_of_the_thresholds():
         assert float(gates[1].threshold / gates[0].threshold) == pytest.approx(-2.5, rel=1e-5)
 
 
+def test_after_the_landing_thresholds_stay_as_they_stand_to_each_other():
+    model = small_model(60)
+    pinch = Pinch(target_sparsity=0.7, layers=r"\d", eta=1e-2, reach_by=0.3)
+    pinch.attach(model)
+    course = train(model, pinch, 31, total=200, threshold_lr=0.01)
+    first, second = [float(gate.threshold) for gate in pinch.gates.values()]
+    course = train(model, pinch, 100, total=200, threshold_lr=0.01)
+    now = [float(gate.threshold) for gate in pinch.gates.values()]
+    assert pinch.landed and now[1] / now[0] == pytest.approx(second / first, rel=1e-4)
+    assert now[0] != first and all(0.7 <= s <= 0.7006 for s in course)  # the weights move, the factor follows
+
+
 def test_landing_takes_the_next_sparsity_when_weights_are_equal():
     linear = nn.Linear(10, 10)
     with torch.no_grad():
@@ -251,7 +263,7 @@ def test_thresholds_have_a_group_without_weight_decay():
         ({"pinch": 3}, "must be a mapping"),
         ({"pinch": {"eta": "2e-5"}}, "write 2.0e-5"),
         ({"pinch": {"eta": {0.7: 1e-5}}, "target_sparsity": 0.5}, "eta has no entry"),
-        ({"pinch": {"tau_end": 0}}, "tau_end must be over 0"),
+        ({"pinch": {"tau_end": 0}}, "tau_end must be finite and over 0"),
         ({"pinch": {"landing": "soft"}}, "landing"),
         ({"pinch": {"reach_by": 1.5}}, "reach_by"),
         ({"method": "nas_cp", "target_sparsity": 0.95}, "at most 92.5 %"),

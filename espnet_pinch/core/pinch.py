@@ -19,11 +19,12 @@ class Pinch(PruningMethod):
     The loss gets ``eta`` times the number of kept weights while the sparsity is under its target, nothing once it
     is there. ``tau`` falls along a cosine over ``total_steps``.
 
-    The paper leaves open how a run ends exactly at its nominal sparsity. With ``landing="hold"``, as soon as the
-    target is reached all thresholds are multiplied by one common factor after each step that strays, so that the
-    sparsity stays in [target, target + 0.05 point] for the rest of the run, while the thresholds go on learning
-    how to share it out among the layers. A run too short to get there by its eta alone is lifted along a line
-    that reaches the target at the part ``reach_by`` of the run. With ``landing="paper"`` neither happens.
+    The paper leaves open how a run ends exactly at its nominal sparsity, and whether the thresholds move on once
+    ``eta`` is 0. With ``landing="hold"`` they stay as they stand to each other when the target is reached, and are
+    multiplied by one common factor after each step that strays, so that the sparsity stays in
+    [target, target + 0.05 point] for the rest of the run. A run too short to get there by its eta alone is lifted
+    along a line that reaches the target at the part ``reach_by`` of the run. With ``landing="paper"`` neither
+    happens: the thresholds follow the loss alone once ``eta`` is 0.
 
     Args:
         settings: keyword arguments of ``PinchSettings``.
@@ -41,6 +42,7 @@ class Pinch(PruningMethod):
         self.landed = False
         self.gates: dict[str, GatedLinear] = {}  # not submodules: the model holds them and saves their parameters
         self._sparsity: float | None = None
+        self._thresholds: list[Tensor] | None = None  # once landed, those that the step under way started from
 
     def attach(self, model: nn.Module) -> None:
         """Gate every linear layer of ``model`` whose name matches ``settings.layers``.
@@ -78,13 +80,20 @@ class Pinch(PruningMethod):
         tau = self.tau
         for gate in self.gates.values():
             gate.tau = tau
+        if self.landed:
+            self._thresholds = [gate.threshold.detach().clone() for gate in self.gates.values()]
         eta = self.eta
         return eta * torch.stack([gate.kept() for gate in self.gates.values()]).sum() if eta else 0.0
 
+    @torch.no_grad()
     def after_step(self, *_) -> None:
         """Count the optimizer step, then keep the sparsity to its bounds."""
         super().after_step()
         self._sparsity = None
+        if self.landed and self._thresholds:
+            # Put back, not frozen: an optimizer moves what has no gradient, and DistributedDataParallel wants one.
+            for gate, before in zip(self.gates.values(), self._thresholds):
+                gate.threshold.copy_(before)
         if self.settings.landing == "hold" and self.settings.target_sparsity > 0:
             self._hold()
 
