@@ -254,11 +254,17 @@ FORGED = [
     (set_header("model", "config", "hidden_act", value="magic"), "builds no model: KeyError"),
     (
         set_header("model", "config", "num_hidden_layers", value=10**9),
-        "ValueError: 1000000000 Transformer layers",
+        "ValueError: 1000000000 hidden layers",
     ),
+    (lambda t, h: h["model"]["config"].update(add_adapter=True, num_adapter_layers=10**9), "1000000000 adapter layers"),
+    (set_header("model", "config", "conv_stride", value=[0, 0]), r"convolutions with strides \[0, 0\]"),
+    (set_header("model", "processing", "sampling_rate", value=0), "a sampling rate of 0 Hz"),
+    (set_header("model", "processing", "sampling_rate", value="x"), "a sampling rate of 'x' Hz"),
+    (set_header("values", value=["fp32"]), r"unknown values \['fp32'\]"),
     (set_header("model", "config", "hidden_size", value=10**9), "has a mask of|has the shape|builds no model"),
     (set_header("model", "tokens", value=7), "builds no model: TypeError"),
     (set_header("model", "pruning", "layers", value="("), "builds no model|not a regular expression"),
+    (set_header("model", "pruning", "layers", value=r"^((\w|\.)+)+\$$"), "a pattern of layers that repeats a group"),
 ]
 
 
@@ -490,6 +496,19 @@ def test_folders_without_a_model_get_one_line(experiment, exported, tmp_path, mo
     (tmp_path / "hf" / "model.safetensors").write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="model.safetensors is damaged"):
         espnet_pinch.load(tmp_path / "hf")
+
+
+def test_a_folder_with_a_weight_that_is_not_finite_gets_one_line(experiment, tmp_path):
+    shutil.copytree(experiment / "folded", tmp_path / "f")
+    state = torch.load(tmp_path / "f" / "model.pth")
+    state["ctc.ctc_lo.bias"][2] = torch.inf
+    torch.save(state, tmp_path / "f" / "model.pth")
+    state = load_file(tmp_path / "f" / "hf" / "model.safetensors")
+    state["lm_head.bias"][2] = torch.nan
+    save_file(state, tmp_path / "f" / "hf" / "model.safetensors", metadata={"format": "pt"})
+    for folder in (tmp_path / "f", tmp_path / "f" / "hf"):
+        with pytest.raises(ValueError, match=f"{folder}: ctc.ctc_lo.bias holds a value that is not finite"):
+            espnet_pinch.load(folder)
 
 
 @pytest.mark.slow
