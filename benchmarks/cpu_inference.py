@@ -9,7 +9,7 @@ import functools
 import statistics
 
 import torch
-from measure import in_turns, parser, print_table, ratio, start
+from measure import in_turns, parser, print_table, ratio, rounds, start
 from models import make_model
 
 from espnet_pinch.core.sparse import use_backend
@@ -41,13 +41,15 @@ def main(arguments: list[str] | None = None) -> None:
             "whole model": lambda m: m(audio.to(m.dtype)),
         }
         for part, call in parts.items():
-            seconds = in_turns({name: functools.partial(call, m) for name, m in models.items()}, args.repeats)
+            seconds = in_turns(
+                {name: functools.partial(call, m) for name, m in models.items()}, args.repeats, args.clock
+            )
             base = seconds["dense float32"]
             for name, taken in seconds.items():
                 note = f"{chosen} layers sparse" if name == "auto" else ""
                 times = [f"{min(taken):.3f}", f"{statistics.median(taken):.3f}", f"{1 / ratio(taken, base):.2f}"]
                 rows.append([part, f"{100 * sparsity:g}", name, *times, note])
-    print(f"wav2vec2-{args.size}, {args.seconds} s of audio, {args.repeats} rounds:\n")
+    print(f"wav2vec2-{args.size}, {args.seconds} s of audio, {rounds(args)}:\n")
     print_table(["part", "sparsity %", "backend", "min s", "median s", "times as fast as dense", ""], rows)
 
 

@@ -89,7 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--threads", type=int, default=os.cpu_count(), help=argparse.SUPPRESS)
     made.add_argument("--lhotse", default=sys.executable, metavar="PYTHON", help="interpreter that has lhotse [this]")
     args = start(made, arguments)
-    seconds = {"data directories, ours": [], "manifests, lhotse": [], "WER of dev and test sets": [], "MAPSSWE": []}
+    seconds = {
+        "data directories, ours": [],
+        "manifests, lhotse": [],
+        "WER of dev and test sets": [],
+        "MAPSSWE and bootstrap": [],
+    }
     with tempfile.TemporaryDirectory() as folder:
         root, rng = Path(folder) / "LibriSpeech", random.Random(1)
         counts = write_tree(root, args.scale)

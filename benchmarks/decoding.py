@@ -12,7 +12,7 @@ import tempfile
 
 import numpy as np
 import torch
-from measure import in_turns, parser, print_table, ratio, start
+from measure import in_turns, parser, print_table, ratio, rounds, start
 from models import TOKENS, make_model
 from transformers import pipeline
 
@@ -59,7 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     rows = []
     for size in args.batch_sizes:
-        seconds = in_turns({"pipeline": lambda s=size: theirs(s), "ours": lambda s=size: ours(s)}, args.repeats)
+        seconds = in_turns(
+            {"pipeline": lambda s=size: theirs(s), "ours": lambda s=size: ours(s)}, args.repeats, args.clock
+        )
         plain = [" ".join(re.sub("<[^<> ]+>", "", text).split()) for text in texts["pipeline", size]]
         pairs = zip(plain, texts["ours", size], strict=True)
         same = sum(a == b if size == 1 else a.startswith(b) for a, b in pairs)
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
             faster = f"{1 / ratio(taken, seconds['pipeline']):.2f}"
             rows.append([f"{size}", name, *times, faster, f"{same} of {len(audio)}, {characters} characters"])
     total = sum(map(len, audio)) / 16000
-    print(f"wav2vec2-{args.size}, {len(audio)} utterances, {total:.0f} s of audio, {args.repeats} rounds:\n")
+    print(f"wav2vec2-{args.size}, {len(audio)} utterances, {total:.0f} s of audio, {rounds(args)}:\n")
     print_table(["batch", "decoder", "min s", "median s", "times as fast as pipeline", "same transcripts"], rows)
 
 

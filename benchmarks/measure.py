@@ -33,11 +33,21 @@ SIZES = {
 }
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """Options that every benchmark has."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--repeats", type=int, default=5, help="rounds in which every side is run once [5]")
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch [all cores]")
+    made.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: processor time of all threads, for a machine that others use, too; with one thread it is what the "
+        "wall clock would show on an idle one [wall]",
+    )
     made.add_argument("--size", choices=SIZES, default="base", help="of wav2vec2, random weights [base]")
     return made
 
@@ -61,21 +71,24 @@ def machine(device: str = "cpu") -> str:
     name = info.get("model name", platform.processor())
     has = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in info.get("flags", "").split()]
     gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}"
     return f"{name} ({', '.join(has)}){gpu}, {threads}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def in_turns(sides: Mapping[str, Callable], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
+def in_turns(
+    sides: Mapping[str, Callable], repeats: int, clock: str = "wall", warm_up: int = 1
+) -> dict[str, list[float]]:
     """Seconds of every side's calls. The sides take turns, so that what disturbs the machine disturbs all alike."""
+    now = CLOCKS[clock]
     seconds = {name: [] for name in sides}
     for turn in range(-warm_up, repeats):
         for name, run in sides.items():
-            begin = time.perf_counter()
+            begin = now()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(now() - begin)
     return seconds
 
 
@@ -103,6 +116,10 @@ def peak_bytes(run: Callable, device: str, held: int) -> int:
         now += event.nbytes()
         most = max(most, now)
     return most
+
+
+def rounds(args: argparse.Namespace) -> str:
+    return f"{args.repeats} rounds, {args.clock} time"
 
 
 def print_table(head: list[str], rows: list[list[str]]) -> None:

@@ -2,16 +2,15 @@
 
 A step is that of the recipe: forward pass, CTC loss, backward pass, gradient clipping, AdamW, and what the method
 does after it; the convolutional feature extractor is frozen. Every side has a model of its own and the sides take
-turns. Sides: dense; pinch with its penalty (the target not reached) and without (held on the target after every
-step); a straight-through gate in plain autograd; hard-concrete gates (L0, a gate for every weight); the fixed masks
-of torch.nn.utils.prune.
+turns: pinch with its penalty (the target not reached); pinch held on its target after every step; a straight-through
+gate in plain autograd; hard-concrete gates (L0, one for every weight); the fixed masks of torch.nn.utils.prune.
 """
 
 import functools
 import statistics
 
 import torch
-from measure import SIZES, in_turns, parser, peak_bytes, print_table, ratio, start
+from measure import SIZES, in_turns, parser, peak_bytes, print_table, ratio, rounds, start
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
@@ -134,11 +133,11 @@ class FixedMask(Dense):
 
 SIDES = {
     "dense": Dense,
-    "pinch, penalty on": functools.partial(Pinched, landed=False),
-    "pinch, on target": functools.partial(Pinched, landed=True),
-    "plain autograd gate": functools.partial(Gated, gate=PlainGate),
-    "L0 hard-concrete": functools.partial(Gated, gate=HardConcrete),
-    "torch.nn.utils.prune": FixedMask,
+    "pinch-penalty": functools.partial(Pinched, landed=False),
+    "pinch-on-target": functools.partial(Pinched, landed=True),
+    "autograd-gate": functools.partial(Gated, gate=PlainGate),
+    "l0": functools.partial(Gated, gate=HardConcrete),
+    "torch-prune": FixedMask,
 }
 
 
@@ -146,19 +145,18 @@ def main(arguments: list[str] | None = None) -> None:
     made = parser(__doc__)
     made.add_argument("--batch", type=int, default=4, help="utterances [4]")
     made.add_argument("--seconds", type=float, default=10, help="of each utterance [10]")
-    made.add_argument("--sides", nargs="+", choices=[s for s in SIDES if s != "dense"], help="beside dense [all]")
+    made.add_argument("--sides", nargs="+", choices=list(SIDES)[1:], default=list(SIDES)[1:], help="beside dense [all]")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = start(made, arguments)
-    sides = {name: SIDES[name](args) for name in ["dense", *(args.sides or [s for s in SIDES if s != "dense"])]}
+    sides = {name: SIDES[name](args) for name in ["dense", *args.sides]}
     peak = {name: peak_bytes(side.step, args.device, side.held()) for name, side in sides.items()}  # warms up, too
-    seconds = in_turns({name: side.step for name, side in sides.items()}, args.repeats, warm_up=0)
+    seconds = in_turns({name: side.step for name, side in sides.items()}, args.repeats, args.clock, warm_up=0)
     rows = []
     for name, taken in seconds.items():
         times = [min(taken), statistics.median(taken), ratio(taken, seconds["dense"])]
-        rows.append(
-            [name, *(f"{t:.3f}" for t in times), f"{peak[name] / 1e6:.0f}", f"{peak[name] / peak['dense']:.3f}"]
-        )
-    print(f"wav2vec2-{args.size}, {args.batch} x {args.seconds:g} s, float32, {args.device}, {args.repeats} rounds:\n")
+        memory = [f"{peak[name] / 1e6:.0f}", f"{peak[name] / peak['dense']:.3f}"]
+        rows.append([name, *(f"{t:.3f}" for t in times), *memory])
+    print(f"wav2vec2-{args.size}, {args.batch} x {args.seconds:g} s, float32, {args.device}, {rounds(args)}:\n")
     print_table(["step", "min s", "median s", "times dense", "peak MB", "times dense"], rows)
 
 
