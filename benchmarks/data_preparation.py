@@ -29,10 +29,11 @@ from espnet_pinch.results.significance import compare_files
 
 UTTERANCES = {"train-clean-100": 28539, "dev-clean": 2703, "dev-other": 2864, "test-clean": 2620, "test-other": 2939}
 LHOTSE = """
-import logging, sys, time
+import sys, time
 from lhotse.recipes import prepare_librispeech
 begin = time.perf_counter()
-made = prepare_librispeech(sys.argv[1], sys.argv[3].split(), output_dir=sys.argv[2], num_jobs=int(sys.argv[4]))
+corpus, out, parts, jobs = sys.argv[1:]
+made = prepare_librispeech(corpus, dataset_parts=parts.split(), output_dir=out, num_jobs=int(jobs))
 print(time.perf_counter() - begin, sum(len(part["recordings"]) for part in made.values()))
 """
 

@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -122,5 +122,8 @@ def rounds(args: argparse.Namespace) -> str:
     return f"{args.repeats} rounds, {args.clock} time"
 
 
-def print_table(head: list[str], rows: list[list[str]]) -> None:
-    print("\n".join(markdown_table(head, rows)), flush=True)
+def print_table(head: list[str], rows: Iterable[list[str]]) -> None:
+    """Print a Markdown table, every row as soon as it is there."""
+    print("\n".join(markdown_table(head, [])), flush=True)
+    for row in rows:
+        print(markdown_table(row, [])[0], flush=True)
