@@ -13,8 +13,8 @@ test-slow: venv
 	.venv/bin/python -m pytest -q -m slow tests
 
 lint: venv
-	.venv/bin/ruff check espnet_pinch tests setup.py
-	.venv/bin/ruff format --check -q espnet_pinch tests setup.py
+	.venv/bin/ruff check espnet_pinch benchmarks tests setup.py
+	.venv/bin/ruff format --check -q espnet_pinch benchmarks tests setup.py
 	.venv/bin/shellcheck -x -P egs/librispeech_100 -P . $$(git ls-files '*.sh') .ci/run
 
 venv: .venv/installed

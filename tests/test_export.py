@@ -37,8 +37,8 @@ Q_PROJ = "frontend.upstream.encoder.layers.0.attention.q_proj.weight"
 AUDIO = noise(2)
 
 
-def make_model(config: dict, mask: bool = True, sparsity: float = 0.85) -> PruningASRModel:
-    """A random model, every gated layer pruned by magnitude but for one without zeros and one of nothing else."""
+def make_model(config: dict, mask: bool = True, sparsity: float = 0.85, odd: bool = True) -> PruningASRModel:
+    """A random model, every gated layer pruned by magnitude; where ``odd``, one has no zeros and one nothing else."""
     built = {
         "config": config_as_dict(Wav2Vec2Config(**{**config, "vocab_size": len(TOKENS)})),
         "processing": {"sampling_rate": 16000, "do_normalize": True, "return_attention_mask": mask},
@@ -46,10 +46,12 @@ def make_model(config: dict, mask: bool = True, sparsity: float = 0.85) -> Pruni
     model = assemble(UpstreamFrontend("", built=built), TOKENS, {"method": "dense"}).eval()
     with torch.no_grad():
         for layer in gated_layers(model).values():
-            layer.weight[layer.weight.abs() < layer.weight.abs().quantile(sparsity)] = 0
-        first, second, *_ = gated_layers(model).values()
-        first.weight.normal_()
-        second.weight.zero_()
+            size = layer.weight.abs().flatten()
+            layer.weight[layer.weight.abs() <= size.kthvalue(int(sparsity * len(size))).values] = 0
+        if odd:
+            first, second, *_ = gated_layers(model).values()
+            first.weight.normal_()
+            second.weight.zero_()
     return model
 
 
@@ -254,11 +256,17 @@ FORGED = [
     (set_header("model", "config", "hidden_act", value="magic"), "builds no model: KeyError"),
     (
         set_header("model", "config", "num_hidden_layers", value=10**9),
-        "ValueError: 1000000000 Transformer layers",
+        "ValueError: 1000000000 hidden layers",
     ),
+    (lambda t, h: h["model"]["config"].update(add_adapter=True, num_adapter_layers=10**9), "1000000000 adapter layers"),
+    (set_header("model", "config", "conv_stride", value=[0, 0]), r"convolutions with strides \[0, 0\]"),
+    (set_header("model", "processing", "sampling_rate", value=0), "a sampling rate of 0 Hz"),
+    (set_header("model", "processing", "sampling_rate", value="x"), "a sampling rate of 'x' Hz"),
+    (set_header("values", value=["fp32"]), r"unknown values \['fp32'\]"),
     (set_header("model", "config", "hidden_size", value=10**9), "has a mask of|has the shape|builds no model"),
     (set_header("model", "tokens", value=7), "builds no model: TypeError"),
     (set_header("model", "pruning", "layers", value="("), "builds no model|not a regular expression"),
+    (set_header("model", "pruning", "layers", value=r"^((\w|\.)+)+\$$"), "a pattern of layers that repeats a group"),
 ]
 
 
@@ -321,14 +329,26 @@ def test_a_damaged_tensor_is_named(int8_file, tmp_path):
 # ---- Experiments and folders
 
 
+def fold_experiment(root: Path, start: PruningASRModel) -> Path:
+    """The experiment folder of a model that ESPnet's task builds on ``start``, and that is folded as it is."""
+    from espnet_pinch.asr.checkpoint import write_folded
+    from espnet_pinch.asr.task import PruningASRTask
+
+    write_tokens(root / "tokens.txt", TOKENS)
+    save_ctc_model(root / "hf", start.frontend.upstream, start.ctc.ctc_lo, TOKENS, start.frontend.processing)
+    options = ["--config", str(ROOT / "conf" / "mini.yaml"), "--token_list", str(root / "tokens.txt")]
+    options += ["--frontend_conf", f"upstream={root / 'hf'}", "--pruning", "method=dense"]
+    config = PruningASRTask.get_parser().parse_args(options)
+    write_folded(PruningASRTask.build_model(config).eval(), config, root / "asr_tiny" / "folded")
+    return root / "asr_tiny"
+
+
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     """A folded experiment with transcripts and results, and the data directory they are of."""
     from conftest import TINY
 
-    from espnet_pinch.asr.checkpoint import write_folded
     from espnet_pinch.asr.decode import decode_data_dir
-    from espnet_pinch.asr.task import PruningASRTask
 
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("exp")
@@ -339,15 +359,8 @@ def experiment(tmp_path_factory):
         soundfile.write(path, samples.numpy(), 16000, subtype="FLOAT")
         rows.append(Utterance(f"s-{i}", str(path), "TEN TON", "s", len(samples)))
     write_data_dir(root / "test", rows)
-    write_tokens(root / "tokens.txt", TOKENS)
-    start = make_model(TINY)
-    save_ctc_model(root / "hf", start.frontend.upstream, start.ctc.ctc_lo, TOKENS, start.frontend.processing)
-    options = ["--config", str(ROOT / "conf" / "mini.yaml"), "--token_list", str(root / "tokens.txt")]
-    options += ["--frontend_conf", f"upstream={root / 'hf'}", "--pruning", "method=dense"]
-    config = PruningASRTask.get_parser().parse_args(options)
-    model = PruningASRTask.build_model(config).eval()
-    exp = root / "asr_tiny"
-    write_folded(model, config, exp / "folded")
+    exp = fold_experiment(root, make_model(TINY))
+    model = espnet_pinch.load(exp)
     decode_data_dir(model, root / "test", exp / "decode_ctc_greedy" / "test")
     score = {"wer": 0.25, "errors": 1, "words": 4}
     test = dict.fromkeys(("wer_difference", "bootstrap_low", "bootstrap_high", "mean_difference"), 1.5)
@@ -492,17 +505,32 @@ def test_folders_without_a_model_get_one_line(experiment, exported, tmp_path, mo
         espnet_pinch.load(tmp_path / "hf")
 
 
+def test_a_folder_with_a_weight_that_is_not_finite_gets_one_line(experiment, tmp_path):
+    shutil.copytree(experiment / "folded", tmp_path / "f")
+    state = torch.load(tmp_path / "f" / "model.pth")
+    state["ctc.ctc_lo.bias"][2] = torch.inf
+    torch.save(state, tmp_path / "f" / "model.pth")
+    state = load_file(tmp_path / "f" / "hf" / "model.safetensors")
+    state["lm_head.bias"][2] = torch.nan
+    save_file(state, tmp_path / "f" / "hf" / "model.safetensors", metadata={"format": "pt"})
+    for folder in (tmp_path / "f", tmp_path / "f" / "hf"):
+        with pytest.raises(ValueError, match=f"{folder}: ctc.ctc_lo.bias holds a value that is not finite"):
+            espnet_pinch.load(folder)
+
+
 @pytest.mark.slow
-def test_sizes_of_wav2vec2_base_at_85_percent(tmp_path):
-    built = {"config": config_as_dict(Wav2Vec2Config(vocab_size=32)), "processing": {}}
-    tokens = ["<blank>", "<unk>", "<space>", *(chr(ord("A") + i) for i in range(29))]
-    model = assemble(UpstreamFrontend("", built=built), tokens, {"method": "dense"}).eval()
-    with torch.no_grad():
-        for layer in gated_layers(model).values():
-            magnitudes = layer.weight.abs().flatten()
-            layer.weight[layer.weight.abs() <= magnitudes.kthvalue(round(0.85 * len(magnitudes)))[0]] = 0
+def test_every_format_of_wav2vec2_base_at_85_percent(tmp_path):
+    from espnet_pinch.export.write import export
+
+    exp = fold_experiment(tmp_path, make_model({}, odd=False))
+    figures = export(exp, tmp_path / "out", values=list(VALUES))
+    assert (figures["gated"], figures["checked_on"]) == (84_934_656, "seeded noise")
+    assert figures["sparsity"] == pytest.approx(0.85, abs=1e-4)
+    files = figures["files"]
     for values, most in (("fp32", 100e6), ("fp16", 56e6), ("bf16", 56e6), ("int8", 45e6)):
-        figures = write_sparse(tmp_path / "m.safetensors", model, values)
-        assert figures["dense_bytes"] == 4 * 94_396_320 and figures["masked"] == 84_934_656
-        assert figures["entropy_bound"] < figures["bytes"] <= most
-        check_weights(values, espnet_pinch.load(tmp_path / "m.safetensors"), model, values)
+        file = files[f"sparse_{values}.safetensors"]
+        assert file["sizes"]["masked"] == 84_934_656
+        assert file["sizes"]["entropy_bound"] < file["bytes"] <= most
+    assert all(files[name]["logit_difference"] < 1e-3 for name in ("model.safetensors", "model.onnx", "espnet.zip"))
+    assert files["sparse_fp32.safetensors"]["logit_difference"] == 0
+    assert len(transcribe(espnet_pinch.load(tmp_path / "out"), AUDIO)[1]) > 10  # there was something to compare

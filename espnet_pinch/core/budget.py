@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_pinch.core.gate import GatedLinear, hard_mask
+from espnet_pinch.core.gate import GatedLinear, count_kept
 
 
 def count_weights(gates: Sequence[GatedLinear]) -> int:
@@ -15,7 +15,7 @@ def count_weights(gates: Sequence[GatedLinear]) -> int:
 @torch.no_grad()
 def count_pruned(gates: Sequence[GatedLinear], factor: float = 1.0) -> int:
     """Number of weights that the gates prune once every threshold is multiplied by ``factor``."""
-    kept = [hard_mask(gate.weight_orig, gate.threshold * factor).sum() for gate in gates]
+    kept = [count_kept(gate.weight_orig, gate.threshold * factor) for gate in gates]
     return count_weights(gates) - int(torch.stack(kept).sum())
 
 

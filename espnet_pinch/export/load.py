@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from espnet_pinch.asr import safe_load
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
-from espnet_pinch.export.model import assemble, build, fill, one_line
+from espnet_pinch.export.model import assemble, build, fill, one_line, weights
 from espnet_pinch.export.sparse_file import read_sparse
 
 
@@ -28,7 +28,11 @@ def load(path: str | os.PathLike) -> PruningASRModel:
     """
     kind, found = locate(path)
     readers = {"sparse file": read_sparse, "ESPnet folder": _read_espnet, "Hugging Face folder": _read_hugging_face}
-    return readers[kind](found)
+    model = readers[kind](found)
+    for name, tensor in weights(model).items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} holds a value that is not finite")
+    return model
 
 
 def locate(path: str | os.PathLike) -> tuple[str, Path]:

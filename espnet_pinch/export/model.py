@@ -15,6 +15,7 @@ UPSTREAM = "frontend.upstream."  # what names in a model have before those of tr
 EXTRA = "_extra_state"  # torch's name in a state_dict for what a module keeps besides tensors
 
 MOST_LAYERS = 1000  # to build more takes minutes, and no model has them
+RATES = range(1000, 1_000_000)  # Hz
 
 
 def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) -> PruningASRModel:
@@ -51,16 +52,29 @@ def build(description: Mapping) -> PruningASRModel:
         ValueError: the description is of no model that is supported.
     """
     try:
-        if description["config"]["model_type"] not in MODEL_TYPES:
-            raise ValueError(f"a model of type {description['config']['model_type']}")
-        if description["config"]["num_hidden_layers"] > MOST_LAYERS:
-            raise ValueError(f"{description['config']['num_hidden_layers']} Transformer layers")
-        re.compile(description["pruning"]["layers"])
+        _check(description)
         with torch.device("meta"):
             frontend = UpstreamFrontend("", built={key: description[key] for key in ("config", "processing")})
             return assemble(frontend, list(description["tokens"]), description["pruning"]).eval()
     except Exception as error:  # transformers raises many kinds, some of several lines
         raise ValueError(f"its description builds no model: {type(error).__name__}: {one_line(error)}") from None
+
+
+def _check(description: Mapping) -> None:
+    """Raises where building or running the model would fail late, or never end."""
+    config, processing = description["config"], description["processing"]
+    if config["model_type"] not in MODEL_TYPES:
+        raise ValueError(f"a model of type {config['model_type']}")
+    for kind in ("hidden", "adapter"):
+        if (count := config.get(f"num_{kind}_layers") or 0) > MOST_LAYERS:
+            raise ValueError(f"{count} {kind} layers")
+    if not all(stride >= 1 for stride in config["conv_stride"]):
+        raise ValueError(f"convolutions with strides {config['conv_stride']}")
+    if processing.get("sampling_rate", 16000) not in RATES:
+        raise ValueError(f"a sampling rate of {processing['sampling_rate']!r} Hz")
+    re.compile(description["pruning"]["layers"])
+    if re.search(r"\)[*+{]", description["pruning"]["layers"]):
+        raise ValueError("a pattern of layers that repeats a group, which may take forever to match")
 
 
 def weights(model: PruningASRModel) -> dict[str, torch.Tensor]:

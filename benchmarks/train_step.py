@@ -1,0 +1,164 @@
+"""What a gate costs in a training step: time and peak memory beside dense fine-tuning and other ways to prune.
+
+A step is that of the recipe: forward pass, CTC loss, backward pass, gradient clipping, AdamW, and what the method
+does after it; the convolutional feature extractor is frozen. Every side has a model of its own and the sides take
+turns: pinch with its penalty (the target not reached); pinch held on its target after every step; a straight-through
+gate in plain autograd; hard-concrete gates (L0, one for every weight); the fixed masks of torch.nn.utils.prune.
+"""
+
+import functools
+import statistics
+
+import torch
+from measure import SIZES, in_turns, parser, peak_bytes, print_table, ratio, rounds, start
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+from espnet_pinch import Pinch, parameter_groups
+from espnet_pinch.core.attach import find_linears, replace_module
+from espnet_pinch.core.budget import land
+
+ETA, TARGET = 3e-5, 0.65
+
+
+class PlainGate(nn.Module):
+    """The same gate, left to autograd."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.linear, self.threshold, self.tau = linear, nn.Parameter(torch.tensor(1e-5)), 0.5
+
+    def forward(self, x):
+        distance = self.linear.weight**2 - self.threshold**2
+        soft = torch.sigmoid(distance / self.tau)
+        mask = soft + ((distance >= 0).float() - soft).detach()
+        self.kept = mask.sum()
+        return F.linear(x, self.linear.weight * mask, self.linear.bias)
+
+
+class HardConcrete(nn.Module):
+    """A stochastic gate for every weight (Louizos et al., arXiv 1712.01312): beta 2/3, gamma -0.1, zeta 1.1."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.linear, self.log_alpha = linear, nn.Parameter(torch.full_like(linear.weight, 2.0))
+
+    def forward(self, x):
+        noise = torch.empty_like(self.log_alpha).uniform_(1e-6, 1 - 1e-6).logit()
+        mask = (torch.sigmoid((noise + self.log_alpha) * 1.5) * 1.2 - 0.1).clamp(0, 1)
+        self.kept = torch.sigmoid(self.log_alpha + 2 / 3 * 2.398).sum()
+        return F.linear(x, self.linear.weight * mask, self.linear.bias)
+
+
+class Dense:
+    """A model and its training step."""
+
+    def __init__(self, args):
+        config = Wav2Vec2Config(**SIZES[args.size], vocab_size=32, apply_spec_augment=False, layerdrop=0.0)
+        self.model = Wav2Vec2ForCTC(config).train()
+        self.model.freeze_feature_encoder()
+        self.new, self.after = [], []
+        self.attach()
+        self.model.to(args.device)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.new, lr=1e-6))
+        for p in self.model.parameters():
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+        self.optimizer.step()  # makes its moments, which are there from the second step on
+        self.optimizer.zero_grad()
+        for hook in self.after:
+            self.optimizer.register_step_post_hook(hook)
+        generator = torch.Generator().manual_seed(0)
+        speech = torch.randn(args.batch, int(args.seconds * 16000), generator=generator)
+        labels = torch.randint(1, 32, (args.batch, int(8 * args.seconds)), generator=generator)
+        self.batch = {"input_values": speech.to(args.device), "labels": labels.to(args.device)}
+
+    def attach(self) -> None:
+        """Put gates into the model."""
+
+    def loss(self):
+        return self.model(**self.batch).loss
+
+    def step(self) -> None:
+        self.loss().backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def held(self) -> int:
+        """Bytes of the tensors that stay from one step to the next."""
+        moments = [t for state in self.optimizer.state.values() for t in state.values()]
+        tensors = [*self.model.parameters(), *self.model.buffers(), *moments, *self.batch.values()]
+        return sum(t.nbytes for t in tensors)
+
+
+class Pinched(Dense):
+    def __init__(self, args, landed: bool):
+        self.landed = landed
+        super().__init__(args)
+
+    def attach(self):
+        self.pinch = Pinch(target_sparsity=TARGET, eta=ETA)
+        self.pinch.attach(self.model)
+        if self.landed:
+            land(list(self.pinch.gates.values()), TARGET, 0.0005)
+        self.pinch.total_steps = 10**6
+        self.new, self.after = self.pinch.new_parameters(), [self.pinch.after_step]
+
+    def loss(self):
+        return self.pinch.penalty() + super().loss()
+
+
+class Gated(Dense):
+    def __init__(self, args, gate: type[nn.Module]):
+        self.gate = gate
+        super().__init__(args)
+
+    def attach(self):
+        self.gates = []
+        for name, linear in find_linears(self.model).items():
+            self.gates.append(self.gate(linear))
+            replace_module(self.model, name, self.gates[-1])
+
+    def loss(self):
+        return super().loss() + ETA * sum(gate.kept for gate in self.gates)
+
+
+class FixedMask(Dense):
+    def attach(self):
+        for linear in find_linears(self.model).values():
+            prune.l1_unstructured(linear, "weight", TARGET)
+
+
+SIDES = {
+    "dense": Dense,
+    "pinch-penalty": functools.partial(Pinched, landed=False),
+    "pinch-on-target": functools.partial(Pinched, landed=True),
+    "autograd-gate": functools.partial(Gated, gate=PlainGate),
+    "l0": functools.partial(Gated, gate=HardConcrete),
+    "torch-prune": FixedMask,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    made = parser(__doc__)
+    made.add_argument("--batch", type=int, default=4, help="utterances [4]")
+    made.add_argument("--seconds", type=float, default=10, help="of each utterance [10]")
+    made.add_argument("--sides", nargs="+", choices=list(SIDES)[1:], default=list(SIDES)[1:], help="beside dense [all]")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    args = start(made, arguments)
+    sides = {name: SIDES[name](args) for name in ["dense", *args.sides]}
+    peak = {name: peak_bytes(side.step, args.device, side.held()) for name, side in sides.items()}  # warms up, too
+    seconds = in_turns({name: side.step for name, side in sides.items()}, args.repeats, args.clock, warm_up=0)
+    rows = []
+    for name, taken in seconds.items():
+        times = [min(taken), statistics.median(taken), ratio(taken, seconds["dense"])]
+        memory = [f"{peak[name] / 1e6:.0f}", f"{peak[name] / peak['dense']:.3f}"]
+        rows.append([name, *(f"{t:.3f}" for t in times), *memory])
+    print(f"wav2vec2-{args.size}, {args.batch} x {args.seconds:g} s, float32, {args.device}, {rounds(args)}:\n")
+    print_table(["step", "min s", "median s", "times dense", "peak MB", "times dense"], rows)
+
+
+if __name__ == "__main__":
+    main()
