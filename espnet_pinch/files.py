@@ -20,7 +20,9 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         yield Path(name)
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk is reported without a name
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise

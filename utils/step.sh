@@ -31,6 +31,16 @@ listing() {
     find -L "${dir}" -type f \( "${tests[@]:1}" \) -printf '%P %s %T@\n' | LC_ALL=C sort | sha256sum | cut -d ' ' -f 1
 }
 
+# writable DIR: make DIR if it is not there; stop with one line unless there is room to write in it.
+writable() {
+    local reason
+    reason=$({ mkdir -p "$1" && head -c 65536 /dev/zero >"$1/.room.$$"; } 2>&1) || {
+        rm -f "$1/.room.$$"
+        die "cannot write in $1: ${reason##*: }; what is done is kept, the same command goes on with it"
+    }
+    rm -f "$1/.room.$$"
+}
+
 # step DONE TITLE INPUT... -- COMMAND...
 # Runs COMMAND unless DONE says that it was done with these inputs. What COMMAND prints goes to the screen and, with
 # its stderr, to DONE's name with .log for .done. DONE is written last.
@@ -48,7 +58,7 @@ step() {
         return
     fi
     log_file=${done_file%.done}.log
-    mkdir -p "$(dirname "${done_file}")"
+    writable "$(dirname "${done_file}")"
     rm -f "${done_file}"
     log "${title} (log: ${log_file})"
     printf '# %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >>"${log_file}"
@@ -60,7 +70,12 @@ step() {
         if ! tail -n "+${first_line}" "${log_file}" | grep '^error: ' | tail -n 1 >&2; then
             echo "The last lines of ${log_file}:" >&2
             tail -n 15 "${log_file}" >&2
-            echo "error: ${title} failed with status ${status}; see ${log_file}" >&2
+            writable "$(dirname "${done_file}")" # a full disk takes no log either
+            case "${status}" in
+                137) echo "error: ${title} was killed (signal 9): by somebody, or because memory was full;" \
+                    "the same command goes on with it; see ${log_file}" >&2 ;;
+                *) echo "error: ${title} failed with status ${status}; see ${log_file}" >&2 ;;
+            esac
         fi
         exit 1
     fi

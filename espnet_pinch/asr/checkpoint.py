@@ -9,6 +9,7 @@ import yaml
 import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
 from espnet_pinch.asr.espnet import ASRTask
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.safe_load import damage, load
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
@@ -25,11 +26,14 @@ def load_model(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the checkpoint does not fit the configuration.
+        ValueError: the checkpoint is damaged, or does not fit the configuration.
     """
     with open(config_file, encoding="utf-8") as file:
         args = argparse.Namespace(**yaml.safe_load(file))
-    state = torch.load(model_file, map_location="cpu", weights_only=True)
+    wrong = damage(model_file)
+    if wrong:
+        raise ValueError(f"{model_file} is damaged: {wrong}")
+    state = load(model_file, map_location="cpu")
     model = ASRTask.build_model(args)
     try:
         model.load_state_dict(state, strict=True)
