@@ -15,6 +15,7 @@ from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.safe_load import load
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.trainer import PruningTrainer
+from espnet_pinch.bin import fold
 from espnet_pinch.errors import explain
 from espnet_pinch.files import whole_file
 
@@ -186,7 +187,7 @@ def test_a_best_epochs_file_that_is_lost_is_an_error_until_it_is_removed(tmp_pat
     assert load(folder / "valid.wer_on_target.ave.pth")["weight"][0] == 2.5
 
 
-def test_a_damaged_history_is_made_again_from_the_reporter(data, upstream, tmp_path, capsys):
+def test_a_damaged_history_is_made_again_from_the_reporter(data, upstream, tmp_path, monkeypatch, capsys):
     train(data, upstream, tmp_path / "exp")
     before = history.read(tmp_path / "exp")
     truncate(tmp_path / "exp" / "history.json")
@@ -198,6 +199,14 @@ def test_a_damaged_history_is_made_again_from_the_reporter(data, upstream, tmp_p
     assert after.keys() == before.keys()
     assert after["2"]["valid"]["wer"] == before["2"]["valid"]["wer"]
     assert after["2"]["train"]["points"][-1]["iteration"] == before["2"]["train"]["points"][-1]["iteration"]
+    # so is a damaged mean of the best epochs, when it is folded
+    average = tmp_path / "exp" / "valid.wer_on_target.ave.pth"
+    whole = load(average)
+    truncate(average)
+    monkeypatch.setattr("sys.argv", ["fold", "--exp", str(tmp_path / "exp")])
+    fold.main()
+    assert "ave.pth is missing or damaged: made again" in capsys.readouterr().out
+    assert all(torch.equal(whole[name], value) for name, value in load(average).items())
     # what else there is to notice in this folder
     with pytest.raises(ValueError, match="holds a training: --resume true goes on"):
         train(data, upstream, tmp_path / "exp", "--resume", "false")
@@ -232,8 +241,10 @@ def test_what_has_changed_is_named(data, upstream, tmp_path):
     tokens.write_text((data / "tokens.txt").read_text())
     shapes = tmp_path / "shapes"
     shapes.write_text("")
+    args = args_of(data, upstream, folder)
+    args.valid_shape_file = [str(shapes)]
     with pytest.raises(ValueError, match=f"valid_shape_file: {data}/.*speech_shape -> {shapes}, of other content"):
-        settings_record.check_unchanged(args_of(data, upstream, folder, "--valid_shape_file", str(shapes)))
+        settings_record.check_unchanged(args)
     config = upstream / "config.json"
     config.write_text(config.read_text() + "\n")
     with pytest.raises(ValueError, match="upstream config.json: the content of .*config.json has changed"):
@@ -329,7 +340,7 @@ def test_a_folder_is_free_as_soon_as_its_owner_is_dead(tmp_path):
 def test_errors_of_a_disk_say_what_to_do(tmp_path):
     with pytest.raises(OSError) as raised, whole_file(tmp_path / "text"):
         raise OSError(28, "No space left on device")
-    assert explain(raised.value).startswith(f"{tmp_path}/text: the disk is full")
+    assert "the disk is full" in explain(raised.value) and f"{tmp_path}/text" in explain(raised.value)
     assert "read-only" in explain(OSError(30, "Read-only file system", "exp/lock"))
     assert "disk" in explain(RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"))
     assert "memory is full" in explain(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))

@@ -86,11 +86,12 @@ def recover(folder: Path) -> None:
     Raises:
         ValueError: there was a training here, but nothing whole to go on from.
     """
-    for path in folder.glob(".*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    for pattern in (".*.pth*", ".*.json", ".folded.*"):
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     newest, previous = folder / NEWEST, folder / PREVIOUS
     wrong = _wrong(newest)
     if wrong is None:

@@ -42,7 +42,9 @@ def check_unchanged(args: argparse.Namespace) -> None:
     folder = Path(args.output_dir)
     now = describe(args)
     started = (folder / NEWEST).exists() or (folder / PREVIOUS).exists()
-    if started and (folder / FILE).is_file():
+    if started and not (folder / FILE).is_file():
+        print(f"warning: {folder} has no {FILE}: whether its settings or data have changed cannot be told", flush=True)
+    elif started:
         try:
             before = read_json(folder / FILE)
             changes = _changes(before, now)

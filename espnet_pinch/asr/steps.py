@@ -1,8 +1,13 @@
 """The steps of an epoch: saved in the middle of it, taken up there again, and watched for divergence."""
 
+import contextlib
+import multiprocessing
+import os
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue
 
 import numpy as np
 import torch
@@ -122,3 +127,24 @@ def set_random_state(state: dict) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     random.setstate(state["python"])
+
+
+@contextlib.contextmanager
+def no_lost_batches() -> Iterator[None]:
+    """Inside, a worker that cannot hand a batch over, as where /dev/shm is full, ends, and its loader raises an error.
+
+    By itself it would drop that batch, and the training would wait for it for ever.
+    """
+    before = Queue._on_queue_feeder_error
+
+    def end(error, batch):
+        if multiprocessing.parent_process() is None:
+            return before(error, batch)
+        traceback.print_exception(error)
+        os._exit(1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)
+    try:
+        yield
+    finally:
+        Queue._on_queue_feeder_error = staticmethod(before)

@@ -17,7 +17,15 @@ from espnet_pinch.asr import history
 from espnet_pinch.asr.resume import MIDDLE, NEWEST, mend, recover, whole_saves
 from espnet_pinch.asr.safe_load import load, tensors_only
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
-from espnet_pinch.asr.steps import Skipped, Steps, pack_figures, random_state, set_random_state, unpack_figures
+from espnet_pinch.asr.steps import (
+    Skipped,
+    Steps,
+    no_lost_batches,
+    pack_figures,
+    random_state,
+    set_random_state,
+    unpack_figures,
+)
 
 # Added to the error rate of an epoch that ends short of the target sparsity, so that none of these is ever
 # the best one. An error rate is a fraction; few exceed 1, none 100.
@@ -84,7 +92,7 @@ class PruningTrainer(Trainer):
                 scheduler.set_total_steps(steps)
         cls.options, cls.middle, cls.reporter = trainer_options, None, Reporter()
         cls.skipped, cls.empty_layers = Skipped(trainer_options.max_skipped_steps), frozenset()
-        with whole_saves(), tensors_only(), _reporter_of_espnet(cls.reporter):
+        with whole_saves(), tensors_only(), no_lost_batches(), _reporter_of_espnet(cls.reporter):
             if _rank() == 0:
                 recover(Path(trainer_options.output_dir))
             if _processes() > 1:
@@ -139,6 +147,8 @@ class PruningTrainer(Trainer):
             unpack_figures(reporter, cls.middle["figures"])
             if len(cls.middle["random"]) == _processes():
                 begin = functools.partial(set_random_state, cls.middle["random"][_rank()])
+            else:
+                logging.warning("another number of processes than before: their random generators start anew")
             logging.info(f"going on after batch {start} of epoch {reporter.get_epoch()}")
         cls.middle = None
         plain = getattr(model, "module", model)
