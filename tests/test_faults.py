@@ -1,7 +1,6 @@
 """What a machine does to a training: a full disk, a read-only one, no memory, two at once."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ def mounts(script: str, *arguments, **more) -> subprocess.CompletedProcess:
     """Run a shell script where it may mount what nobody else sees."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
-    command = ["unshare", "-m", "bash", "-euc", script, "bash", *map(str, arguments)]
+    command = ["unshare", "-m", "bash", "-euo", "pipefail", "-c", script, "bash", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, **more)
 
 
@@ -52,7 +51,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_same_command_goes_on(dat
     script = f"""
     mount -t tmpfs -o size={int(3.5 * size)} tmpfs "$1"
     "${{@:3}}" && exit 3 || status=$?
-    mkdir "$2"; cp "$1"/* "$2"
+    cp -r "$1" "$2"
     exit $status"""
     exp = tmp_path / "exp"
     exp.mkdir()
@@ -81,23 +80,29 @@ def test_no_shared_memory_for_workers_gets_one_line(data, upstream, tmp_path):
     assert "lower num_workers" in line
 
 
-def test_no_memory_gets_one_line(data, upstream, tmp_path):
-    def little():
-        resource.setrlimit(resource.RLIMIT_DATA, (700 << 20, 700 << 20))
+LITTLE = """
+import re, resource
+from espnet_pinch.bin import asr_train, run_main
+used = int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (used + (40 << 20), used + (40 << 20)))
+run_main(asr_train.main)
+"""
 
+
+def test_no_memory_gets_one_line(data, upstream, tmp_path):
     command = asr_train(data, upstream, tmp_path / "exp", "--batch_size", "48")
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=little)
-    assert "the memory is full: lower batch_size" in error_line(done)
+    command[1:3] = ["-c", LITTLE]
+    assert "the memory is full: lower batch_size" in error_line(subprocess.run(command, capture_output=True, text=True))
 
 
 STEP = 'cd "$1"; . utils/step.sh; step "$2/train.done" "training" -- bash -c "$3"'
 
 
 def test_a_step_on_a_full_or_read_only_disk_says_so(tmp_path):
-    full = 'mount -t tmpfs -o size=64k tmpfs "$2"; '
-    fill = f"cat /dev/zero >{tmp_path}/fill; exit 1"
-    done = mounts(full + STEP, ROOT, tmp_path, fill)
-    assert error_line(done).startswith(f"error: cannot write in {tmp_path}: No space left on device; what is done")
+    full = 'mount -t tmpfs -o size=128k tmpfs "$2"; '
+    for status in (0, 1):
+        done = mounts(full + STEP, ROOT, tmp_path, f"cat /dev/zero >{tmp_path}/fill || exit {status}")
+        assert error_line(done).startswith(f"error: cannot write in {tmp_path}: No space left on device; what is done")
     read_only = 'mount -t tmpfs tmpfs "$2"; mount -o remount,ro "$2"; '
     done = mounts(read_only + STEP, ROOT, tmp_path, "true")
     assert done.stderr.startswith(f"error: cannot write in {tmp_path}: Read-only file system")

@@ -80,7 +80,9 @@ step() {
         exit 1
     fi
     mkdir -p "$(dirname "${done_file}")"
-    printf '%s\n' "${now}" >"${done_file}.$$"
-    mv "${done_file}.$$" "${done_file}"
+    if ! { printf '%s\n' "${now}" >"${done_file}.$$" && mv "${done_file}.$$" "${done_file}"; } 2>/dev/null; then
+        writable "$(dirname "${done_file}")"
+        die "cannot write ${done_file}"
+    fi
     log "${title}: done in $((SECONDS - start)) s"
 }
