@@ -13,9 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+import test_espnet
 import torch
+from test_espnet import options
 from test_resume import course, same_model
 
+data, upstream = test_espnet.data, test_espnet.upstream
 ROOT = Path(__file__).parents[1]
 KILLS, SEED = 30, 20260
 EVERY = 2  # optimizer steps between checkpoints
@@ -163,3 +166,38 @@ def test_a_recipe_killed_at_thirty_moments_leaves_what_an_undisturbed_one_leaves
         # one more may be under way, or not yet in the checkpoint
         assert max(lost) <= EVERY + 1
     assert figures(first / "exp/mini/asr_short/results.json") == figures(second / "exp/mini/asr_short/results.json")
+
+
+@pytest.mark.slow
+def test_a_training_killed_while_it_steps_loses_no_more_than_it_may(data, upstream, tmp_path):
+    """Of the recipe's moments most are start-up: here each kill falls some milliseconds after a step."""
+    more = ("--max_epoch", "3", "--resume", "true", "--log_interval", "1", "--save_every_steps", str(EVERY))
+
+    def start(exp, log):
+        command = options(data, upstream, exp, "mini.yaml", *more)
+        return subprocess.Popen(
+            [sys.executable, "-m", "espnet_pinch.bin.asr_train", *command], stdout=subprocess.DEVNULL, stderr=log
+        )
+
+    with open(tmp_path / "whole.log", "w") as log:
+        assert start(tmp_path / "whole", log).wait() == 0
+    steps = torch.load(tmp_path / "whole/checkpoint.pth", weights_only=False)["reporter"]["stats"][1]["train"][
+        "total_count"
+    ]
+    draw, cut = random.Random(SEED), tmp_path / "cut.log"
+    for place in sorted(draw.sample(range(1, 3 * steps), 6)):
+        epoch, batch = (place - 1) // steps + 1, (place - 1) % steps + 1
+        with open(cut, "a") as log:
+            process = start(tmp_path / "cut", log)
+            while f" {epoch}epoch:train:{batch}-{batch}batch" not in cut.read_text() and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(0.03 * draw.random())
+            process.kill()
+            process.wait()
+    with open(cut, "a") as log:
+        assert start(tmp_path / "cut", log).wait() == 0
+    lost = lost_steps(cut, steps)
+    print(f"{len(lost)} starts, {steps} steps to an epoch, optimizer steps done again: {lost}")
+    assert len(lost) == 7 and 0 < max(lost) <= EVERY + 1
+    same_model(tmp_path / "whole" / "3epoch.pth", tmp_path / "cut" / "3epoch.pth")
+    assert course(tmp_path / "whole") == course(tmp_path / "cut")
