@@ -1,5 +1,6 @@
 """What to tell the user of an error."""
 
+import errno
 import re
 
 _SMALLER = "lower batch_size (and raise accum_grad as much) or max_wav_duration; in decoding, inference_batch_size"
@@ -9,15 +10,30 @@ _ADVICE = {
     r"can't allocate memory|Unable to allocate": f"the memory is full: {_SMALLER}",
     r"DataLoader worker .*(killed|exited)|shared memory|Bus error": "a process that loads batches has ended, as "
     "happens where memory or /dev/shm is full: lower num_workers, or give the container more (docker run --shm-size)",
+    r"PytorchStreamWriter|inline_container": "a file of weights cannot be written: is the disk full?",
+}
+_DISK = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again; what is done is kept",
+    errno.EDQUOT: "your quota of disk space is used up: free some and run the same command again; what is done is kept",
+    errno.EROFS: "the file system is read-only: give another folder, or mount it to be written",
+    errno.EACCES: "no permission: give another folder, or have the rights changed",
 }
 
 
 def explain(error: Exception) -> str | None:
     """One line for an error that its user can cause; None for a fault of the program, which wants its traceback."""
-    if isinstance(error, (ValueError, OSError)):
-        return str(error)
-    if isinstance(error, MemoryError) and not str(error):
-        return explain(MemoryError("Unable to allocate"))
-    if isinstance(error, (RuntimeError, MemoryError)):
-        return next((line for pattern, line in _ADVICE.items() if re.search(pattern, str(error))), None)
+    if isinstance(error, OSError) and error.errno in _DISK and error.strerror:
+        return f"{error.filename}: {_DISK[error.errno]}" if error.filename else _DISK[error.errno]
+    if isinstance(error, RuntimeError):
+        advice = _advice(error)
+        if advice:
+            return advice
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return _advice(error) or explain(MemoryError("Unable to allocate"))
     return None
+
+
+def _advice(error: Exception) -> str | None:
+    return next((line for pattern, line in _ADVICE.items() if re.search(pattern, str(error))), None)

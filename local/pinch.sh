@@ -254,18 +254,12 @@ launcher() {
     fi
 }
 
-# train EXP TITLE CONFIG UPSTREAM UPSTREAM_KEY [OPTION...]: train into EXP (resumed where it was cut), and fold
+# train EXP TITLE CONFIG UPSTREAM UPSTREAM_KEY [OPTION...]: train into EXP (resumed where it was cut), and fold.
+# asr_train itself refuses to go on with other settings or data than those EXP was begun with, and says which.
 train() {
     local dir=$1 title=$2 config=$3 from=$4 from_key=$5 inputs
     shift 5
     inputs=("${config}" "${stats}/shapes.done" "=${from_key}" "=$*")
-    if [ -f "${dir}/checkpoint.pth" ] && [ -f "${dir}/settings.key" ] &&
-        [ "$(cat "${dir}/settings.key")" != "$(key "${inputs[@]}")" ]; then
-        die "${dir} was trained with other settings or data; give another --asr_tag, or remove that folder"
-    fi
-    mkdir -p "${dir}"
-    key "${inputs[@]}" >"${dir}/settings.key.$$" # whole at any moment: runs side by side share their baseline
-    mv "${dir}/settings.key.$$" "${dir}/settings.key"
     launcher "${dir}"
     step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
         "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from espnet_pinch.asr.resume import owned
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.mini_corpus import make_mini_corpus
 
@@ -104,9 +105,14 @@ def test_espnets_beam_search_decodes_the_same_model(recipe, finished):
 
 def test_other_settings_are_not_mixed_into_a_trained_folder(recipe, finished):
     options = ("--librispeech", "../../corpus", "--target-sparsity", "0.7", *SHORT, "--stage", "4")
+    with owned(finished):
+        done = run(recipe, *options)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert f"is being trained by process {os.getpid()} on " in done.stderr
     done = run(recipe, *options)
     assert done.returncode == 1
     assert "was trained with other settings" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "pruning.target_sparsity: 0.8 -> 0.7; give another --asr_tag" in done.stderr
 
 
 def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished):

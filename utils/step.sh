@@ -31,6 +31,16 @@ listing() {
     find -L "${dir}" -type f \( "${tests[@]:1}" \) -printf '%P %s %T@\n' | LC_ALL=C sort | sha256sum | cut -d ' ' -f 1
 }
 
+# writable DIR: make DIR if it is not there; stop with one line unless there is room to write in it.
+writable() {
+    local reason
+    reason=$({ mkdir -p "$1" && head -c 65536 /dev/zero >"$1/.room.$$"; } 2>&1) || {
+        rm -f "$1/.room.$$"
+        die "cannot write in $1: ${reason##*: }; what is done is kept, the same command goes on with it"
+    }
+    rm -f "$1/.room.$$"
+}
+
 # step DONE TITLE INPUT... -- COMMAND...
 # Runs COMMAND unless DONE says that it was done with these inputs. What COMMAND prints goes to the screen and, with
 # its stderr, to DONE's name with .log for .done. DONE is written last.
@@ -48,24 +58,31 @@ step() {
         return
     fi
     log_file=${done_file%.done}.log
-    mkdir -p "$(dirname "${done_file}")"
+    writable "$(dirname "${done_file}")"
     rm -f "${done_file}"
     log "${title} (log: ${log_file})"
     printf '# %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >>"${log_file}"
     first_line=$(wc -l <"${log_file}")
     # shellcheck disable=SC2094  # both only append
-    "$@" 2>>"${log_file}" | tee -a "${log_file}" || status=$?
+    { ESPNET_PINCH_TERMINAL=3 "$@" 2>>"${log_file}" | tee -a "${log_file}"; } 3>&1 || status=$?
     if [ "${status}" -ne 0 ]; then
         # The program's last error line, wherever tee has put the progress that was still under way.
         if ! tail -n "+${first_line}" "${log_file}" | grep '^error: ' | tail -n 1 >&2; then
             echo "The last lines of ${log_file}:" >&2
             tail -n 15 "${log_file}" >&2
-            echo "error: ${title} failed with status ${status}; see ${log_file}" >&2
+            writable "$(dirname "${done_file}")" # a full disk takes no log either
+            case "${status}" in
+                137) echo "error: ${title} was killed (signal 9): by somebody, or because memory was full;" \
+                    "the same command goes on with it; see ${log_file}" >&2 ;;
+                *) echo "error: ${title} failed with status ${status}; see ${log_file}" >&2 ;;
+            esac
         fi
         exit 1
     fi
     mkdir -p "$(dirname "${done_file}")"
-    printf '%s\n' "${now}" >"${done_file}.$$"
-    mv "${done_file}.$$" "${done_file}"
+    if ! { printf '%s\n' "${now}" >"${done_file}.$$" && mv "${done_file}.$$" "${done_file}"; } 2>/dev/null; then
+        writable "$(dirname "${done_file}")"
+        die "cannot write ${done_file}"
+    fi
     log "${title}: done in $((SECONDS - start)) s"
 }

@@ -5,30 +5,68 @@ import time
 from pathlib import Path
 
 import torch
-from espnet2.train.reporter import SubReporter, aggregate
+from espnet2.train.reporter import Reporter, SubReporter, aggregate
 
 from espnet_pinch.files import read_json, write_json
 
 FILE = "history.json"
 POINTS_PER_EPOCH = 20
+POINT = ("loss", "loss_ctc", "penalty", "sparsity", "tau", "eta")  # what the course within an epoch shows
 
 
 def read(folder: str | Path) -> dict[str, dict]:
-    """``{epoch: {"train": figures, "valid": figures}}``; empty where nothing was trained."""
+    """``{epoch: {"train": figures, "valid": figures}}``; empty where nothing was trained.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = Path(folder) / FILE
-    return read_json(path) if path.is_file() else {}
+    try:
+        return read_json(path) if path.is_file() else {}
+    except ValueError:
+        raise ValueError(
+            f"{path} is damaged; remove it and train.done beside it, and run stage 4 again: it is made anew from the "
+            "checkpoint"
+        ) from None
 
 
-def record(folder: str | Path, reporter: SubReporter, steps_before: int = 0) -> None:
+def mend(folder: str | Path, reporter: Reporter) -> None:
+    """After a resume: fill in from ``reporter`` the epochs that the file, damaged or gone, does not have.
+
+    An epoch's means, time and length are at hand; its course within, the memory and the device are not.
+    """
+    path = Path(folder) / FILE
+    try:
+        epochs = read(folder)
+    except ValueError:
+        epochs = {}
+    lost = [e for e, phases in reporter.stats.items() if {"train", "valid"} <= phases.keys() and str(e) not in epochs]
+    if not lost:
+        return
+    print(f"warning: {path} was damaged or lacked epochs: made again from the checkpoint, in less detail", flush=True)
+    for epoch in lost:
+        for phase in ("train", "valid"):
+            stats = dict(reporter.stats[epoch][phase])
+            seconds, count = stats.pop("time").total_seconds(), stats.pop("total_count")
+            figures = {key: _plain(value) for key, value in stats.items()}
+            more = {"seconds": seconds, "peak_memory_bytes": 0, "device": ""}
+            if phase == "train":
+                more["points"] = [{"iteration": count, **{k: figures[k] for k in POINT if k in figures}}]
+            epochs.setdefault(str(epoch), {})[phase] = {**figures, **more}
+    write_json(path, {str(epoch): epochs[str(epoch)] for epoch in sorted(map(int, epochs))})
+
+
+def record(folder: str | Path, reporter: SubReporter, steps_before: int = 0, **more) -> None:
     """Add the phase ("train" or "valid") of an epoch that ``reporter`` has observed.
 
     What was recorded of this epoch's phase and of later epochs, before a kill, is dropped.
 
     Args:
         steps_before: iterations of earlier epochs, to number the points of a training epoch.
+        more: figures that ``reporter`` does not have.
     """
     epoch, phase = reporter.get_epoch(), reporter.key
-    figures = {key: _plain(aggregate(values)) for key, values in reporter.stats.items()}
+    figures = {key: _plain(aggregate(values)) for key, values in reporter.stats.items()} | more
     figures["seconds"] = time.perf_counter() - reporter.start_time
     figures["peak_memory_bytes"] = peak_memory()
     figures["device"] = device_name()
@@ -74,7 +112,7 @@ def summary(folder: str | Path) -> dict:
 def _points(reporter: SubReporter, steps_before: int) -> list[dict]:
     """Means of the training figures over a twentieth of the epoch each, with the iteration they end at."""
     length = max(reporter.count // POINTS_PER_EPOCH, 1)
-    keys = [k for k in ("loss", "loss_ctc", "penalty", "sparsity", "tau", "eta") if k in reporter.stats]
+    keys = [k for k in POINT if k in reporter.stats]
     points = []
     for start in range(0, reporter.count, length):
         end = min(start + length, reporter.count)

@@ -1,4 +1,4 @@
-"""Killed at any moment, a training folder stays usable: whole checkpoints, links that lead somewhere, one owner."""
+"""Killed at any moment, a training folder stays usable: whole checkpoints, the one before kept, one owner."""
 
 import contextlib
 import fcntl
@@ -8,21 +8,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
+from espnet_pinch.asr.safe_load import damage, load, tensors_only
 from espnet_pinch.files import whole_file
+
+NEWEST, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
+MIDDLE = "middle"  # key of a checkpoint from within an epoch, see espnet_pinch.asr.steps
 
 
 @contextlib.contextmanager
 def whole_saves() -> Iterator[None]:
-    """Inside, ``torch.save`` to a path writes a temporary file and renames it: ESPnet's saves are not atomic."""
+    """Inside, ``torch.save`` to a path writes a temporary file and renames it: ESPnet's saves are not atomic.
+
+    Of checkpoint.pth the one before is kept. A kill between the two renames leaves that one alone: see ``recover``.
+
+    Raises (in ``torch.save``):
+        OSError: the file cannot be written; what was there is as it was.
+    """
     plain = torch.save
 
     def save(value, target, *args, **kwargs):
         if not isinstance(target, (str, os.PathLike)):
             return plain(value, target, *args, **kwargs)
+        target = Path(target)
         with whole_file(target) as tmp:
             plain(value, tmp, *args, **kwargs)
+            if target.name == NEWEST and target.exists():
+                os.replace(target, target.with_name(PREVIOUS))
 
     torch.save = save
     try:
@@ -42,8 +56,9 @@ def owned(folder: str | os.PathLike) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not flock: workers that load batches would inherit it, and outlive a killed training by some seconds.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             raise BlockingIOError(
                 f"{folder} is being trained by {file.read().strip() or 'another process'}; wait for it or stop it"
@@ -54,21 +69,98 @@ def owned(folder: str | os.PathLike) -> Iterator[None]:
         yield
 
 
-def mend(folder: Path, model: torch.nn.Module, reporter: Reporter, criteria: Sequence[Sequence[str]]) -> None:
-    """After a resume: make what a kill between the saves of an epoch has left out.
+def recover(folder: Path) -> None:
+    """Before a resume: remove links that a kill has left under a temporary name, see that checkpoint.pth is whole.
 
-    ESPnet saves checkpoint.pth, then Nepoch.pth, then the links latest.pth and PHASE.KEY.best.pth.
+    Where it is damaged or missing the one before takes its place, and a line on stdout says so.
+
+    Raises:
+        ValueError: there was a training here, but nothing whole to go on from.
     """
-    epoch = reporter.get_epoch()
-    newest = folder / f"{epoch}epoch.pth"
-    if not newest.exists():
-        logging.warning(f"{newest} was lost in a kill: written again from checkpoint.pth")
-        torch.save(model.state_dict(), newest)
-    _link(folder / "latest.pth", newest.name)
+    for path in folder.glob(".*.pth.*"):
+        path.unlink()
+    newest, previous = folder / NEWEST, folder / PREVIOUS
+    wrong = _wrong(newest)
+    if wrong is None:
+        return
+    if not newest.exists() and not previous.exists():
+        if any(folder.glob("[0-9]*epoch.pth")):
+            raise ValueError(
+                f"{folder} has the models of a training, but no {NEWEST} to go on from: put it back, or remove "
+                "that folder to train anew"
+            )
+        return
+    wrong_too = _wrong(previous)
+    if wrong_too is not None:
+        raise ValueError(
+            f"nothing to go on from: {newest}: {wrong}; {previous}: {wrong_too}; put a copy of one of them back as "
+            f"{NEWEST}, or remove {folder} to train anew"
+        )
+    os.replace(previous, newest)
+    print(f"warning: {newest}: {wrong}; going on from the checkpoint before it", flush=True)
+
+
+def _wrong(path: Path) -> str | None:
+    return damage(path) if path.exists() else "it is missing"
+
+
+def mend(folder: Path, reporter: Reporter, criteria: Sequence[Sequence[str]], keep: int | Sequence[int]) -> None:
+    """After a resume: make what a kill between the saves of an epoch has left out, and see to the best epochs' files.
+
+    ESPnet saves checkpoint.pth, then Nepoch.pth, then the links latest.pth and PHASE.KEY.best.pth; the mean of the
+    ``keep`` best epochs is made at the end. An epoch whose file is gone is not chosen from then on: ``reporter``
+    forgets it, and a line on stdout says so.
+
+    Raises:
+        ValueError: the file of one of the best epochs is damaged, and no checkpoint of that epoch is at hand.
+    """
+    newest, count = reporter.get_epoch(), keep if isinstance(keep, int) else max(keep, default=1)
+    ranked = [reporter.sort_epochs(*criterion) for criterion in criteria if reporter.has(*criterion[:2])]
+    for epoch in sorted({newest, *(epoch for epochs in ranked for epoch in epochs[:count])} - {0}):
+        path = folder / f"{epoch}epoch.pth"
+        wrong = _wrong(path)
+        if wrong is None:
+            continue
+        state = _state_of(folder, epoch)
+        if state is not None:
+            logging.warning(f"{path}: {wrong}; written again from the checkpoint")
+            torch.save(state, path)
+        elif path.exists():
+            raise ValueError(
+                f"{path}: {wrong}; it is one of the best epochs. Put a copy back, or remove it to choose among the "
+                "others"
+            )
+        else:
+            print(f"warning: {path}: {wrong}; epoch {epoch} is not chosen from any more", flush=True)
+            del reporter.stats[epoch]
+    if (folder / f"{newest}epoch.pth").exists():
+        _link(folder / "latest.pth", f"{newest}epoch.pth")
     for phase, key, mode in criteria:
-        best = folder / f"{reporter.get_best_epoch(phase, key, mode)}epoch.pth"
-        if best.exists():
-            _link(folder / f"{phase}.{key}.best.pth", best.name)
+        if reporter.has(phase, key):
+            _link(folder / f"{phase}.{key}.best.pth", f"{reporter.get_best_epoch(phase, key, mode)}epoch.pth")
+
+
+def average_again(folder: Path, criteria: Sequence[Sequence[str]], keep: int | Sequence[int]) -> None:
+    """Make the mean of the best epochs once more, as the end of a training does.
+
+    Raises:
+        OSError, ValueError: as ``mend``; the checkpoint cannot be read.
+    """
+    reporter = Reporter()
+    reporter.load_state_dict(load(folder / NEWEST, map_location="cpu", mmap=True)["reporter"])
+    with whole_saves(), tensors_only():
+        mend(folder, reporter, criteria, keep)
+        average_nbest_models(output_dir=folder, reporter=reporter, best_model_criterion=criteria, nbest=keep)
+
+
+def _state_of(folder: Path, epoch: int) -> dict | None:
+    """The model as it was at the end of an epoch, where one of the checkpoints holds it."""
+    for path in (folder / NEWEST, folder / PREVIOUS):
+        if _wrong(path) is None:
+            states = load(path, map_location="cpu", mmap=True)
+            if states["reporter"]["epoch"] == epoch and MIDDLE not in states:
+                return states["model"]
+    return None
 
 
 def _link(path: Path, target: str) -> None:

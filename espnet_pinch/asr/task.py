@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -15,13 +16,15 @@ from espnet_pinch.asr.espnet import ASRTask, abs_task, frontend_choices, model_c
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.processes import is_first
-from espnet_pinch.asr.resume import owned
+from espnet_pinch.asr.resume import NEWEST, owned
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
+from espnet_pinch.asr.settings_record import check_unchanged
 from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.method import parameter_groups
 from espnet_pinch.core.registry import self_contained
 from espnet_pinch.data.audio import no_code
+from espnet_pinch.errors import explain
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
 model_choices.classes["pruning"] = PruningASRModel
@@ -42,6 +45,18 @@ class PruningASRTask(ASRTask):
             default={"method": "pinch"},
             help="Pruning method and its settings",
         )
+        parser.add_argument(
+            "--save_every_steps",
+            type=int,
+            default=0,
+            help="Optimizer steps between checkpoints within an epoch: no more is lost in a kill. 0: at its end alone",
+        )
+        parser.add_argument(
+            "--max_skipped_steps",
+            type=int,
+            default=20,
+            help="Stop after so many optimizer steps in a row without a finite loss and gradient",
+        )
         # The Transformer is in the frontend, the head is ESPnet's CTC, the waveform is normalised in the frontend.
         parser.set_defaults(
             frontend="upstream", model="pruning", normalize=None, encoder=None, decoder=None, token_type="char"
@@ -49,17 +64,28 @@ class PruningASRTask(ASRTask):
 
     @classmethod
     def main(cls, args: argparse.Namespace | None = None, cmd: Sequence[str] | None = None) -> None:
-        """As ``ASRTask.main``; one run at a time in an output folder.
+        """As ``ASRTask.main``; one run at a time in an output folder, and one configuration.
 
         Raises:
             BlockingIOError: another process is training there.
-            ValueError: as ``is_first``.
+            ValueError: what is there was trained with other settings or data (``check_unchanged``), or would be
+                overwritten; or as ``is_first``.
         """
         args = args or cls.get_parser().parse_args(cmd)
         if args.output_dir is None or args.print_config:
             return super().main(args)
+        if args.save_every_steps < 0 or args.max_skipped_steps < 1:
+            raise ValueError("save_every_steps must be at least 0, max_skipped_steps at least 1")
+        first = is_first(args)
         # On other nodes, and for other ranks, the folder is held already: by the first.
-        with owned(args.output_dir) if is_first(args) else contextlib.nullcontext():
+        with owned(args.output_dir) if first else contextlib.nullcontext():
+            if first and not args.dry_run and not args.collect_stats:
+                if not args.resume and (Path(args.output_dir) / NEWEST).exists():
+                    raise ValueError(
+                        f"{args.output_dir} holds a training: --resume true goes on with it; remove that folder to "
+                        "train anew"
+                    )
+                check_unchanged(args)
             try:
                 super().main(args)
             except torch.multiprocessing.ProcessExitedException:
@@ -71,10 +97,11 @@ class PruningASRTask(ASRTask):
         try:
             with tensors_only(), no_code():
                 super().main_worker(args)
-        except (ValueError, OSError) as error:
-            if multiprocessing.parent_process() is None:
+        except Exception as error:
+            line = explain(error)
+            if line is None or multiprocessing.parent_process() is None:
                 raise
-            print(f"error: {error}", file=sys.stderr)  # of a process that ESPnet has started, one for each GPU
+            print(f"error: {line}", file=sys.stderr)  # of a process that ESPnet has started, one for each GPU
             sys.exit(1)
 
     @classmethod

@@ -1,21 +1,48 @@
-"""ESPnet's trainer with the pruning method's hooks in it."""
+"""ESPnet's trainer with the pruning method's hooks in it, and with saves within an epoch."""
 
+import contextlib
 import dataclasses
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from espnet2.train.reporter import SubReporter, aggregate
-from espnet2.train.trainer import Trainer
+from espnet2.train import trainer as espnet_trainer
+from espnet2.train.reporter import Reporter, SubReporter, aggregate
+from espnet2.train.trainer import Trainer, TrainerOptions
+from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_pinch.asr import history
-from espnet_pinch.asr.resume import mend, whole_saves
+from espnet_pinch.asr.resume import MIDDLE, NEWEST, mend, recover, whole_saves
+from espnet_pinch.asr.safe_load import load
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
+from espnet_pinch.asr.steps import (
+    Skipped,
+    Steps,
+    no_lost_batches,
+    pack_figures,
+    random_state,
+    set_random_state,
+    unpack_figures,
+)
 
 # Added to the error rate of an epoch that ends short of the target sparsity, so that none of these is ever
 # the best one. An error rate is a fraction; few exceed 1, none 100.
 SHORT_OF_TARGET = 100.0
+
+
+@dataclasses.dataclass
+class Options(TrainerOptions):
+    """ESPnet's, and ours.
+
+    Attributes:
+        save_every_steps: optimizer steps between two checkpoints within an epoch; 0 saves at its end alone.
+        max_skipped_steps: steps in a row without a finite loss and gradient after which the training is stopped.
+    """
+
+    save_every_steps: int
+    max_skipped_steps: int
 
 
 class PruningTrainer(Trainer):
@@ -24,16 +51,32 @@ class PruningTrainer(Trainer):
     ``valid.cer`` and ``valid.wer`` are the corpus' error rates of greedy decoding, as fractions.
     ``valid.wer_on_target`` is ``wer`` where the epoch ends on the target sparsity, and over 100 where it does not:
     the criterion to choose a checkpoint by.
+
+    A checkpoint from within an epoch holds what ESPnet's holds at the end of the epoch before, and under "middle" the
+    batches done, the epoch's figures so far and the state of the random generators. So a run that was killed ends
+    as one that was not, and one that saves within its epochs as one that does not.
     """
 
-    criteria: Sequence[Sequence[str]] = ()  # of the run in progress: ESPnet's resume() is not told
+    # Of the run in progress, for hooks that ESPnet does not tell of it.
+    reporter: Reporter
+    options: Options
+    middle: dict | None = None  # where in the epoch to go on
+    skipped: Skipped
+    empty_layers: frozenset[str] = frozenset()  # that were warned about
+
+    @classmethod
+    def build_options(cls, args) -> Options:
+        return build_dataclass(Options, args)
 
     @classmethod
     def run(cls, model, optimizers, schedulers, train_iter_factory, trainer_options, **kwargs) -> None:
         """As ``Trainer.run``.
 
         Raises:
-            ValueError: there are fewer batches in an epoch than ``accum_grad`` adds up to one step.
+            ValueError: there are fewer batches in an epoch than ``accum_grad`` adds up to one step; nothing of an
+                earlier run is whole enough to go on from.
+            FloatingPointError: the training has diverged.
+            OSError: a file cannot be written.
         """
         iterations = train_iter_factory.num_iters_per_epoch or len(train_iter_factory.sampler)
         steps = iterations // trainer_options.accum_grad * trainer_options.max_epoch
@@ -51,8 +94,13 @@ class PruningTrainer(Trainer):
         if config.layerdrop or not config.apply_spec_augment or not config.mask_time_prob:
             # Layers that are dropped, or the vector that masks frames, get no gradient: several processes have to know.
             trainer_options = dataclasses.replace(trainer_options, unused_parameters=True)
-        cls.criteria = trainer_options.best_model_criterion
-        with whole_saves():
+        cls.options, cls.middle, cls.reporter = trainer_options, None, Reporter()
+        cls.skipped, cls.empty_layers = Skipped(trainer_options.max_skipped_steps), frozenset()
+        with whole_saves(), no_lost_batches(), _reporter_of_espnet(cls.reporter):
+            if _rank() == 0:
+                recover(Path(trainer_options.output_dir))
+            if _processes() > 1:
+                torch.distributed.barrier()
             super().run(
                 model=model,
                 optimizers=optimizers,
@@ -61,51 +109,166 @@ class PruningTrainer(Trainer):
                 trainer_options=trainer_options,
                 **kwargs,
             )
+        if _rank() == 0 and not model.pruning.on_target():
+            print(
+                f"warning: the run has ended at a sparsity of {100 * model.pruning.sparsity():.2f} %, under its target "
+                f"of {100 * model.pruning.settings.target_sparsity:g} %; a higher eta, or landing: hold, gets there",
+                flush=True,
+            )
 
     @staticmethod
     def resume(checkpoint, model, reporter, **kwargs) -> None:
-        Trainer.resume(checkpoint=checkpoint, model=model, reporter=reporter, **kwargs)
-        mend(Path(checkpoint).parent, model, reporter, PruningTrainer.criteria)
+        """As ``Trainer.resume``.
+
+        Raises:
+            ValueError: the file is not a checkpoint of this model.
+        """
+        cls = PruningTrainer
+        try:
+            Trainer.resume(checkpoint=checkpoint, model=model, reporter=reporter, **kwargs)
+        except KeyError as error:
+            raise ValueError(f"{checkpoint} is no checkpoint of a training: it has no {error}") from None
+        except RuntimeError as error:
+            if "state_dict" not in str(error):
+                raise
+            raise ValueError(f"{checkpoint} does not fit the model: {' '.join(str(error).split())}") from None
+        cls.middle = load(checkpoint, map_location="cpu", mmap=True).get(MIDDLE)
+        if _rank() == 0:
+            folder = Path(checkpoint).parent
+            mend(folder, reporter, cls.options.best_model_criterion, cls.options.keep_nbest_models)
+            history.mend(folder, reporter)
 
     @classmethod
-    def train_one_epoch(cls, reporter: SubReporter, options, distributed_option, **kwargs) -> bool:
-        before = reporter.get_total_count()
+    def train_one_epoch(
+        cls, model, iterator, optimizers, schedulers, scaler, reporter: SubReporter, options, **kwargs
+    ) -> bool:
+        before, length = reporter.get_total_count(), len(iterator)
+        for optimizer in optimizers:
+            optimizer.zero_grad()  # of the last epoch's end, where batches were left that were too few for a step
+        start, begin, cls.skipped.of_epoch = 0, _nothing, 0
+        if cls.middle and cls.middle["epoch"] == reporter.get_epoch():
+            start, cls.skipped.of_epoch = cls.middle["batches"], cls.middle["skipped_steps"]
+            unpack_figures(reporter, cls.middle["figures"])
+            if len(cls.middle["random"]) == _processes():
+                begin = functools.partial(set_random_state, cls.middle["random"][_rank()])
+            else:
+                logging.warning("another number of processes than before: their random generators start anew")
+            logging.info(f"going on after batch {start} of epoch {reporter.get_epoch()}")
+        cls.middle = None
+        plain = getattr(model, "module", model)
+        every, steps = options.save_every_steps * options.accum_grad, plain.pruning.step
+
+        def done(batches: int, ids: list[str]) -> None:
+            nonlocal steps
+            where = f"at batch {batches} of epoch {reporter.get_epoch()}"
+            cls.skipped.count(plain.pruning.step == steps, where, ids, plain)
+            steps = plain.pruning.step
+            if every and batches % every == 0 and batches < length and not cls.skipped.in_row:
+                cls._save(plain, optimizers, schedulers, scaler, reporter, batches)
+
         invalid = super().train_one_epoch(
-            reporter=reporter, options=options, distributed_option=distributed_option, **kwargs
+            model=model,
+            iterator=Steps(iterator, options.accum_grad, done, start, begin),
+            optimizers=optimizers,
+            schedulers=schedulers,
+            scaler=scaler,
+            reporter=reporter,
+            options=options,
+            **kwargs,
         )
-        cls._record(reporter, options, distributed_option, before)
-        return invalid
+        if invalid and cls.skipped.in_row:  # ESPnet would end the run here as if it were finished
+            cls.skipped.stop(f"the whole of epoch {reporter.get_epoch()}", [], plain)
+        cls._record(reporter, before, skipped_steps=cls.skipped.of_epoch)
+        return False
 
     @classmethod
     @torch.no_grad()
-    def validate_one_epoch(cls, model, reporter: SubReporter, options, distributed_option, **kwargs) -> None:
-        super().validate_one_epoch(
-            model=model, reporter=reporter, options=options, distributed_option=distributed_option, **kwargs
-        )
+    def validate_one_epoch(cls, model, reporter: SubReporter, options, **kwargs) -> None:
+        super().validate_one_epoch(model=model, reporter=reporter, options=options, **kwargs)
         pruning = getattr(model, "module", model).pruning
         wer = _ratio(reporter, "word_errors", "words")
         short = 0.0 if pruning.on_target() else SHORT_OF_TARGET
         rates = {"wer": wer, "cer": _ratio(reporter, "char_errors", "chars"), "wer_on_target": wer + short}
         reporter.register({**rates, **pruning.scalars()}, weight=1.0)
         reporter.next()
-        cls._record(reporter, options, distributed_option)
-        if not distributed_option.distributed or distributed_option.dist_rank == 0:
+        cls._record(reporter)
+        if _rank() == 0:
             print(_epoch_line(rates, pruning.scalars(), reporter, options), flush=True)
+            cls._warn_of_empty_layers(pruning)
 
     @classmethod
-    def _record(cls, reporter, options, distributed_option, steps_before: int = 0) -> None:
-        if not distributed_option.distributed or distributed_option.dist_rank == 0:
-            history.record(Path(options.output_dir), reporter, steps_before)
+    def _save(cls, model, optimizers, schedulers, scaler, reporter: SubReporter, batches: int) -> None:
+        """Write checkpoint.pth within an epoch, in the form of ESPnet's at the end of the epoch before."""
+        states = [random_state()]
+        if _processes() > 1:
+            states *= _processes()
+            torch.distributed.all_gather_object(states, random_state())
+        if _rank() > 0:
+            return
+        middle = {
+            "epoch": reporter.get_epoch(),
+            "batches": batches,
+            "skipped_steps": cls.skipped.of_epoch,
+            "figures": pack_figures(reporter),
+            "random": states,
+        }
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "reporter": {**cls.reporter.state_dict(), "epoch": reporter.get_epoch() - 1},
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "schedulers": [scheduler and scheduler.state_dict() for scheduler in schedulers],
+                "scaler": scaler and scaler.state_dict(),
+                MIDDLE: middle,
+            },
+            Path(cls.options.output_dir) / NEWEST,
+        )
+
+    @classmethod
+    def _record(cls, reporter, steps_before: int = 0, **figures) -> None:
+        if _rank() == 0:
+            history.record(Path(cls.options.output_dir), reporter, steps_before, **figures)
+
+    @classmethod
+    def _warn_of_empty_layers(cls, pruning) -> None:
+        empty = {name for name, sparsity in pruning.layer_sparsity().items() if sparsity == 1.0} - cls.empty_layers
+        for name in sorted(empty):
+            print(f"warning: all weights of {name} are pruned: nothing but its bias comes out of it", flush=True)
+        cls.empty_layers |= empty
+
+
+def _nothing() -> None:
+    pass
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _processes() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+@contextlib.contextmanager
+def _reporter_of_espnet(reporter: Reporter) -> Iterator[None]:
+    """Inside, ESPnet's trainer reports to ``reporter``: a save within an epoch needs what it holds."""
+    before, espnet_trainer.Reporter = espnet_trainer.Reporter, lambda: reporter
+    try:
+        yield
+    finally:
+        espnet_trainer.Reporter = before
 
 
 def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> str:
     """One line on a finished epoch for those who watch: ESPnet's own line is long and goes to the log."""
     phases = history.read(options.output_dir)[str(reporter.get_epoch())]
     sparsity = f", sparsity {100 * scalars['sparsity']:.2f} %" if scalars else ""
+    skipped = phases["train"].get("skipped_steps")
     return (
         f"epoch {reporter.get_epoch()} of {options.max_epoch}: loss {phases['train']['loss_ctc']:.2f}, dev loss "
         f"{phases['valid']['loss']:.2f}, dev WER {100 * rates['wer']:.2f} %, dev CER {100 * rates['cer']:.2f} %"
         f"{sparsity}, {sum(figures['seconds'] for figures in phases.values()):.0f} s"
+        + (f"; {skipped} steps skipped, without a finite loss and gradient" if skipped else "")
     )
 
 

@@ -3,7 +3,11 @@
 import argparse
 from pathlib import Path
 
+import yaml
+
 from espnet_pinch.asr.checkpoint import load_model, write_folded
+from espnet_pinch.asr.resume import average_again, owned
+from espnet_pinch.asr.safe_load import damage
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.bin import run_main
 
@@ -22,7 +26,14 @@ def main() -> None:
         for key in ("config", "required", "print_config"):  # ESPnet leaves these out of config.yaml, or they do not fit
             vars(config).pop(key, None)
     else:
-        model, config = load_model(args.exp / "config.yaml", args.exp / args.checkpoint)
+        checkpoint = args.exp / args.checkpoint
+        if ".ave" in args.checkpoint and (not checkpoint.exists() or damage(checkpoint)):
+            print(f"warning: {checkpoint} is missing or damaged: made again from the best epochs", flush=True)
+            with open(args.exp / "config.yaml", encoding="utf-8") as file:
+                trained = yaml.safe_load(file)
+            with owned(args.exp):
+                average_again(args.exp, trained["best_model_criterion"], trained["keep_nbest_models"])
+        model, config = load_model(args.exp / "config.yaml", checkpoint)
     counts = write_folded(model, config, args.exp / "folded")
     print(
         f"{args.exp}/folded: {counts['params_kept']:,} of {counts['params_total']:,} parameters kept, "

@@ -1,0 +1,138 @@
+"""What a training folder was trained with, so that nothing else is mixed into it."""
+
+import argparse
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from espnet_pinch.asr.resume import NEWEST, PREVIOUS
+from espnet_pinch.core.registry import self_contained
+from espnet_pinch.files import read_json, write_json
+
+FILE = "settings.json"
+
+# Options that change how a run is watched, saved or spread over a machine, not what comes out of it. ngpu is one: the
+# batches are ESPnet's batch_size altogether, whatever the number of GPUs.
+NEUTRAL = (
+    *("config", "output_dir", "resume", "dry_run", "print_config", "required", "log_level", "log_interval"),
+    *("num_workers", "ngpu", "local_rank", "multiprocessing_distributed", "num_att_plot", "use_matplotlib"),
+    *("use_tensorboard", "max_cache_size", "max_cache_fd", "valid_max_cache_size", "save_every_steps"),
+    *("max_skipped_steps", "create_graph_in_tensorboard"),
+)
+NEUTRAL_PREFIXES = ("dist_", "wandb_", "use_wandb")
+DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
+FILES = ("token_list", "train_shape_file", "valid_shape_file")
+SHOWN = 6  # changes that fit a line
+
+
+def check_unchanged(args: argparse.Namespace) -> None:
+    """Compare the options of a run with those its folder was trained with; without a checkpoint there, note them.
+
+    A longer ``max_epoch`` is a change where the learning rate or the method's temperature is annealed over the whole
+    run: the steps done would belong to another course, and what comes out to no configuration at all. With a constant
+    or per-step schedule and a method that does not anneal, it is what the longer run would have been, and goes on.
+
+    Args:
+        args: as parsed, before ESPnet and the task put into it what they find out.
+
+    Raises:
+        ValueError: settings or input files have changed; the message has each as "setting: old -> new".
+        OSError: an input file cannot be read.
+    """
+    folder = Path(args.output_dir)
+    now = describe(args)
+    started = (folder / NEWEST).exists() or (folder / PREVIOUS).exists()
+    if started and not (folder / FILE).is_file():
+        print(f"warning: {folder} has no {FILE}: whether its settings or data have changed cannot be told", flush=True)
+    elif started:
+        try:
+            before = read_json(folder / FILE)
+            changes = _changes(before, now)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{folder / FILE} is damaged: whether the settings are those of the training cannot be told; remove "
+                "that file if you know that they are"
+            ) from None
+        if changes:
+            more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+            hint = ""
+            if any(change.startswith("max_epoch:") for change in changes):
+                hint = " (its course is annealed over max_epoch: a longer one is a run of its own)"
+            raise ValueError(
+                f"{folder} was trained with other settings or data: {'; '.join(changes[:SHOWN])}{more}{hint}; give "
+                "another --asr_tag, or remove that folder"
+            )
+    write_json(folder / FILE, now)
+
+
+def describe(args: argparse.Namespace) -> dict:
+    """``settings`` ({option.key: value}) and ``inputs`` ({what: {"file", "sha256"}}) of a run."""
+    options = {**vars(args), "pruning": self_contained(args.pruning)}
+    inputs = {}
+    for option in DATA:
+        for path, name, kind in options.pop(option):
+            inputs[f"{option.split('_')[0]} {name} ({kind})"] = path
+    for option in FILES:
+        value = options.pop(option)
+        for i, path in enumerate([value] if isinstance(value, str) else value or []):
+            inputs[f"{option} {i + 1}" if i else option] = path
+    upstream = Path(str(options["frontend_conf"].get("upstream")))
+    if upstream.is_dir():
+        options["frontend_conf"] = {k: v for k, v in options["frontend_conf"].items() if k != "upstream"}
+        for pattern in ("*.json", "*.safetensors", "*.bin"):
+            inputs.update({f"upstream {path.name}": str(path) for path in sorted(upstream.glob(pattern))})
+    for name in list(options):
+        if name in NEUTRAL or name.startswith(NEUTRAL_PREFIXES):
+            del options[name]
+    if not _annealed(args):
+        del options["max_epoch"]
+    return {
+        "settings": _flat(options),
+        "inputs": {what: {"file": path, "sha256": _sha256(path)} for what, path in inputs.items()},
+    }
+
+
+def _annealed(args: argparse.Namespace) -> bool:
+    method = args.pruning.get("method", "pinch")
+    return args.scheduler == "linearwarmupdecay" or method in ("pinch", "nas_cp")
+
+
+def _changes(before: dict, now: dict) -> list[str]:
+    old, new = before["settings"], now["settings"]
+    known = {name.split(".")[0] for name in old}
+    changes = [
+        f"{name}: {_shown(old, name)} -> {_shown(new, name)}"
+        for name in dict.fromkeys([*old, *new])
+        # an option that the record does not know is one that a newer ESPnet has
+        if old.get(name) != new.get(name) and name.split(".")[0] in known
+    ]
+    for what in dict.fromkeys([*before["inputs"], *now["inputs"]]):
+        first, second = before["inputs"].get(what), now["inputs"].get(what)
+        if first is None or second is None:
+            changes.append(f"{what}: {first['file'] if first else 'none'} -> {second['file'] if second else 'none'}")
+        elif first["sha256"] != second["sha256"]:
+            same = first["file"] == second["file"]
+            changes.append(
+                f"{what}: the content of {first['file']} has changed"
+                if same
+                else f"{what}: {first['file']} -> {second['file']}, of other content"
+            )
+    return changes
+
+
+def _shown(settings: dict, name: str) -> str:
+    return str(settings[name]) if name in settings else "not set"
+
+
+def _flat(value, name: str = "") -> dict:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``, in the types that JSON gives back."""
+    if isinstance(value, Mapping):
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{name}.{key}" if name else key).items()}
+    if isinstance(value, (list, tuple)):
+        return {name: [item if isinstance(item, (int, float, str, type(None))) else str(item) for item in value]}
+    return {name: value if isinstance(value, (int, float, str, type(None))) else str(value)}
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,150 @@
+"""The steps of an epoch: saved in the middle of it, taken up there again, and watched for divergence."""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.queues import Queue
+
+import numpy as np
+import torch
+from espnet2.train.reporter import Average, SubReporter, WeightedAverage
+
+
+class Steps:
+    """The batches of an epoch for ESPnet's loop, with a call after each optimizer step.
+
+    Args:
+        batches: the epoch's ``DataLoader``, whose ``batch_sampler`` is a list.
+        accum_grad: batches of an optimizer step.
+        done: called after each step with the number of the epoch's batches up to then, and the step's utterance ids.
+        start: batches that were done before, a multiple of ``accum_grad``; they are left out.
+        begin: called before the first batch is asked for.
+    """
+
+    def __init__(self, batches, accum_grad: int, done: Callable, start: int = 0, begin: Callable = lambda: None):
+        self.batches, self.accum_grad, self.done, self.start, self.begin = batches, accum_grad, done, start, begin
+        if start:
+            del batches.batch_sampler[:start]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator:
+        batches = iter(self.batches)  # draws a seed for the workers
+        self.begin()
+        ids: list[str] = []
+        for count, (names, batch) in enumerate(batches, self.start + 1):
+            ids += names
+            yield names, batch
+            if count % self.accum_grad == 0:  # here again when ESPnet asks for the next batch
+                self.done(count, ids)
+                ids = []
+
+
+class Skipped:
+    """Counts the optimizer steps that were skipped because loss or gradients were not finite.
+
+    ESPnet skips such a step by itself and leaves weights and thresholds as they are. A single one is harmless, and so
+    is an utterance that brings one in every epoch; a model that has diverged skips all from then on. So those in a row
+    count. Loss scaling of AMP skips some in a row at the start, hardly ever more than ten.
+
+    Args:
+        limit: steps in a row after which the training is stopped.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.in_row = 0
+        self.of_epoch = 0
+
+    def count(self, skipped: bool, where: str, ids: list[str], model: torch.nn.Module) -> None:
+        """Take note of one step.
+
+        Raises:
+            FloatingPointError: it is the last of ``limit`` skipped ones in a row.
+        """
+        self.in_row = self.in_row + 1 if skipped else 0
+        self.of_epoch += skipped
+        if self.in_row >= self.limit:
+            self.stop(where, ids, model)
+
+    def stop(self, where: str, ids: list[str], model: torch.nn.Module) -> None:
+        """Raise FloatingPointError that says where, with which utterances, and what to try."""
+        broken = [name for name, p in model.named_parameters() if not p.isfinite().all()]
+        raise FloatingPointError(
+            f"diverged: {self.in_row} steps in a row without a finite loss and gradient, the last {where}"
+            + (f", utterances {_some(ids)}" if ids else "")
+            + (f"; not finite: {_some(broken)}" if broken else "")
+            + "; try a lower optim_conf.lr or a longer warm-up under a new --asr_tag, and look at these utterances; "
+            "the last checkpoint is whole"
+        )
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def pack_figures(reporter: SubReporter) -> dict:
+    """What an epoch's reporter has collected so far, as numbers and text alone."""
+    return {
+        "count": reporter.count,
+        "seconds": time.perf_counter() - reporter.start_time,
+        "stats": {
+            key: [(float(v.value), float(v.weight) if isinstance(v, WeightedAverage) else None) for v in values]
+            for key, values in reporter.stats.items()
+        },
+    }
+
+
+def unpack_figures(reporter: SubReporter, packed: dict) -> None:
+    """Put into a fresh reporter of the same epoch what ``pack_figures`` took."""
+    reporter.count = packed["count"]
+    reporter.total_count += packed["count"]
+    reporter.start_time -= packed["seconds"]
+    for key, values in packed["stats"].items():
+        reporter.stats[key] = [Average(v) if w is None else WeightedAverage(v, w) for v, w in values]
+
+
+def random_state() -> dict:
+    """The state of every generator that training draws from, as tensors, numbers and text alone."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
+
+
+@contextlib.contextmanager
+def no_lost_batches() -> Iterator[None]:
+    """Inside, a worker that cannot hand a batch over, as where /dev/shm is full, ends, and its loader raises an error.
+
+    By itself it would drop that batch, and the training would wait for it for ever.
+    """
+    before = Queue._on_queue_feeder_error
+
+    def end(error, batch):
+        if multiprocessing.parent_process() is None:
+            return before(error, batch)
+        traceback.print_exception(error)
+        os._exit(1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)
+    try:
+        yield
+    finally:
+        Queue._on_queue_feeder_error = staticmethod(before)
