@@ -11,5 +11,16 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
 done
 [ $# -gt 0 ] || set -- -- --corpus mini
 export OMP_NUM_THREADS=1 # one run to a core: two threads to a run are slower, and much slower on a busy machine
-local/sweep.sh --upstream mini --methods "pinch ump mixed_sparsity nas_cp" --seeds 0 --jobs 2 --report true \
-    --ratios "0.5 0.65 0.75 0.85 0.9 0.95 0.98 0.99" "${options[@]}" "$@"
+
+# compare METHODS [OPTION...]: a sweep over methods
+compare() {
+    local methods=$1
+    shift
+    local/sweep.sh --upstream micro --methods "${methods}" --seeds 0 --jobs 2 \
+        --ratios "0.5 0.65 0.75 0.85 0.9 0.95 0.98" "$@"
+}
+
+compare "pinch ump mixed_sparsity nas_cp" "${options[@]}" "$@"
+# The paper's own setting beside ours: thresholds at the weights' learning rate, which go on moving once eta is 0.
+compare pinch --report true "${options[@]}" \
+    --asr_args "--pruning pinch.threshold_lr=null --pruning pinch.landing=paper" "$@"

@@ -171,6 +171,7 @@ def test_beam_search_and_the_packed_zip(work, trap, error_of):
 def test_training_from_other_weights_or_a_checkpoint(work, trap, train_error):
     torch.save({"ctc.ctc_lo.bias": trap}, work / "other.pth")
     matches(f"other.pth {REFUSED}", train_error("--init_param", f"{work}/other.pth"))
+    (work / "exp" / "settings.json").unlink()  # of other options
     torch.save({"model": trap}, work / "exp" / "checkpoint.pth")
     matches(f"checkpoint.pth {REFUSED}", train_error())
 

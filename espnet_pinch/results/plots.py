@@ -38,7 +38,8 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     iterations = [point["iteration"] for point in points]
 
     def line(axis, key, scale=1.0, label=None):
-        axis.plot(iterations, [scale * point[key] for point in points], color="tab:blue", label=label)
+        values = [np.nan if point[key] is None else scale * point[key] for point in points]  # None: all steps skipped
+        axis.plot(iterations, values, color="tab:blue", label=label)
 
     line(axes[0], "loss_ctc", label="training")
     axes[0].plot(ends, [p["valid"]["loss"] for p in history.values()], "o-", color="tab:orange", label="dev")
