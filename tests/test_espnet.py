@@ -126,6 +126,7 @@ def test_every_configuration_builds(config, data, tmp_path, tiny_config):
         "wavlm": (WavLMConfig, WavLMModel),
         "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
         "mini": (Wav2Vec2Config, Wav2Vec2Model),
+        "micro": (Wav2Vec2Config, Wav2Vec2Model),
     }
     config_class, model_class = kinds[config.replace(".", "_").split("_")[0]]
     model_class(config_class(**tiny_config)).save_pretrained(tmp_path / "upstream")
