@@ -6,8 +6,9 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell $(p
 demo: venv
 	cd egs/librispeech_100 && ./run.sh --upstream mini --corpus mini
 
+# Two tests at a time, a thread each: most of them start programs and wait.
 test: venv lint
-	.venv/bin/python -m pytest -q -m "not slow" tests
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests
 
 test-slow: venv
 	.venv/bin/python -m pytest -q -m slow tests

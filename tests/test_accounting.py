@@ -198,7 +198,7 @@ def test_a_folder_counts_as_its_built_in_architecture(tmp_path):
         (["--upstream", "mini", "--sparsity", "half"], "not 'half'"),
         (["--upstream", "mini", "--method", "pruning"], "unknown pruning method 'pruning'"),
         (["--upstream", "{tmp}"], "has no config.json"),
-        (["--upstream", "{tmp}/broken"], "model_type"),
+        (["--upstream", "{tmp}/broken"], "is not a model of type"),
         (["--upstream", "{tmp}/odd"], "cannot build the upstream"),
     ],
 )
