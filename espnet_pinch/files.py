@@ -42,6 +42,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     try:
         with disk_errors(path):  # inside: once the temporary file is gone the disk is not full any more
             yield new
+            os.chmod(new, 0o666 & ~_umask())  # safetensors writes files that only their owner can read
             _sync(new)
             os.replace(new, path)
             _sync(path.parent)
@@ -173,6 +174,12 @@ def _sync(path: str | os.PathLike) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from espnet_pinch import files
 from espnet_pinch.asr.decode import write_transcripts
@@ -151,6 +152,13 @@ def test_an_old_file_and_an_old_folder_outlive_a_full_disk(small):
 def fill(path):
     with whole_folder(path) as new:
         torch.save(torch.zeros(1 << 20), new / "model.pth")  # torch has a RuntimeError of its own for this
+
+
+def test_a_file_has_the_rights_that_its_user_gives_files_whatever_wrote_it(tmp_path):
+    with whole_file(tmp_path / "a.safetensors") as new:
+        save_file({"x": torch.zeros(1)}, new)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_an_error_that_is_no_disks_keeps_its_own_words(tmp_path):
