@@ -96,15 +96,16 @@ def describe(state: dict) -> str:
     rate = (n - state["initial"]) / elapsed if elapsed else 0.0
     speed = f"{tqdm.format_sizeof(rate) if state['unit_scale'] else f'{rate:.1f}'} {unit}/s"
     if total is None:
-        return f"{state['prefix']}: {number(n)} {unit}, {speed}, after {_duration(elapsed)}"
+        return f"{state['prefix']}: {number(n)} {unit}, {speed}, after {duration(elapsed)}"
     share = int(100 * n // total) if total else 100
-    end = f"{_duration((total - n) / rate)} left" if n < total and rate else f"took {_duration(elapsed)}"
+    end = f"{duration((total - n) / rate)} left" if n < total and rate else f"took {duration(elapsed)}"
     return f"{state['prefix']}: {number(n)}/{number(total)} {unit} ({share} %), {speed}, {end}"
 
 
-def _duration(seconds: float) -> str:
-    """
-    >>> [_duration(s) for s in (4, 150, 5400)]
+def duration(seconds: float) -> str:
+    """For people to read.
+
+    >>> [duration(s) for s in (4, 150, 5400)]
     ['4 s', '2 min', '1 h 30 min']
     """
     if seconds < 100:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from espnet2.train.reporter import Average, SubReporter, WeightedAverage
 
+from espnet_pinch.progress import progress_bar
+
 
 class Steps:
     """The batches of an epoch for ESPnet's loop, with a call after each optimizer step.
@@ -23,10 +25,20 @@ class Steps:
         done: called after each step with the number of the epoch's batches up to then, and the step's utterance ids.
         start: batches that were done before, a multiple of ``accum_grad``; they are left out.
         begin: called before the first batch is asked for.
+        title: of a progress bar; none is shown without.
     """
 
-    def __init__(self, batches, accum_grad: int, done: Callable, start: int = 0, begin: Callable = lambda: None):
+    def __init__(
+        self,
+        batches,
+        accum_grad: int,
+        done: Callable,
+        start: int = 0,
+        begin: Callable = lambda: None,
+        title: str | None = None,
+    ):
         self.batches, self.accum_grad, self.done, self.start, self.begin = batches, accum_grad, done, start, begin
+        self.title, self.total = title, len(batches)
         if start:
             del batches.batch_sampler[:start]
 
@@ -37,12 +49,18 @@ class Steps:
         batches = iter(self.batches)  # draws a seed for the workers
         self.begin()
         ids: list[str] = []
-        for count, (names, batch) in enumerate(batches, self.start + 1):
-            ids += names
-            yield names, batch
-            if count % self.accum_grad == 0:  # here again when ESPnet asks for the next batch
-                self.done(count, ids)
-                ids = []
+        bar = contextlib.nullcontext()
+        if self.title:
+            bar = progress_bar(desc=self.title, total=self.total, initial=self.start, unit="batches")
+        with bar:
+            for count, (names, batch) in enumerate(batches, self.start + 1):
+                ids += names
+                yield names, batch
+                if self.title:
+                    bar.update()
+                if count % self.accum_grad == 0:  # here again when ESPnet asks for the next batch
+                    self.done(count, ids)
+                    ids = []
 
 
 class Skipped:

@@ -26,6 +26,7 @@ from espnet_pinch.asr.steps import (
     set_random_state,
     unpack_figures,
 )
+from espnet_pinch.progress import duration
 
 # Added to the error rate of an epoch that ends short of the target sparsity, so that none of these is ever
 # the best one. An error rate is a fraction; few exceed 1, none 100.
@@ -156,6 +157,7 @@ class PruningTrainer(Trainer):
             logging.info(f"going on after batch {start} of epoch {reporter.get_epoch()}")
         cls.middle = None
         plain = getattr(model, "module", model)
+        title = f"training, epoch {reporter.get_epoch()} of {options.max_epoch}" if _rank() == 0 else None
         every, steps = options.save_every_steps * options.accum_grad, plain.pruning.step
 
         def done(batches: int, ids: list[str]) -> None:
@@ -168,7 +170,7 @@ class PruningTrainer(Trainer):
 
         invalid = super().train_one_epoch(
             model=model,
-            iterator=Steps(iterator, options.accum_grad, done, start, begin),
+            iterator=Steps(iterator, options.accum_grad, done, start, begin, title),
             optimizers=optimizers,
             schedulers=schedulers,
             scaler=scaler,
@@ -261,13 +263,17 @@ def _reporter_of_espnet(reporter: Reporter) -> Iterator[None]:
 
 def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> str:
     """One line on a finished epoch for those who watch: ESPnet's own line is long and goes to the log."""
-    phases = history.read(options.output_dir)[str(reporter.get_epoch())]
+    epochs, epoch = history.read(options.output_dir), reporter.get_epoch()
+    phases = epochs[str(epoch)]
+    seconds = [sum(figures["seconds"] for figures in phases.values()) for phases in epochs.values()]
+    left = (options.max_epoch - epoch) * sum(seconds) / len(seconds)
     sparsity = f", sparsity {100 * scalars['sparsity']:.2f} %" if scalars else ""
     skipped = phases["train"].get("skipped_steps")
     return (
-        f"epoch {reporter.get_epoch()} of {options.max_epoch}: loss {phases['train']['loss_ctc']:.2f}, dev loss "
+        f"epoch {epoch} of {options.max_epoch}: loss {phases['train']['loss_ctc']:.2f}, dev loss "
         f"{phases['valid']['loss']:.2f}, dev WER {100 * rates['wer']:.2f} %, dev CER {100 * rates['cer']:.2f} %"
-        f"{sparsity}, {sum(figures['seconds'] for figures in phases.values()):.0f} s"
+        f"{sparsity}, {seconds[-1]:.0f} s"
+        + (f", {duration(left)} left" if left else "")
         + (f"; {skipped} steps skipped, without a finite loss and gradient" if skipped else "")
     )
 
