@@ -264,6 +264,7 @@ def test_a_subset_is_fetched_unpacked_and_not_fetched_again(server, tmp_path, mo
         (archive("LibriSpeech/dev-clean/x")[:-40], "cannot be unpacked"),
         (b"no archive", "cannot be unpacked"),
     ],
+    ids=range(12),  # not the bytes, which hold the time: every worker has to give a test the same name
 )
 def test_a_bad_archive_is_refused_and_leaves_nothing(tmp_path, body, message):
     (tmp_path / "a.tar.gz").write_bytes(body)
