@@ -1,7 +1,10 @@
 """What to tell the user of an error."""
 
-import errno
 import re
+
+import yaml
+
+from espnet_pinch.files import DISK_REASONS
 
 _SMALLER = "lower batch_size (and raise accum_grad as much) or max_wav_duration; in decoding, inference_batch_size"
 # What torch, CUDA and numpy say when memory ends: what to do.
@@ -12,23 +15,18 @@ _ADVICE = {
     "happens where memory or /dev/shm is full: lower num_workers, or give the container more (docker run --shm-size)",
     r"PytorchStreamWriter|inline_container": "a file of weights cannot be written: is the disk full?",
 }
-_DISK = {
-    errno.ENOSPC: "the disk is full: free some space and run the same command again; what is done is kept",
-    errno.EDQUOT: "your quota of disk space is used up: free some and run the same command again; what is done is kept",
-    errno.EROFS: "the file system is read-only: give another folder, or mount it to be written",
-    errno.EACCES: "no permission: give another folder, or have the rights changed",
-}
 
 
 def explain(error: Exception) -> str | None:
     """One line for an error that its user can cause; None for a fault of the program, which wants its traceback."""
-    if isinstance(error, OSError) and error.errno in _DISK and error.strerror:
-        return f"{error.filename}: {_DISK[error.errno]}" if error.filename else _DISK[error.errno]
+    if isinstance(error, OSError) and error.errno in DISK_REASONS and error.strerror:
+        reason = DISK_REASONS[error.errno]
+        return f"{error.filename}: {reason}" if error.filename else reason
     if isinstance(error, RuntimeError):
         advice = _advice(error)
         if advice:
             return advice
-    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+    if isinstance(error, (ValueError, OSError, FloatingPointError, yaml.YAMLError)):
         return " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return _advice(error) or explain(MemoryError("Unable to allocate"))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What a disk says that takes no more: what to do.
-_REASONS = {
+DISK_REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run again",
     errno.EDQUOT: "your quota of the disk is used up; free some space and run again",
     errno.EROFS: "the file system is read-only",
@@ -91,9 +91,9 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
             raise
         if not system and (re.search(r"No space left|code: 28\b", str(error)) or _full(path)):
             code = errno.ENOSPC
-        if code not in _REASONS:
+        if code not in DISK_REASONS:
             raise
-        named = OSError(f"{path} cannot be written: {_REASONS[code]}")
+        named = OSError(f"{path} cannot be written: {DISK_REASONS[code]}")
         named.errno = code
         raise named from None
 
