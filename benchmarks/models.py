@@ -1,12 +1,12 @@
-"""Random models of real size for the benchmarks, and speech-like audio for them."""
+"""Random models of real size for the benchmarks."""
 
-import torch
 from measure import SIZES
 from transformers import Wav2Vec2Config
 
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import config_as_dict
+from espnet_pinch.core.magnitude import prune_smallest
 from espnet_pinch.export.model import assemble, gated_layers
 
 TOKENS = ["<blank>", "<s>", "<sos/eos>", "<unk>", "<space>", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
@@ -17,14 +17,6 @@ def make_model(size: str, sparsity: float = 0.0, **config) -> PruningASRModel:
     built = {"config": config_as_dict(Wav2Vec2Config(**SIZES[size], **config)), "processing": {}}
     built["config"]["vocab_size"] = len(TOKENS)
     model = assemble(UpstreamFrontend("", built=built), TOKENS, {"method": "dense"}).eval()
-    prune(gated_layers(model).values(), sparsity)
+    for layer in gated_layers(model).values():
+        prune_smallest(layer.weight, sparsity)
     return model
-
-
-@torch.no_grad()
-def prune(layers, sparsity: float) -> None:
-    """Zero the smallest weights, the same share in every layer."""
-    for layer in layers:
-        size = layer.weight.abs().flatten()
-        if sparsity:
-            layer.weight[layer.weight.abs() <= size.kthvalue(round(sparsity * len(size))).values] = 0

@@ -137,9 +137,7 @@ else
     esac
 fi
 exp=${expdir}/${corpus}
-suffix= # of the run's folder: what --asr_args changes
-# shellcheck disable=SC2001
-[ -z "${asr_args}" ] || suffix=$(echo " ${asr_args}" | sed 's/ *--*/_/g; s/[ =:/]//g')
+suffix=$(name_of "${asr_args}") # of the run's folder
 checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" \
     --layer_sparsities "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
     ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"})

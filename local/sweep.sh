@@ -60,9 +60,8 @@ recipe() {
 
 # one METHOD RATIO SEED: a run of the recipe, its output in a file of its own
 one() {
-    local name=$1_$2_seed_$3
-    # shellcheck disable=SC2001
-    [ -z "${asr_args}" ] || name+=$(echo " ${asr_args}" | sed 's/ *--*/_/g; s/[ =:/]//g')
+    local name
+    name=$1_$2_seed_$3$(name_of "${asr_args}")
     log "${name}"
     if recipe "$3" "${asr_args}" --method "$1" --target_sparsity "$2" --skip_data_prep true \
         >>"${logs}/${name}.log" 2>&1; then

@@ -10,6 +10,11 @@ die() {
     exit 1
 }
 
+# name_of ARGS: what options of asr_train add to the name of a run
+name_of() {
+    [ -z "$1" ] || printf ' %s\n' "$1" | sed 's/ *--*/_/g; s/[ =:/]//g'
+}
+
 # key INPUT...: one hash of all inputs. An input is a file, whose content counts, or "=text", which counts itself.
 key() {
     local input
