@@ -1,8 +1,8 @@
 """Data directories and scores of a corpus of LibriSpeech's size, beside lhotse's manifests of the same tree.
 
 The tree has as many utterances as train-clean-100 and the dev and test sets, each a FLAC file of a fraction of a
-second with a transcript of 5 to 35 words. Timed are the calls alone, without imports: our stage 1 (which opens every
-file and reads its end), lhotse's ``prepare_librispeech`` (which reads every header) in a Python of its own,
+second with a transcript of 5 to 35 words. Timed are the calls alone, without imports: our stage 1 (which decodes every
+file whole), lhotse's ``prepare_librispeech`` (which reads every header) in a Python of its own,
 and WER with MAPSSWE and bootstrap of all dev and test sets, 5 % of whose words are wrong.
 """
 
