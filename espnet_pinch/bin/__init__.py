@@ -1,5 +1,6 @@
 """Entry points: ``python -m espnet_pinch.bin.NAME --help``."""
 
+import multiprocessing
 import sys
 from collections.abc import Callable
 
@@ -17,5 +18,8 @@ def run_main(main: Callable[[], None]) -> None:
         line = explain(error)
         if line is None:
             raise
+        for child in multiprocessing.active_children():  # such as workers that load batches: the line is the last word
+            child.terminate()
+            child.join()
         print(f"error: {line}", file=sys.stderr)
         sys.exit(1)

@@ -7,6 +7,7 @@
 and ``1272-128104-0000.flac`` beside it the audio, 16 kHz, mono.
 """
 
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.progress import progress_bar
 
 RATE = 16000
+WIDTHS = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}  # bytes of a sample in FLAC's MD5
 SUBSETS = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
 
 
@@ -106,6 +108,17 @@ def _raise_first(problems: list[str], subset: str) -> None:
         raise ValueError(problems[0] + more)
 
 
+def _stated_md5(audio: Path) -> bytes | None:
+    """The MD5 of the samples that a FLAC file states of itself, which libsndfile does not check; None if it does not.
+
+    RFC 9639, section 8.2: the last 16 bytes of STREAMINFO, which comes first.
+    """
+    with open(audio, "rb") as file:
+        start = file.read(42)
+    md5 = start[26:]
+    return md5 if start.startswith(b"fLaC") and any(md5) else None
+
+
 def _samples_or_problem(audio: Path) -> int | str:
     """Number of samples, or what is wrong with the file."""
     try:
@@ -118,12 +131,17 @@ def _samples_or_problem(audio: Path) -> int | str:
                 return f"{audio} holds no audio"
             if file.format != "FLAC":
                 return f"{audio} holds {file.format}, not FLAC"
-            buffer = np.empty(1 << 16, dtype="int16")
+            buffer, digest = np.empty(1 << 16, dtype="<i4"), hashlib.md5(usedforsecurity=False)
+            zeros = 4 - WIDTHS[file.subtype]  # libsndfile's samples are left-justified
             frames = 0
-            while read := len(file.read(out=buffer, dtype="int16")):
+            while read := len(file.read(out=buffer, dtype="int32")):
                 frames += read
+                digest.update(buffer[:read].view(np.uint8).reshape(-1, 4)[:, zeros:].tobytes())
             if frames != file.frames:
                 return f"{audio} is cut short: {frames} of its {file.frames} samples can be read"
+            stated = _stated_md5(audio)
+            if stated and digest.digest() != stated:
+                return f"{audio} is damaged: its samples have another MD5 than it states"
             return file.frames
     except (soundfile.LibsndfileError, OSError, UnicodeEncodeError) as error:
         return f"{audio} cannot be read, it is damaged or cut short ({error})"
