@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from espnet_pinch.bin import report
+from espnet_pinch.files import write_text
 from espnet_pinch.results import paper
 from espnet_pinch.results.figure2 import plot_figure2
+from espnet_pinch.results.head_to_head import NO_TRANSCRIPTS, head_to_head
 from espnet_pinch.results.significance import compare
 from espnet_pinch.results.sweep import read_runs, systems
 from espnet_pinch.results.tables import NOT_RUN, table1, table2
@@ -17,7 +19,7 @@ SETS = ("dev_clean", "dev_other", "test_clean", "test_other")
 
 
 def write_run(exp, upstream, method, target, errors, seed=0, **settings):
-    """Results of a run with ``errors`` wrong words of 1000 in every set; the baseline has 50."""
+    """A run with ``errors`` wrong words of 1000 in every set, its results and transcripts; the baseline has 50."""
     references = {f"u{i}": "A B C D E F G H I J" for i in range(100)}
 
     def wrong(count):
@@ -47,13 +49,22 @@ def write_run(exp, upstream, method, target, errors, seed=0, **settings):
         "seed": seed,
         "settings": settings,
         **figures(errors, target),
+        "decoded": "decoded",
+        "references": str(exp.parent / "dump"),
         "baseline": figures(50, 0.0),
         "significance": {name: test for name in SETS},
     }
     folder = exp / f"asr_{upstream}_{method}_{target}_seed{seed}{''.join(settings)}"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results))
+    for name in SETS:
+        write_text(folder / "decoded" / name / "text", lines(wrong(errors)))
+        write_text(exp.parent / "dump" / name / "text", lines(references))
     return folder
+
+
+def lines(table):
+    return "".join(f"{id_} {words}\n" for id_, words in table.items())
 
 
 @pytest.fixture
@@ -114,6 +125,47 @@ def test_runs_that_differ_in_their_settings_are_not_taken_for_seeds(exp, tmp_pat
     assert "eta 3e-05, lr 0.1" in (tmp_path / "figure.svg").read_text()
 
 
+def test_the_other_methods_are_compared_with_pinch_on_the_seeds_that_both_have(tmp_path):
+    exp = tmp_path / "exp"
+    for seed, (pinch, ump, nas) in enumerate([(50, 51, 40), (60, 60, 30)]):
+        write_run(exp, "micro", "pinch", 0.65, pinch, seed)
+        write_run(exp, "micro", "ump", 0.65, ump, seed)
+        write_run(exp, "micro", "nas_cp", 0.65, nas, seed)
+    write_run(exp, "micro", "mixed_sparsity", 0.65, 80, seed=1)
+    write_run(exp, "micro", "dense", 0.65, 80, seed=2)  # no seed of pinch
+    write_run(exp, "micro", "ump", 0.75, 80)  # no pinch at this target
+    gone = write_run(exp, "micro", "pinch", 0.65, 50, seed=1, eta=1) / "decoded" / "test_clean" / "text"
+    head, rows = head_to_head(systems(read_runs(exp)))
+    assert [name.split(";")[0] for _, name, *_ in rows] == [
+        "pinch (self-pinching gates)",
+        "Mixed-sparsity",
+        "NAS-CP",
+        "UMP",
+    ]
+    by_name = {row[1].split(";")[0]: dict(zip(head, row)) for row in rows}
+    columns = ("runs", "test words", "errors of pinch", "errors", "difference, points of WER", "verdict")
+    found = {name: [row[column] for column in columns] for name, row in by_name.items()}
+    assert found["UMP"] == ["2", "4000", "220", "222", "+0.05", "no difference shown"]
+    assert found["NAS-CP"] == ["2", "4000", "220", "140", "-2.00", "better than pinch"]
+    assert found["Mixed-sparsity"] == ["1", "2000", "120", "160", "+2.00", "worse than pinch"]
+    gone.unlink()
+    assert head_to_head(systems(read_runs(exp)))[1][0][3:] == [NO_TRANSCRIPTS] * 6
+    assert head_to_head([s for s in systems(read_runs(exp)) if s.method != "pinch"]) == ([], [])
+
+
+def test_an_utterance_is_drawn_with_all_of_its_seeds(tmp_path):
+    """Two equal seeds tell no more than one: the interval is the same."""
+    intervals = []
+    for seeds in (1, 2):
+        exp = tmp_path / str(seeds) / "exp"
+        for seed in range(seeds):
+            write_run(exp, "micro", "pinch", 0.65, 50, seed)
+            write_run(exp, "micro", "ump", 0.65, 60, seed)
+        head, [row] = head_to_head(systems(read_runs(exp)))
+        intervals.append(row[head.index("95 % interval")])
+    assert intervals[0] == intervals[1]
+
+
 def test_table_2_keeps_earlier_work_apart(exp):
     _, rows = table2(systems(read_runs(exp)))
     assert len(rows) == len(paper.TABLE2)
@@ -148,6 +200,8 @@ def test_the_report_goes_on_over_what_is_missing_and_names_what_is_broken(exp, m
         for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
             image = exp / "report" / "images" / f"figure2_{upstream}.{suffix}"
             assert image.read_bytes().startswith(start)
+    assert "| 65 | UMP | 1 | 2000 | 102 | 160 | +2.90 | " in page
+    assert (exp / "report" / "head_to_head_wav2vec2_base.csv").is_file()
     rows = list(csv.DictReader((exp / "report" / "runs.csv").open()))
     [row] = [r for r in rows if (r["method"], r["target_sparsity"], r["set"]) == ("ump", "0.65", "test_other")]
     assert row["errors"] == "80" and row["significant_increase"] == "True" and row["segments"] == "80"

@@ -1,7 +1,7 @@
 """Tables 1 and 2 and Figure 2 out of whatever has finished in an experiment folder, the paper's figures beside ours.
 
-Writes RESULTS.md, table1_UPSTREAM.csv, table2.csv, runs.csv and images/. Runs that are not finished, or broken, are
-named; what was not run says so.
+Writes RESULTS.md, table1_UPSTREAM.csv, head_to_head_UPSTREAM.csv, table2.csv, runs.csv and images/. Runs that are not
+finished, or broken, are named; what was not run says so.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from espnet_pinch.bin import run_main
 from espnet_pinch.files import write_text
 from espnet_pinch.results import paper
 from espnet_pinch.results.figure2 import plot_figure2
+from espnet_pinch.results.head_to_head import head_to_head
 from espnet_pinch.results.sweep import read_runs, systems
 from espnet_pinch.results.tables import costs, runs_csv, table1, table2, to_csv, to_markdown
 
@@ -47,6 +48,17 @@ def main() -> None:
             lines += [f"![WER against sparsity](images/figure2_{upstream}.png)", ""]
         if own:
             lines += [*to_markdown(costs(own)), ""]
+        against = head_to_head(own)
+        if against[1]:
+            write_text(out / f"head_to_head_{upstream}.csv", to_csv(*against))
+            lines += [
+                "The other systems beside pinch at the same target: all test sets together, over the seeds that both "
+                "have. A difference is positive where pinch has fewer errors; its interval is by paired bootstrap over "
+                "utterances.",
+                "",
+                *to_markdown(against),
+                "",
+            ]
     if any(row.upstream in upstreams for row in paper.TABLE2):
         table = table2(found)
         write_text(out / "table2.csv", to_csv(*table))

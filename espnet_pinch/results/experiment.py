@@ -78,6 +78,8 @@ def write_report(
             "max_epoch": config["max_epoch"],
         },
         **run.figures(),
+        "decoded": run.decoded,
+        "references": str(run.references),
         "baseline": baseline.figures(),
         "significance": {
             name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name))

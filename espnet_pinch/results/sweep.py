@@ -9,7 +9,8 @@ from pathlib import Path
 from espnet_pinch.asr import history
 from espnet_pinch.files import read_json
 
-NEEDED = ("upstream", "method", "target_sparsity", "seed", "wer", "significance", "baseline", "params_kept", "seconds")
+NEEDED = ("upstream", "method", "target_sparsity", "seed", "wer", "significance", "baseline", "params_kept")
+NEEDED += ("seconds", "decoded", "references")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _read(folder: Path) -> Run:
         return Run(folder, None, "broken: results.json is not JSON")
     if missing:
         return Run(folder, None, f"broken: results.json has no {missing[0]}; score it again with stage 6")
-    return Run(folder, results, "finished")
+    return Run(folder, {**results, "experiment": str(folder)}, "finished")  # wherever it has been moved to
 
 
 @dataclasses.dataclass(frozen=True)

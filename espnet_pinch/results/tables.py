@@ -38,7 +38,7 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
     rows = []
     for key in keys:
         system, row = ours.get(key), theirs.get(key[::2])
-        line = [_name(*key[:2]), f"{100 * key[2]:g}"]
+        line = [title(*key[:2]), f"{100 * key[2]:g}"]
         line += _cells(row and f"{row.params_m:.2f}", system and f"{system.mean('params_kept') / 1e6:.2f}", in_paper)
         for name in sets:
             printed = row and str(row.wer[name.replace("_", "-")])
@@ -76,7 +76,7 @@ def costs(found: list[System]) -> tuple[list[str], list[list[str]]]:
     head += ["peak memory GB", "device"]
     rows = [
         [
-            _name(s.method, s.variant),
+            title(s.method, s.variant),
             f"{100 * s.target:g}",
             str(len(s.runs)),
             f"{100 * s.mean('sparsity'):.3f}",
@@ -117,6 +117,11 @@ def to_markdown(table: tuple[list[str], list[list[str]]]) -> list[str]:
     return markdown_table(*table)
 
 
+def title(method: str, variant: str) -> str:
+    """A system's name in a table's first column."""
+    return NAMES[method] + (f"; {variant}" if variant else "")
+
+
 def _wer(system: System, name: str) -> str:
     """Mean over the runs, with the standard deviation of several, and the dagger."""
     wers = system.wers((name,))
@@ -125,12 +130,8 @@ def _wer(system: System, name: str) -> str:
     return f"{statistics.fmean(wers):.2f}{spread}{dagger}"
 
 
-def _name(method: str, variant: str) -> str:
-    return NAMES[method] + (f"; {variant}" if variant else "")
-
-
-def _pair(title: str, in_paper: list) -> list[str]:
-    return [f"{title}: paper", "ours"] if in_paper else [title]
+def _pair(heading: str, in_paper: list) -> list[str]:
+    return [f"{heading}: paper", "ours"] if in_paper else [heading]
 
 
 def _cells(printed: str | None, own: str | None, in_paper: list) -> list[str]:

@@ -1,0 +1,84 @@
+"""Methods against pinch at the same target sparsity: word errors of all test sets, and whether they differ."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from espnet_pinch.data.kaldi_dir import read_table
+from espnet_pinch.results.alignment import align
+from espnet_pinch.results.scoring import join
+from espnet_pinch.results.significance import bootstrap
+from espnet_pinch.results.sweep import System
+from espnet_pinch.results.tables import title
+
+NO_TRANSCRIPTS = "no transcripts"
+
+
+def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
+    """Every pruned system beside pinch at the same target, on the seeds that both have: head and rows.
+
+    Of several settings of pinch the others are compared with the one that was run most. The interval is by paired
+    bootstrap over utterances; an utterance is drawn with all of its seeds, which are not independent of each other.
+
+    Args:
+        found: the systems of one upstream.
+    """
+    pinched = [s for s in found if s.method == "pinch"]
+    runs_of = Counter()
+    for system in pinched:
+        runs_of[system.variant] += len(system.runs)
+    if not runs_of:
+        return [], []
+    ours = {s.target: s for s in pinched if s.variant == runs_of.most_common(1)[0][0]}
+    others = [s for s in found if s.target in ours and s.method != "baseline" and s is not ours[s.target]]
+    head = ["target %", "system", "runs", "test words", "errors of pinch", "errors", "difference, points of WER"]
+    head += ["95 % interval", "verdict"]
+    rows = [_row(ours[s.target], s) for s in sorted(others, key=lambda s: s.target)]
+    return head, [row for row in rows if row]
+
+
+def _row(pinch: System, other: System) -> list[str]:
+    pairs = _pairs(pinch, other)
+    if not pairs:
+        return []
+    start = [f"{100 * other.target:g}", title(other.method, other.variant), str(len(pairs))]
+    words, errors = Counter(), defaultdict(lambda: np.zeros(2, dtype=int))
+    try:
+        for pair in pairs:
+            for side, run in enumerate(pair):
+                for key, (wrong, length) in _utterances(run).items():
+                    errors[key][side] += wrong
+                    words[key] += length * (side == 0)
+    except FileNotFoundError:
+        return [*start, *[NO_TRANSCRIPTS] * 6]
+    counts = np.stack([errors[key] for key in words])
+    test = bootstrap(counts[:, 1] - counts[:, 0], np.array(list(words.values())))
+    low, high = test["bootstrap_low"], test["bootstrap_high"]
+    verdict = "worse than pinch" if low > 0 else "better than pinch" if high < 0 else "no difference shown"
+    totals = [str(sum(words.values())), *map(str, counts.sum(axis=0).tolist())]
+    return [*start, *totals, f"{test['wer_difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", verdict]
+
+
+def _pairs(pinch: System, other: System) -> list[tuple[dict, dict]]:
+    """Runs of both with the same seed."""
+    by_seed = {run["seed"]: run for run in other.runs}
+    return [(run, by_seed[run["seed"]]) for run in pinch.runs if run["seed"] in by_seed]
+
+
+def _utterances(run: dict) -> dict[tuple[str, str], tuple[int, int]]:
+    """Word errors and reference words of each utterance of the run's test sets.
+
+    Raises:
+        FileNotFoundError: the transcripts or their references are gone.
+        ValueError: their ids differ.
+    """
+    found = {}
+    for name in (name for name in run["wer"] if name.startswith("test")):
+        hypothesis = Path(run["experiment"]) / run["decoded"] / name / "text"
+        references = read_table(Path(run["references"]) / name / "text")
+        pairs = join(references, read_table(hypothesis), str(hypothesis))
+        for id_, (reference, words) in zip(references, pairs):
+            edits = align(reference.split(), words.split())
+            found[name, id_] = len(edits) - edits.count("C"), len(reference.split())
+    return found
