@@ -77,6 +77,14 @@ def test_a_run_cut_within_an_epoch_ends_like_one_that_was_not(data, upstream, tm
     assert {key for _, _, key in course(tmp_path / "cut")} >= {"loss_ctc", "wer", "points"}
 
 
+def test_a_run_that_stopped_early_is_not_trained_on(data, upstream, tmp_path):
+    early = ("--max_epoch", "4", "--patience", "0", "--early_stopping_criterion", "valid", "loss", "max")
+    for _ in range(2):
+        train(data, upstream, tmp_path / "exp", *early)
+        assert list(history.read(tmp_path / "exp")) == ["1", "2"]
+        assert not (tmp_path / "exp" / "3epoch.pth").exists()
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -134,6 +134,10 @@ class PruningTrainer(Trainer):
                 raise
             raise ValueError(f"{checkpoint} does not fit the model: {' '.join(str(error).split())}") from None
         cls.middle = load(checkpoint, map_location="cpu", mmap=True).get(MIDDLE)
+        options = cls.options
+        if options.patience is not None and reporter.get_epoch() > 0:
+            if reporter.check_early_stopping(options.patience, *options.early_stopping_criterion):
+                options.max_epoch = reporter.get_epoch()  # it had ended here, and ESPnet would train on
         if _rank() == 0:
             folder = Path(checkpoint).parent
             mend(folder, reporter, cls.options.best_model_criterion, cls.options.keep_nbest_models)
