@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from scipy.signal import resample_poly
-from test_export import TOKENS, make_model
+from test_sparse_file import TOKENS, make_model
 from transformers import pipeline
 
 import espnet_pinch
