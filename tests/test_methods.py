@@ -150,10 +150,13 @@ def test_nas_cp_ends_on_the_target_to_one_channel(target, tiny_config):
     model = tiny_model(tiny_config)
     method = attach(model, method="nas_cp", target_sparsity=target, nas_cp={"eta": 1e-4, "architecture_lr": 0.1})
     course = train(model, method, 20)
-    total, channel = sum(gate.weight_orig.numel() for gate in method.gates.values()), 48
+    total, channel = sum(gate.weight_orig.numel() for gate in method.gates.values()), 2 * 48  # of a pair of layers
     assert method.chosen and target <= course[-1] <= target + channel / total
     assert len({gate.kept.sum().item() for gate in method.gates.values()}) > 1 or target == 0.925
     assert set(course[9:]) == {course[-1]}  # chosen at half of the run, and kept
+    for group in find_channels(method.gates):
+        for one, other in group.pairs:  # no layer keeps what its partner has made useless
+            assert torch.equal(method.gates[one].kept, method.gates[other].kept)
 
 
 @pytest.mark.parametrize("config_class, model_class", UPSTREAMS)

@@ -33,6 +33,11 @@ class Channels:
     def members(self) -> tuple[str, ...]:
         return (*self.rows, self.column)
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Layers in which a channel is 0 as soon as it is 0 in one of the two: q and k, v and out, fc1 and fc2."""
+        return [self.members[i : i + 2] for i in range(0, len(self.members), 2)]
+
 
 def find_channels(names: Iterable[str]) -> list[Channels]:
     """Group linear layers by the channels they share, in the order of ``names``.
@@ -153,8 +158,7 @@ def compact(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
         linears = {name: model.get_submodule(name) for name in group.members}
         alive = {name: _alive_rows(linears[name]) for name in group.rows}
         alive[group.column] = (linears[group.column].weight != 0).any(0)
-        pairs = [group.members[:2], group.members[2:]] if len(group.rows) == 3 else [group.members]
-        for pair in pairs:
+        for pair in group.pairs:
             kept = torch.stack([alive[name] for name in pair]).all(0).nonzero().flatten()
             if kept.numel() == 0:
                 kept = kept.new_zeros(1)  # a matrix without rows is no use to anyone; a row of zeros does no harm

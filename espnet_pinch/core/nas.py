@@ -78,9 +78,11 @@ class NasChannels(PruningMethod):
     0 while the sparsity expected from these softmaxes meets the target. The paper leaves open how a search ends and
     how it ends on the target. With ``landing="hold"`` the search takes the part ``reach_by`` of the run, through the
     whole course of the temperature. Then every layer takes its likeliest candidate, after one common bonus for every
-    pruned weight that is as large or as small as brings all layers together to the target; the last layer that the
-    bonus moves gives up only as many channels as are missing. The rest of the run fine-tunes what was chosen. With
-    ``landing="paper"`` the search lasts to the end, and the likeliest candidates are taken as they are.
+    pruned weight that is as large or as small as brings all layers together to the target; the last layers that the
+    bonus moves give up only as many channels as are missing. A channel that one layer removes is 0 in its partner too
+    (``Channels.pairs``), so the partner removes it as well: weights that compute nothing take no part of the budget.
+    The rest of the run fine-tunes what was chosen. With ``landing="paper"`` the search lasts to the end, and the
+    likeliest candidates are taken as they are.
 
     The noise of a step depends on torch's seed at construction and on the step alone: the processes of a distributed
     run and the micro-batches of a step all try the same mixture, as one process does with the joined batch, and a
@@ -172,34 +174,34 @@ class NasChannels(PruningMethod):
 
     @torch.no_grad()
     def _choose(self) -> None:
-        """End the search on the target, exact to one channel."""
+        """End the search on the target, exact to one channel of a pair of layers."""
         gates = list(self.gates.values())
         scores = torch.stack([gate.architecture.double().cpu() for gate in gates])  # (layers, 7)
         pruned = torch.tensor([[n * gate.per_channel for n in gate.removed] for gate in gates]).double()
-        missing = self.settings.target_sparsity * self._total()
+        pairs = list(zip(gates[::2], gates[1::2]))
+        weights = [one.per_channel + other.per_channel for one, other in pairs]  # of one channel
 
-        def choice(bonus):
-            return (scores + bonus * pruned).argmax(1)
+        def choice(bonus: float) -> list[int]:
+            """Channels that each pair removes: of its layers' two candidates the larger one."""
+            index = (scores + bonus * pruned).argmax(1).view(-1, 2).amax(1)
+            return [one.removed[i] for (one, _), i in zip(pairs, index.tolist())]
 
-        def count(index):
-            return float(pruned.gather(1, index[:, None]).sum())
+        def missing(channels: list[int]) -> float:
+            return self.settings.target_sparsity * self._total() - sum(n * w for n, w in zip(channels, weights))
 
         low, high = -1.0, 1.0
-        while count(choice(high)) < missing and high < 1e9:
+        while missing(choice(high)) > 0 and high < 1e9:
             high *= 10
-        while count(choice(low)) >= missing and low > -1e9:
+        while missing(choice(low)) <= 0 and low > -1e9:
             low *= 10
         for _ in range(100):
             middle = (low + high) / 2
-            low, high = (middle, high) if count(choice(middle)) < missing else (low, middle)
-        before, after = choice(low), choice(high)
-        missing -= count(before)
-        removed = []
-        for gate, few, many in zip(gates, before.tolist(), after.tolist()):
-            more = min(gate.removed[many] - gate.removed[few], max(math.ceil(missing / gate.per_channel), 0))
-            missing -= more * gate.per_channel
-            removed.append(gate.removed[few] + more)
-        self._remove(removed)
+            low, high = (middle, high) if missing(choice(middle)) > 0 else (low, middle)
+        channels = choice(low)
+        for i, most in enumerate(choice(high)):
+            more = math.ceil(missing(channels) / weights[i])
+            channels[i] += min(most - channels[i], max(more, 0))
+        self._remove([n for n in channels for _ in range(2)])
 
     @torch.no_grad()
     def _remove(self, removed: list[int]) -> None:
