@@ -13,7 +13,7 @@ from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import NO_TRANSCRIPTS, head_to_head
 from espnet_pinch.results.significance import compare
 from espnet_pinch.results.sweep import read_runs, systems
-from espnet_pinch.results.tables import NOT_RUN, table1, table2
+from espnet_pinch.results.tables import NOT_RUN, by_target, table1, table2
 
 SETS = ("dev_clean", "dev_other", "test_clean", "test_other")
 
@@ -123,6 +123,18 @@ def test_runs_that_differ_in_their_settings_are_not_taken_for_seeds(exp, tmp_pat
     assert [row[3] for row in rows] == ["5.00", "6.00", "7.10 ± 0.14"]
     assert plot_figure2("micro", own, tmp_path / "figure")
     assert "eta 3e-05, lr 0.1" in (tmp_path / "figure.svg").read_text()
+
+
+def test_our_own_figures_by_target(exp):
+    write_run(exp, "wav2vec2_base", "dense", 0.0, 50)
+    head, rows = by_target([s for s in systems(read_runs(exp)) if s.upstream == "wav2vec2_base"])
+    assert head[1:] == ["0 %", "65 %", "85 %"]
+    assert [row[1:] for row in rows] == [
+        ["5.00", "-", "-"],
+        ["5.00†", "-", "-"],
+        ["-", "5.10†", "6.10 ± 0.14"],
+        ["-", "8.00", NOT_RUN],
+    ]
 
 
 def test_the_other_methods_are_compared_with_pinch_on_the_seeds_that_both_have(tmp_path):

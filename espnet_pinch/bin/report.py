@@ -14,7 +14,7 @@ from espnet_pinch.results import paper
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import head_to_head
 from espnet_pinch.results.sweep import read_runs, systems
-from espnet_pinch.results.tables import costs, runs_csv, table1, table2, to_csv, to_markdown
+from espnet_pinch.results.tables import by_target, costs, runs_csv, table1, table2, to_csv, to_markdown
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         if plot_figure2(upstream, own, out / "images" / f"figure2_{upstream}"):
             lines += [f"![WER against sparsity](images/figure2_{upstream}.png)", ""]
         if own:
-            lines += [*to_markdown(costs(own)), ""]
+            lines += [*to_markdown(by_target(own)), "", *to_markdown(costs(own)), ""]
         against = head_to_head(own)
         if against[1]:
             write_text(out / f"head_to_head_{upstream}.csv", to_csv(*against))

@@ -47,7 +47,7 @@ def _row(pinch: System, other: System) -> list[str]:
     try:
         for pair in pairs:
             for side, run in enumerate(pair):
-                for key, (wrong, length) in _utterances(run).items():
+                for key, (wrong, length) in _utterances(run, pinch.test_sets).items():
                     errors[key][side] += wrong
                     words[key] += length * (side == 0)
     except FileNotFoundError:
@@ -66,15 +66,15 @@ def _pairs(pinch: System, other: System) -> list[tuple[dict, dict]]:
     return [(run, by_seed[run["seed"]]) for run in pinch.runs if run["seed"] in by_seed]
 
 
-def _utterances(run: dict) -> dict[tuple[str, str], tuple[int, int]]:
-    """Word errors and reference words of each utterance of the run's test sets.
+def _utterances(run: dict, sets: tuple[str, ...]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Word errors and reference words of each utterance of these sets.
 
     Raises:
         FileNotFoundError: the transcripts or their references are gone.
         ValueError: their ids differ.
     """
     found = {}
-    for name in (name for name in run["wer"] if name.startswith("test")):
+    for name in sets:
         hypothesis = Path(run["experiment"]) / run["decoded"] / name / "text"
         references = read_table(Path(run["references"]) / name / "text")
         pairs = join(references, read_table(hypothesis), str(hypothesis))

@@ -73,6 +73,10 @@ class System:
     runs: tuple[dict, ...]
     variant: str = ""
 
+    @property
+    def test_sets(self) -> tuple[str, ...]:
+        return tuple(name for name in self.runs[0]["wer"] if name.startswith("test"))
+
     def mean(self, key: str) -> float:
         return statistics.fmean(run[key] for run in self.runs)
 

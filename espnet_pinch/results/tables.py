@@ -1,4 +1,4 @@
-"""Table 1, Table 2 and a table of costs over all systems of a sweep, the paper's figures in columns of their own."""
+"""Tables over all systems of a sweep: the paper's, with its figures in columns of their own, and our WER and costs."""
 
 import csv
 import io
@@ -42,9 +42,25 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
         line += _cells(row and f"{row.params_m:.2f}", system and f"{system.mean('params_kept') / 1e6:.2f}", in_paper)
         for name in sets:
             printed = row and str(row.wer[name.replace("_", "-")])
-            line += _cells(printed, system and _wer(system, name), in_paper)
+            line += _cells(printed, system and _wer(system, (name,)), in_paper)
         rows.append(line)
     return head, rows
+
+
+def by_target(found: list[System]) -> tuple[list[str], list[list[str]]]:
+    """Our own WER of all test sets together, systems down and targets across: head and rows.
+
+    Args:
+        found: the systems of one upstream.
+    """
+    targets = sorted({s.target for s in found})
+    ours: dict[str, dict[float, str]] = {}
+    for s in found:
+        ours.setdefault(title(s.method, s.variant), {})[s.target] = _wer(s, s.test_sets) if s.test_sets else NOT_RUN
+    head = ["WER % of all test sets", *(f"{100 * target:g} %" for target in targets)]
+    unpruned = {NAMES["baseline"], NAMES["dense"]}
+    gap = {name: "-" if name in unpruned else NOT_RUN for name in ours}
+    return head, [[name, *(cells.get(t, gap[name] if t else "-") for t in targets)] for name, cells in ours.items()]
 
 
 def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
@@ -64,7 +80,7 @@ def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
         if system:
             cost = f"{system.mean('seconds') / 3600:.1f} h, {system.mean('iterations'):.0f} it"
             ratio = f"{system.mean('compression_ratio'):.2f}"
-            own = [f"{system.mean('params_kept') / 1e6:.2f}", ratio, cost, _wer(system, "test_clean")]
+            own = [f"{system.mean('params_kept') / 1e6:.2f}", ratio, cost, _wer(system, ("test_clean",))]
         printed = [_number(row.params_m), _number(row.ratio), row.time or "-", f"{row.wer:.2f}{'*' * row.superb}"]
         rows.append([row.system, str(row.train_hours), *(cell for pair in zip(printed, own) for cell in pair)])
     return head, rows
@@ -122,11 +138,11 @@ def title(method: str, variant: str) -> str:
     return NAMES[method] + (f"; {variant}" if variant else "")
 
 
-def _wer(system: System, name: str) -> str:
-    """Mean over the runs, with the standard deviation of several, and the dagger."""
-    wers = system.wers((name,))
+def _wer(system: System, sets: tuple[str, ...]) -> str:
+    """Of the sets together: mean over the runs, with the standard deviation of several, and the dagger."""
+    wers = system.wers(sets)
     spread = f" ± {statistics.stdev(wers):.2f}" if len(wers) > 1 else ""
-    dagger = "†" if system.method != "baseline" and system.lossless((name,)) else ""
+    dagger = "†" if system.method != "baseline" and system.lossless(sets) else ""
     return f"{statistics.fmean(wers):.2f}{spread}{dagger}"
 
 
