@@ -49,7 +49,7 @@ def load_quietly(path: Path):
     """``espnet_pinch.load``, without the notes that the libraries below make on the way."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
         disable_progress_bar()

@@ -13,6 +13,8 @@ _ADVICE = {
     r"can't allocate memory|Unable to allocate": f"the memory is full: {_SMALLER}",
     r"DataLoader worker .*(killed|exited)|shared memory|Bus error": "a process that loads batches has ended, as "
     "happens where memory or /dev/shm is full: lower num_workers, or give the container more (docker run --shm-size)",
+    r"Not a Kaldi object|Unexpected end of archive": "an archive of audio is damaged, or is not the one that "
+    "its wav.scp was made for: prepare the data again",
     r"PytorchStreamWriter|inline_container": "a file of weights cannot be written: is the disk full?",
 }
 

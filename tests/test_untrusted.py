@@ -20,7 +20,7 @@ from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream
 from espnet_pinch.bin import asr_beam_search, asr_decode, asr_train, check_config, fold, run_main
 from espnet_pinch.core.magnitude import read_layer_sparsities
-from espnet_pinch.data.audio import read_audio
+from espnet_pinch.data.audio import omniio, read_audio
 from espnet_pinch.data.dump import write_shapes
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.tokens import write_tokens
@@ -192,7 +192,11 @@ def test_an_archive_of_audio(work, trap, train_error, error_of):
         read_audio(f"touch {trap.path}; cat {work}/a.ark:0 |")
     for entry in (f"{work}/a.ark:0", f"touch {trap.path} |"):
         (work / "data" / "wav.scp").write_text("".join(f"a-{i} {entry}\n" for i in range(3)))
-        matches("a pickle, or a wav.scp a command.*refused", train_error("--num_workers", "0", kind="kaldi_ark"))
+        line = train_error("--num_workers", "0", kind="kaldi_ark")
+        if omniio is None or entry.endswith("|"):  # omniio, which ESPnet 202611 reads with, knows no pickles
+            matches("a pickle, or a wav.scp a command.*refused", line)
+        else:
+            matches("an archive of audio is damaged", line)
 
 
 def test_numpy_statistics(work, trap, train_error):

@@ -1,33 +1,39 @@
-"""Read the audio of a wav.scp entry, and nothing but audio: kaldiio would run a command, or unpickle, if told to."""
+"""Read the audio of a wav.scp entry, and nothing but audio: its readers would run a command, or unpickle, if told."""
 
 import contextlib
 import re
 import types
 from collections.abc import Iterator
+from unittest import mock
 
 import kaldiio
 import numpy as np
 import soundfile
 
+try:
+    from omniio.tools.kaldi import stream as omniio  # with which ESPnet 202611 reads archives; 202511 uses kaldiio
+except ImportError:
+    omniio = None
+
 
 @contextlib.contextmanager
 def no_code() -> Iterator[None]:
-    """Inside, kaldiio neither unpickles ("PKL" in an archive) nor starts a command ("cat a.ark |" in a wav.scp).
+    """Inside, no reader of archives unpickles ("PKL" in one) or starts a command ("cat a.ark |" in a wav.scp).
 
-    Raises (in kaldiio):
+    Raises (in the reader):
         ValueError: it was told to.
     """
 
     def refuse(*_, **__):
         raise ValueError("an archive of audio holds a pickle, or a wav.scp a command, and that could run code: refused")
 
-    before = kaldiio.matio.pickle, kaldiio.utils.subprocess
-    kaldiio.matio.pickle = types.SimpleNamespace(load=refuse)
-    kaldiio.utils.subprocess = types.SimpleNamespace(Popen=refuse, PIPE=None)
-    try:
+    no_commands = types.SimpleNamespace(Popen=refuse, PIPE=None)
+    with (
+        mock.patch.object(kaldiio.matio, "pickle", types.SimpleNamespace(load=refuse)),
+        mock.patch.object(kaldiio.utils, "subprocess", no_commands),
+        mock.patch.object(omniio, "subprocess", no_commands) if omniio else contextlib.nullcontext(),
+    ):
         yield
-    finally:
-        kaldiio.matio.pickle, kaldiio.utils.subprocess = before
 
 
 def read_audio(entry: str) -> np.ndarray:
