@@ -235,6 +235,7 @@ def test_what_has_changed_is_named(data, upstream, tmp_path):
     settings_record.check_unchanged(first)
     neutral = ("--num_workers", "3", "--log_interval", "7", "--save_every_steps", "5")
     settings_record.check_unchanged(args_of(data, upstream, folder, *neutral))
+    settings_record.check_unchanged(args_of(data, upstream, folder, "--pruning", "nas_cp.eta=1.0"))  # not its method's
     tokens = tmp_path / "tokens.txt"
     tokens.write_text((data / "tokens.txt").read_text())
     settings_record.check_unchanged(args_of(data, upstream, folder, "--token_list", str(tokens)))  # same content

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_pinch.asr.resume import NEWEST, PREVIOUS
-from espnet_pinch.core.registry import self_contained
+from espnet_pinch.core.registry import METHODS, self_contained
 from espnet_pinch.files import read_json, write_json
 
 FILE = "settings.json"
@@ -100,11 +100,14 @@ def _annealed(args: argparse.Namespace) -> bool:
 def _changes(before: dict, now: dict) -> list[str]:
     old, new = before["settings"], now["settings"]
     known = {name.split(".")[0] for name in old}
+    unused = tuple(f"pruning.{method}." for method in METHODS if method != new.get("pruning.method", "pinch"))
     changes = [
         f"{name}: {_shown(old, name)} -> {_shown(new, name)}"
         for name in dict.fromkeys([*old, *new])
+        if not name.startswith(unused)
         # an option that the record does not know is one that a newer ESPnet has
-        if old.get(name) != new.get(name) and name.split(".")[0] in known
+        and old.get(name) != new.get(name)
+        and name.split(".")[0] in known
     ]
     for what in dict.fromkeys([*before["inputs"], *now["inputs"]]):
         first, second = before["inputs"].get(what), now["inputs"].get(what)
