@@ -32,8 +32,8 @@ def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
         return [], []
     ours = {s.target: s for s in pinched if s.variant == runs_of.most_common(1)[0][0]}
     others = [s for s in found if s.target in ours and s.method != "baseline" and s is not ours[s.target]]
-    head = ["target %", "system", "runs", "test words", "errors of pinch", "errors", "difference, points of WER"]
-    head += ["95 % interval", "verdict"]
+    head = ["target %", "system", "runs", "sparsity reached %: pinch", "sparsity reached %", "test words"]
+    head += ["errors of pinch", "errors", "difference, points of WER", "95 % interval", "verdict"]
     rows = [_row(ours[s.target], s) for s in sorted(others, key=lambda s: s.target)]
     return head, [row for row in rows if row]
 
@@ -42,7 +42,8 @@ def _row(pinch: System, other: System) -> list[str]:
     pairs = _pairs(pinch, other)
     if not pairs:
         return []
-    start = [f"{100 * other.target:g}", title(other.method, other.variant), str(len(pairs))]
+    reached = [f"{100 * sum(pair[side]['sparsity'] for pair in pairs) / len(pairs):.2f}" for side in (0, 1)]
+    start = [f"{100 * other.target:g}", title(other.method, other.variant), str(len(pairs)), *reached]
     words, errors = Counter(), defaultdict(lambda: np.zeros(2, dtype=int))
     try:
         for pair in pairs:
