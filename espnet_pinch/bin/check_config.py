@@ -9,7 +9,7 @@ import importlib.util
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
-from espnet_pinch.core.registry import build_method
+from espnet_pinch.core.registry import DEFAULT_METHOD, build_method
 from espnet_pinch.core.settings import MethodSettings, shown
 
 PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
@@ -50,7 +50,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         where = "" if args.method or args.target_sparsity else f"{args.config}: "
         raise ValueError(f"{where}{error}") from None
-    method = block.get("method", "pinch")
+    method = block.get("method", DEFAULT_METHOD)
     print(method, block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
     print(layer_sparsities, upstream, sep="\n")
 

@@ -26,6 +26,7 @@ _METHODS = {
     "pinch": (Pinch, PinchSettings),
 }
 METHODS = tuple(_METHODS)
+DEFAULT_METHOD = "pinch"  # of a block that names none
 
 _COMMON = {field.name for field in dataclasses.fields(MethodSettings)}
 
@@ -44,7 +45,7 @@ def build_method(block: Mapping) -> PruningMethod:
         ValueError: unknown method, unknown setting or a setting out of its range.
     """
     check_keys(block, {"method", *_COMMON, *METHODS}, "the pruning block")
-    name = check_method(block.get("method", "pinch"))
+    name = check_method(block.get("method", DEFAULT_METHOD))
     for other, (_, settings) in _METHODS.items():
         own = {field.name for field in dataclasses.fields(settings)} - _COMMON
         check_keys(block.get(other) or {}, own, f"the pruning block's {other}")

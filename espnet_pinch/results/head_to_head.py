@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def _row(pinch: System, other: System) -> list[str]:
     pairs = _pairs(pinch, other)
     if not pairs:
         return []
-    reached = [f"{100 * sum(pair[side]['sparsity'] for pair in pairs) / len(pairs):.2f}" for side in (0, 1)]
+    reached = [f"{100 * fmean(run['sparsity'] for run in runs):.2f}" for runs in zip(*pairs)]
     start = [f"{100 * other.target:g}", title(other.method, other.variant), str(len(pairs)), *reached]
     words, errors = Counter(), defaultdict(lambda: np.zeros(2, dtype=int))
     try:
