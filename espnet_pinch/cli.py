@@ -136,12 +136,12 @@ class Json:
 
 def info(args: argparse.Namespace) -> None:
     model = load_quietly(args.model)
-    from espnet_pinch.export.load import locate, weights_file
+    from espnet_pinch.export.load import locate, weight_files_of
     from espnet_pinch.export.model import count_layers
     from espnet_pinch.export.sparse_file import sizes
 
     kind, _ = locate(args.model)
-    file = weights_file(args.model)
+    files = weight_files_of(args.model)
     layers = count_layers(model)
     gated, pruned = (sum(layer[key] for layer in layers.values()) for key in ("weights", "pruned"))
     total = sum(p.numel() for p in model.parameters())
@@ -150,15 +150,15 @@ def info(args: argparse.Namespace) -> None:
         "kind": kind,
         "upstream": model.frontend.upstream.config.model_type,
         "tokens": len(model.token_list),
-        "file": str(file),
-        "bytes": file.stat().st_size,
+        "files": [str(file) for file in files],
+        "bytes": sum(file.stat().st_size for file in files),
         "dense_bytes": 4 * total,
         "params_total": total,
         "params_kept": total - pruned,
         "gated": gated,
         "pruned": pruned,
         "sparsity": pruned / gated if gated else 0.0,
-        **({"sparse_file": sizes(file)} if kind == "sparse file" else {}),
+        **({"sparse_file": sizes(files[0])} if kind == "sparse file" else {}),
         "layers": layers,
     }
     print(json.dumps(figures, indent=2) if args.format == "json" else "\n".join(info_lines(figures)))

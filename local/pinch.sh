@@ -28,6 +28,8 @@ Machine
   --python PROGRAM                                                                                [python3]
 Data
   --audio_format F         flac leaves the audio where it is, flac.ark packs it                   [flac]
+  --unknown_characters P   error, drop, unknown or extend: what becomes of characters of the training set that the
+                           upstream's vocabulary lacks, instead of the YAML's                     [error]
   --min_wav_duration, --max_wav_duration SECONDS           of training utterances                 [0.1, 30]
   --dumpdir DIR, --expdir DIR                                                                     [dump, exp]
 Training
@@ -51,7 +53,7 @@ HELP
 
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
  upstream corpus librispeech method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
- dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config inference_args
+ unknown_characters dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config inference_args
  inference_batch_size inference_asr_model export_args train_set valid_set test_sets"
 options=${options//$'\n'/}
 stage=0
@@ -74,6 +76,7 @@ layer_sparsities=
 audio_format=flac
 min_wav_duration=0.1
 max_wav_duration=30
+unknown_characters=
 dumpdir=dump
 expdir=exp
 asr_config=
@@ -140,12 +143,14 @@ exp=${expdir}/${corpus}
 suffix=$(name_of "${asr_args}") # of the run's folder
 checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" \
     --layer_sparsities "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
-    ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"})
+    ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
+    ${unknown_characters:+--unknown_characters "${unknown_characters}"})
 {
     read -r method
     read -r target_sparsity
     read -r layer_sparsities
     read -r upstream_source
+    read -r unknown_characters
 } <<<"${checked}"
 upstream_dir=downloads/upstreams/${upstream}
 [ ! -d "${upstream_source}" ] || upstream_dir=${upstream_source}
@@ -208,12 +213,16 @@ if ! "${skip_data_prep}"; then
         log "stage 2: token list and dump"
         need "${data}/prepare.done" 1
         [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
+        own_baseline=()
+        [ -n "${baseline_config}" ] || own_baseline=(--own_baseline)
         # shellcheck disable=SC2086
         step "${dump}/dump.done" "token list and dump ${dump}" "${data}/prepare.done" \
             "=$(upstream_files)" \
-            "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" -- \
+            "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" \
+            "=${unknown_characters} ${own_baseline[*]}" -- \
             "${python}" -m espnet_pinch.bin.prepare_dump --data "${data}" --upstream "${upstream_dir}" \
-            --out "${dump}" --train_sets "${train_set}" "${valid_set}" --test_sets ${test_sets} \
+            "${own_baseline[@]}" --unknown_characters "${unknown_characters}" \
+            --out "${dump}" --train_set "${train_set}" --valid_set "${valid_set}" --test_sets ${test_sets} \
             --audio_format "${audio_format}" --min_wav_duration "${min_wav_duration}" \
             --max_wav_duration "${max_wav_duration}"
     fi
@@ -262,7 +271,7 @@ train() {
     step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
         "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
         --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}" \
-        --frontend_conf "upstream=${from}" "$@"
+        --frontend_conf "upstream=${from}" --unknown_characters "${unknown_characters}" "$@"
     step "${dir}/fold.done" "folding ${title}" "${dir}/train.done" "=${inference_asr_model}" -- \
         "${python}" -m espnet_pinch.bin.fold --exp "${dir}" --checkpoint "${inference_asr_model}"
 }
@@ -283,6 +292,7 @@ if ! "${skip_train}" && within 4; then
         step "${baseline}/fold.done" "taking ${upstream} as its own baseline" "=${upstream_key}" "${dump}/dump.done" -- \
             "${python}" -m espnet_pinch.bin.fold --exp "${baseline}" --untrained --config "${asr_config}" \
             --pruning method=dense --token_list "${dump}/token_list/char/tokens.txt" \
+            --unknown_characters "${unknown_characters}" \
             --frontend_conf "upstream=${upstream_dir}"
         start=${upstream_dir}
     fi

@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from espnet_pinch.data.audio import read_audio
-from espnet_pinch.data.dump import Limits, pack_audio, prepare_set
+from espnet_pinch.data.dump import Limits, check_test_set, pack_audio, prepare_training_set
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir, write_data_dir
 from espnet_pinch.data.librispeech import SUBSETS, find_root, read_subset
-from espnet_pinch.data.tokens import check_characters, frames_needed, frames_of, match_case, tokens_of_texts
+from espnet_pinch.data.spelling import Spelling, UnknownCharacters
+from espnet_pinch.data.tokens import frames_needed, frames_of, tokens_of_texts
 
 
 def make_chapter(root, subset="dev-clean", texts=("ONE TWO", "THREE"), rate=16000, seconds=0.5):
@@ -114,20 +115,12 @@ def test_tokens_are_the_special_ones_and_characters_by_frequency():
     assert tokens_of_texts(["BAA A", "B'"]) == ["<blank>", "<s>", "<sos/eos>", "<unk>", "<space>", "A", "B", "'"]
 
 
-def test_text_takes_the_case_of_the_vocabulary():
-    assert match_case("On", ["<blank>", "<space>", "a", "b"]) == "on"
-    assert match_case("On", ["<blank>", "<space>", "A", "'"]) == "ON"
-    assert match_case("On", ["a", "A"]) == "On"
-
-
-def test_a_character_outside_the_vocabulary_is_named():
-    with pytest.raises(ValueError, match=r"test: utterance u1 has the character 'É' \(U\+00C9\)"):
-        check_characters([utterance("u1", "CAFÉ")], list("CAF"), "test")
-
-
 def test_ctc_needs_a_frame_for_each_character_and_a_blank_between_equal_ones():
     assert frames_needed("HELLO") == 6
     assert frames_of(16000, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)) == 49
+
+
+DROP = UnknownCharacters("drop")
 
 
 def test_training_sets_lose_what_ctc_cannot_align_and_test_sets_nothing():
@@ -138,12 +131,15 @@ def test_training_sets_lose_what_ctc_cannot_align_and_test_sets_nothing():
         utterance("long", samples=40000),
         utterance("dense", "A" * 40),
     ]
-    kept, dropped = prepare_set(rows, ["A", "B"], limits, True, "train")
+    spelling = Spelling(["A", "B"])
+    kept, dropped = prepare_training_set(rows, spelling, limits, UnknownCharacters())
     assert [u.id for u in kept] == ["ok"]
     assert dropped == {"too short": 1, "too long": 1, "more characters than frames": 1}
-    assert prepare_set(rows, ["A", "B"], limits, False, "test") == (rows, {})
+    check_test_set(rows, limits, "test")
     with pytest.raises(ValueError, match="too few for one frame"):
-        prepare_set([utterance(samples=50)], ["A", "B"], limits, False, "test")
+        check_test_set([utterance(samples=50)], limits, "test")
+    kept, dropped = prepare_training_set([utterance("ok", "A C"), utterance("c", "CC")], spelling, limits, DROP)
+    assert [(u.id, u.text) for u in kept] == [("ok", "A")] and dropped == {"without a character of the vocabulary": 1}
 
 
 def test_packed_audio_is_the_same_audio(tmp_path):

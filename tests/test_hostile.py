@@ -21,10 +21,11 @@ from espnet_pinch.bin import check_config
 from espnet_pinch.bin.prepare_data import main as prepare_data
 from espnet_pinch.config import read_yaml
 from espnet_pinch.data.audio import read_audio
-from espnet_pinch.data.dump import Limits, pack_audio, prepare_set, write_shapes
+from espnet_pinch.data.dump import Limits, pack_audio, prepare_training_set, write_shapes
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir, read_table, write_data_dir
 from espnet_pinch.data.librispeech import SUBSETS, read_subset
-from espnet_pinch.data.tokens import match_case, tokens_of_texts, write_tokens
+from espnet_pinch.data.spelling import Spelling, UnknownCharacters
+from espnet_pinch.data.tokens import tokens_of_texts, write_tokens
 from espnet_pinch.results.scoring import error_rates, join, score_files
 
 common = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
@@ -91,7 +92,8 @@ def check_transcript(text: str) -> None:
         write_data_dir(root / "data", [row])
         assert read_data_dir(root / "data") == [row]
         tokens = tokens_of_texts([row.text])
-        kept, _ = prepare_set([row], tokens, Limits(0.01, 30, (10,), (5,)), True, "train")
+        limits = Limits(0.01, 30, (10,), (5,))
+        kept, _ = prepare_training_set([row], Spelling(tokens), limits, UnknownCharacters())
         assert kept == [row]
         write_tokens(root / "tokens.txt", tokens)
         # As ESPnet reads it: espnet2.text.token_id_converter.
@@ -270,17 +272,15 @@ def test_a_program_that_prepares_data_says_one_line(tmp_path, monkeypatch):
 
 
 @properties(texts)
-def test_case_is_matched_once_and_keeps_the_words(text):
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    for tokens in ("ABC", "abc"):
-        once = match_case(text, tokens)
-        assert match_case(once, tokens) == once == unicodedata.normalize("NFC", once)
-        assert len(once.split(" ")) == len(text.split(" "))
-
-
-def test_letters_whose_case_changes_their_length():
-    assert match_case("STRAßE", "ABC") == "STRASSE"
-    assert match_case("İ", "abc") == "i̇"
+def test_a_text_is_spelled_once_and_keeps_its_words(text):
+    text = " ".join(text.split())
+    for tokens in ("ABC", "abc", "aB", "e\u0301", "É1'"):
+        spelling = Spelling(tokens)
+        once = spelling(text)
+        assert spelling(once) == once and len(once.split(" ")) == len(text.split(" "))
+        plain = unicodedata.normalize("NFC", text)
+        assert unicodedata.normalize("NFC", once).casefold() in (plain.casefold(), plain.upper().casefold())
+        assert once == text or spelling.unknown([text])
 
 
 @pytest.mark.parametrize("tokens, message", [(["A", "A"], "'A'.*twice"), (["A\nB"], "new line"), ([""], "empty")])

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from espnet_pinch.asr.frontend import UpstreamFrontend
+from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream, save_ctc_model
 
 LETTERS = list("EATOIN")
@@ -184,3 +185,39 @@ def test_wrong_folders_are_named(tmp_path, tiny_wav2vec2):
         load_upstream(str(tmp_path / "small"))
     with pytest.raises(ValueError, match="no field 'hiden_dropout'"):
         load_upstream(str(tmp_path / "small"), {"hiden_dropout": 0.0})
+
+
+@pytest.mark.parametrize("config_class, fields, processing", CASES)
+def test_a_batch_shorter_than_specaugments_mask_is_not_masked(tmp_path, tiny_config, config_class, fields, processing):
+    masks = {"mask_time_prob": 0.5, "mask_time_length": 10, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+    masks |= {"activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0}
+    save(tmp_path, config_class(**{**tiny_config, **fields, **masks}), **processing)
+    frontend = UpstreamFrontend(str(tmp_path))
+    speech, lengths = torch.randn(2, 3328), torch.tensor([3328, 1760])  # 11 frames and 6
+    short, shorter = speech[:, :2900], lengths.clamp(max=2900)  # 9 frames
+    wanted = frontend.eval()(short, shorter)[0]
+    hidden, frames = frontend.train()(short, shorter)
+    assert int(frames.max()) == 9 and torch.allclose(hidden, wanted, atol=1e-5)
+    hidden.sum().backward()
+    assert frontend.upstream.masked_spec_embed.grad is not None  # several processes wait for every gradient
+    assert not torch.allclose(frontend(speech, lengths)[0], frontend.eval()(speech, lengths)[0], atol=1e-2)
+
+
+def test_an_extended_head_says_what_the_head_said(tmp_path, tiny_config):
+    """The new row is that of "<unk>": a greedy search never takes it before that one."""
+    names = vocabulary(blank_last=False)
+    save(tmp_path, Wav2Vec2Config(**tiny_config))
+    common = ["--frontend_conf", f"upstream={tmp_path}", "--output_dir", str(tmp_path / "out")]
+    tokens = load_upstream(str(tmp_path)).tokens
+    models = {}
+    for name, more in (("as it is", []), ("extended", ["'", "Q"])):
+        (tmp_path / name).write_text("".join(f"{token}\n" for token in [*tokens, *more]))
+        options = [*common, "--token_list", str(tmp_path / name), "--unknown_characters", "extend"]
+        models[name] = PruningASRTask.build_model(PruningASRTask.get_parser().parse_args(options)).eval()
+    speech, lengths = torch.randn(1, 16000), torch.tensor([16000])
+    before, after = (model.ctc.ctc_lo(model.encode(speech, lengths)[0]) for model in models.values())
+    assert after.size(-1) == len(names) + 2 and torch.equal(after[..., :-2], before)
+    assert torch.equal(after.argmax(-1), before.argmax(-1)) and torch.equal(after[..., -1], before[..., 3])
+    options[-1] = "drop"
+    with pytest.raises(ValueError, match="the token list differs from the vocabulary"):
+        PruningASRTask.build_model(PruningASRTask.get_parser().parse_args(options))

@@ -54,6 +54,12 @@ class UpstreamFrontend(AbsFrontend):
         head, self._head = self._head[0], [None]
         return head
 
+    @property
+    def masks_frames(self) -> bool:
+        """Whether SpecAugment masks frames in training; data2vec-audio's configuration has no switch for it."""
+        config = self.upstream.config
+        return getattr(config, "apply_spec_augment", True) and config.mask_time_prob > 0
+
     def output_size(self) -> int:
         return self.upstream.config.hidden_size
 
@@ -70,8 +76,13 @@ class UpstreamFrontend(AbsFrontend):
         if self.processing.do_normalize:
             # Without a mask, transformers' processor takes the padding of a batch into mean and variance too.
             speech = normalize_waveform(speech, valid if mask is not None else torch.ones_like(valid))
-        hidden = self.upstream(speech, attention_mask=mask).last_hidden_state  # (B, T', D)
-        return self.dropout(hidden), self.upstream._get_feat_extract_output_lengths(lengths)
+        frames = self.upstream._get_feat_extract_output_lengths(lengths)
+        masked = None
+        if self.training and self.masks_frames and int(frames.max()) < self.upstream.config.mask_time_length:
+            # transformers refuses such a batch. None of it is masked, just as a short row of a longer batch is not.
+            masked = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool, device=speech.device)
+        hidden = self.upstream(speech, attention_mask=mask, mask_time_indices=masked).last_hidden_state  # (B, T', D)
+        return self.dropout(hidden), frames
 
 
 def normalize_waveform(speech: Tensor, valid: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from espnet_pinch.data.tokens import text_of
+
 
 def ctc_greedy(frames: Tensor, lengths: Tensor, blank: int = 0) -> list[list[int]]:
     """Best-path decoding: merge repeats, drop blanks.
@@ -25,6 +27,5 @@ def ctc_greedy(frames: Tensor, lengths: Tensor, blank: int = 0) -> list[list[int
 
 
 def to_text(ids: list[int], tokens: list[str]) -> str:
-    """Join characters, "<space>" as a space; other tokens in angle brackets are not text and are left out."""
-    chars = (" " if tokens[i] == "<space>" else tokens[i] for i in ids)
-    return " ".join("".join(c for c in chars if not (len(c) > 1 and c.startswith("<"))).split())
+    """The transcript of token indices, see ``text_of``."""
+    return text_of(tokens[i] for i in ids)

@@ -24,6 +24,7 @@ from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.method import parameter_groups
 from espnet_pinch.core.registry import self_contained
 from espnet_pinch.data.audio import no_code
+from espnet_pinch.data.spelling import POLICIES, UnknownCharacters
 from espnet_pinch.errors import explain
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
@@ -56,6 +57,12 @@ class PruningASRTask(ASRTask):
             type=int,
             default=20,
             help="Stop after so many optimizer steps in a row without a finite loss and gradient",
+        )
+        parser.add_argument(
+            "--unknown_characters",
+            choices=POLICIES,
+            default=UnknownCharacters.policy,
+            help="What stage 2 has done with characters that the vocabulary lacks; with extend the head gets new rows",
         )
         # The Transformer is in the frontend, the head is ESPnet's CTC, the waveform is normalised in the frontend.
         parser.set_defaults(
@@ -122,12 +129,15 @@ class PruningASRTask(ASRTask):
                 raise ValueError(
                     f"{args.frontend_conf['upstream']} has a CTC head and no vocab.json to name its outputs"
                 )
-            if frontend.tokens != model.token_list:
+            known, new = model.token_list[: len(frontend.tokens)], model.token_list[len(frontend.tokens) :]
+            if frontend.tokens != known or (new and args.unknown_characters != "extend"):
                 raise ValueError(
                     f"the token list differs from the vocabulary of {args.frontend_conf['upstream']}: "
                     f"{len(model.token_list)} and {len(frontend.tokens)} tokens; make it anew with stage 2"
                 )
-            model.ctc.ctc_lo.load_state_dict(head.state_dict())
+            # A new token starts as a copy of "<unk>", which a trained head hardly ever says.
+            rows = [*range(len(known)), *[known.index("<unk>")] * len(new)]
+            model.ctc.ctc_lo.load_state_dict({name: tensor[rows] for name, tensor in head.state_dict().items()})
         if "<sos/eos>" not in model.token_list:
             # ESPnet's beam search would take the last character of the list for the end of the sentence.
             model.sos = model.eos = model.token_list.index("<unk>")

@@ -91,8 +91,7 @@ class PruningTrainer(Trainer):
             optimizer.register_step_post_hook(model.pruning.after_step)
             if isinstance(scheduler, LinearWarmupDecay):
                 scheduler.set_total_steps(steps)
-        config = model.frontend.upstream.config
-        if config.layerdrop or not config.apply_spec_augment or not config.mask_time_prob:
+        if model.frontend.upstream.config.layerdrop or not model.frontend.masks_frames:
             # Layers that are dropped, or the vector that masks frames, get no gradient: several processes have to know.
             trainer_options = dataclasses.replace(trainer_options, unused_parameters=True)
         cls.options, cls.middle, cls.reporter = trainer_options, None, Reporter()

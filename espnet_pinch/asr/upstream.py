@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -15,11 +16,15 @@ from transformers import (
     AutoModelForCTC,
     PretrainedConfig,
     PreTrainedModel,
-    Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
 )
+from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME
 
 from espnet_pinch.asr.safe_load import tensors_only
+from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
+from espnet_pinch.asr.weight_files import weight_files, weight_names
+from espnet_pinch.files import write_json
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
@@ -64,6 +69,7 @@ def check_folder(upstream: str) -> None:
 
     Raises:
         FileNotFoundError: a folder without config.json or weights, or a path that is not there.
+        ValueError: the index of the weights is damaged.
     """
     folder = Path(upstream)
     if not folder.exists():
@@ -72,8 +78,7 @@ def check_folder(upstream: str) -> None:
         return
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"the upstream folder {upstream} has no config.json; it must be a Hugging Face folder")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise FileNotFoundError(f"the upstream folder {upstream} has no weights (model.safetensors)")
+    weight_files(folder)
 
 
 def read_config(upstream: str) -> PretrainedConfig:
@@ -87,9 +92,13 @@ def read_config(upstream: str) -> PretrainedConfig:
     try:
         # Where this is left open, transformers asks on the terminal whether to run code that comes with a model.
         config = AutoConfig.from_pretrained(upstream, trust_remote_code=False)
-    except ValueError as error:
-        reason = re.split(r"\n|\. ", str(error))[0]
-        raise ValueError(f"{upstream} is not a model of type {', '.join(MODEL_TYPES)}: {reason}") from None
+    except OSError:
+        raise
+    except Exception as error:  # transformers checks the fields, and raises many kinds
+        reason = re.split(r"\n\S|\. ", str(error))[0]
+        raise ValueError(
+            f"{upstream} is not a model of type {', '.join(MODEL_TYPES)}: {' '.join(reason.split())}"
+        ) from None
     if config.model_type not in MODEL_TYPES:
         raise ValueError(f"{upstream} is a model of type {config.model_type}; supported: {', '.join(MODEL_TYPES)}")
     if getattr(config, "add_adapter", False):
@@ -97,8 +106,20 @@ def read_config(upstream: str) -> PretrainedConfig:
     return config
 
 
-def has_ctc_head(config: PretrainedConfig) -> bool:
-    return any(name.endswith("ForCTC") for name in config.architectures or [])
+def has_ctc_head(upstream: str, config: PretrainedConfig) -> bool:
+    """Whether the checkpoint has a CTC head; where config.json does not say, its weights do."""
+    if config.architectures:
+        return any(name.endswith("ForCTC") for name in config.architectures)
+    return "lm_head.weight" in weight_names(upstream)
+
+
+def require_ctc_head(upstream: str) -> None:
+    """Raises ValueError, which says what to do, where an upstream without a CTC head is to be its own baseline."""
+    if not has_ctc_head(upstream, read_config(upstream)):
+        raise ValueError(
+            f"{upstream} has no CTC head, so it cannot be its own baseline: a baseline has to be trained first. Write "
+            "conf/UPSTREAM_baseline.yaml, such as conf/hubert_large_baseline.yaml, or give --baseline_config"
+        )
 
 
 def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessing:
@@ -107,46 +128,17 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
     A folder without preprocessor_config.json gets transformers' defaults for such a model: normalised, and masked
     where the convolutions are layer-normalised.
     """
+    files = [Path(upstream) / name for name in (FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME)]
     try:
         processor = Wav2Vec2FeatureExtractor.from_pretrained(upstream)
-    except OSError:
+    except Exception as error:
+        there = next((file for file in files if file.is_file()), None)
+        if there:
+            raise ValueError(f"{there} cannot be read: {' '.join(str(error).split())}") from None
         masked = getattr(config, "feat_extract_norm", "layer") == "layer"
         logging.warning(f"{upstream} has no preprocessor_config.json: waveform normalised, attention mask {masked}")
         return WaveformProcessing(return_attention_mask=masked)
     return WaveformProcessing(processor.sampling_rate, processor.do_normalize, bool(processor.return_attention_mask))
-
-
-def read_tokens(upstream: str, config: PretrainedConfig) -> tuple[list[str], list[int]]:
-    """The vocabulary of a CTC head under ESPnet's names, and the head's row for each token.
-
-    ESPnet has the blank first, writes a space as "<space>" and both ends of a sentence as "<sos/eos>".
-
-    Returns: tokens, rows.
-
-    Raises:
-        FileNotFoundError: no vocabulary.
-        ValueError: a vocabulary without a token that is needed.
-    """
-    try:
-        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(upstream)
-    except (OSError, TypeError):
-        raise FileNotFoundError(f"{upstream} has a CTC head and no readable vocab.json") from None
-    names = {index: token for token, index in tokenizer.get_vocab().items()}
-    blank = tokenizer.pad_token_id if config.pad_token_id is None else config.pad_token_id
-    espnet_names = {
-        tokenizer.unk_token: "<unk>",
-        tokenizer.word_delimiter_token: "<space>",
-        tokenizer.eos_token: "<sos/eos>",
-    }
-    rows = [blank] + [i for i in range(config.vocab_size) if i != blank]
-    tokens = ["<blank>"]
-    for row in rows[1:]:
-        token = names.get(row, f"<unused{row}>")
-        tokens.append(espnet_names.get(token, token))
-    for needed in ("<space>", "<unk>"):
-        if needed not in tokens:
-            raise ValueError(f"the vocabulary of {upstream} has no token for {needed}")
-    return tokens, rows
 
 
 def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
@@ -161,15 +153,16 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
             hold more than tensors.
     """
     config = read_config(upstream)
-    ctc = has_ctc_head(config)
+    ctc = has_ctc_head(upstream, config)
     apply_overrides(config, overrides)
     auto = AutoModelForCTC if ctc else AutoModel
-    with tensors_only():
-        model, info = auto.from_pretrained(upstream, config=config, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(k for k in info["missing_keys"] if not k.endswith(MAY_BE_MISSING))
-    if missing or info["mismatched_keys"]:
-        wrong = missing or sorted(str(k) for k in info["mismatched_keys"])
-        raise ValueError(f"the weights of {upstream} do not fit its config.json: {len(wrong)} wrong, first {wrong[0]}")
+    options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with tensors_only():
+            model, info = auto.from_pretrained(upstream, **options)
+    except SafetensorError as error:
+        raise ValueError(f"the weights of {upstream} are damaged: {' '.join(str(error).split())}") from None
+    _check_fit(upstream, config, info)
     processing = read_processing(upstream, config)
     if not ctc:
         return Upstream(model, processing)
@@ -183,6 +176,20 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
         head.weight.copy_(head.weight[rows])
         head.bias.copy_(head.bias[rows])
     return Upstream(model.base_model, processing, head, tokens)
+
+
+def _check_fit(upstream: str, config: PretrainedConfig, info: dict) -> None:
+    """Raises ValueError where transformers has found weights missing, or of other shapes than the model's."""
+    shapes = {name: (list(have), list(want)) for name, have, want in info["mismatched_keys"]}
+    have, want = shapes.get("lm_head.weight", ([0], [0]))
+    if have[0] != want[0]:
+        raise ValueError(
+            f"the CTC head in the weights of {upstream} has {have[0]} rows, its config.json says {want[0]} (vocab_size)"
+        )
+    wrong = [f"{name} is {have}, not {want}" for name, (have, want) in sorted(shapes.items())]
+    wrong += [f"{name} is missing" for name in sorted(info["missing_keys"]) if not name.endswith(MAY_BE_MISSING)]
+    if wrong:
+        raise ValueError(f"the weights of {upstream} do not fit its config.json: {len(wrong)} wrong, first: {wrong[0]}")
 
 
 def apply_overrides(config: PretrainedConfig, overrides: dict | None) -> None:
@@ -221,6 +228,8 @@ def save_ctc_model(
     """
     config = AutoConfig.for_model(**model.config.to_dict())
     config.vocab_size, config.pad_token_id = len(tokens), 0
+    ends = {"bos_token_id": "<s>", "eos_token_id": "<sos/eos>"}
+    config.update({key: tokens.index(token) if token in tokens else None for key, token in ends.items()})
     config.dtype = "float32"
     ctc = AutoModelForCTC.from_config(config)
     setattr(ctc, ctc.base_model_prefix, model)
@@ -228,22 +237,15 @@ def save_ctc_model(
     ctc.save_pretrained(folder)
     for path in Path(folder).iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner can read
-    save_vocabulary(folder, tokens)
-    Wav2Vec2FeatureExtractor(
+    extractor = Wav2Vec2FeatureExtractor(
         sampling_rate=processing.sampling_rate,
         do_normalize=processing.do_normalize,
         return_attention_mask=processing.return_attention_mask,
-    ).save_pretrained(folder)
-
-
-def save_vocabulary(folder: str | os.PathLike, tokens: list[str]) -> None:
-    """Write vocab.json and the tokenizer's settings for ESPnet's token list."""
-    hf_names = {"<blank>": "<pad>", "<space>": "|", "<sos/eos>": "</s>"}
-    vocabulary = {hf_names.get(token, token): i for i, token in enumerate(tokens)}
-    path = Path(folder) / "vocab.json"
-    path.write_text(json.dumps(vocabulary, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    special = {
-        name: token if token in vocabulary else None
-        for name, token in (("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>"), ("unk_token", "<unk>"))
-    }
-    Wav2Vec2CTCTokenizer(str(path), word_delimiter_token="|", **special).save_pretrained(folder)
+    )
+    processor = Wav2Vec2Processor(extractor, save_vocabulary(folder, tokens))
+    processor.save_pretrained(folder)
+    # transformers 5 has the extractor's settings in processor_config.json; earlier ones, and other libraries, read this
+    # file.
+    write_json(
+        Path(folder) / FEATURE_EXTRACTOR_NAME, {**extractor.to_dict(), "processor_class": type(processor).__name__}
+    )

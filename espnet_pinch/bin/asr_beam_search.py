@@ -11,6 +11,7 @@ from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.bin import run_main
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
+from espnet_pinch.data.tokens import text_of
 from espnet_pinch.progress import progress_bar
 
 
@@ -67,7 +68,8 @@ def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) ->
                 raise OSError(f"job {job} of {jobs} of the beam search over {data} failed")
         texts = {}
         for job in range(jobs):
-            texts.update(read_table(Path(tmp) / f"output.{job}" / "1best_recog" / "text"))
+            tokens = read_table(Path(tmp) / f"output.{job}" / "1best_recog" / "token")
+            texts.update((id_, text_of(row.split(" "))) for id_, row in tokens.items())
     figures = write_transcripts(out, texts, utterances, time.perf_counter() - start)
     print(f"{data.name}: {figures['audio_seconds']:.0f} s of audio in {figures['seconds']:.1f} s", flush=True)
 

@@ -1,7 +1,7 @@
 """Before stage 0: check the settings of a run and say what they come to.
 
 Prints, one a line: the method, the target sparsity, the run that mixed_sparsity takes its layers' sparsities from
-(empty for the others), and the upstream (folder, hub id, "mini" or "micro").
+(empty for the others), the upstream (folder, hub id, "mini" or "micro"), and unknown_characters.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
 from espnet_pinch.core.registry import DEFAULT_METHOD, build_method
 from espnet_pinch.core.settings import MethodSettings, shown
+from espnet_pinch.data.spelling import UnknownCharacters
 
 PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="YAML of the run")
     parser.add_argument("--method", help="instead of the YAML's")
     parser.add_argument("--target_sparsity", help="instead of the YAML's")
+    parser.add_argument("--unknown_characters", help="instead of the YAML's")
     parser.add_argument("--layer_sparsities", help="mixed_sparsity's, where the YAML has none; {} is the target")
     args = parser.parse_args()
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -30,6 +32,7 @@ def main() -> None:
     upstream = frontend.get("upstream") if isinstance(frontend, dict) else None
     if not isinstance(upstream, str) or not upstream or not upstream.isprintable():
         raise ValueError(f"{args.config} has no frontend_conf.upstream: a folder, a hub id or mini")
+    unknown = UnknownCharacters(args.unknown_characters or config.get("unknown_characters", UnknownCharacters.policy))
     block = config.get("pruning") or {}
     if not isinstance(block, dict):
         raise ValueError(f"{args.config}: pruning must be a block of settings, not {shown(block)}")
@@ -52,7 +55,7 @@ def main() -> None:
         raise ValueError(f"{where}{error}") from None
     method = block.get("method", DEFAULT_METHOD)
     print(method, block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
-    print(layer_sparsities, upstream, sep="\n")
+    print(layer_sparsities, upstream, unknown.policy, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the trainer reads: transcripts in the vocabulary's case, training utterances of a usable length."""
+"""What the trainer reads: transcripts in the vocabulary's spelling, training utterances of a usable length."""
 
 import dataclasses
 import os
@@ -9,7 +9,8 @@ import kaldiio
 import soundfile
 
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
-from espnet_pinch.data.tokens import check_characters, frames_needed, frames_of, match_case
+from espnet_pinch.data.spelling import Spelling, UnknownCharacters
+from espnet_pinch.data.tokens import frames_needed, frames_of
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
 
@@ -30,6 +31,8 @@ class Limits:
 
     def reason_to_drop(self, u: Utterance) -> str | None:
         """Why CTC cannot or should not be trained on ``u``; None if it can."""
+        if not u.text:
+            return "without a character of the vocabulary"
         if u.seconds < self.min_seconds:
             return "too short"
         if u.seconds > self.max_seconds:
@@ -39,32 +42,33 @@ class Limits:
         return None
 
 
-def prepare_set(
-    utterances: list[Utterance], tokens: Sequence[str], limits: Limits, train: bool, name: str
+def prepare_training_set(
+    utterances: list[Utterance], spelling: Spelling, limits: Limits, unknown: UnknownCharacters
 ) -> tuple[list[Utterance], dict[str, int]]:
-    """Utterances with their transcripts in the vocabulary's case; unusable ones are dropped from training sets alone.
+    """Utterances as the model is trained on them; unusable ones are dropped.
+
+    Args:
+        utterances: their transcripts in the vocabulary's spelling.
 
     Returns: the utterances, and how many were dropped for which reason.
-
-    Raises:
-        ValueError: a character that the vocabulary lacks; a test utterance shorter than one frame.
     """
-    rows = [dataclasses.replace(u, text=match_case(u.text, tokens)) for u in utterances]
-    check_characters(rows, tokens, name)
-    if not train:
-        for u in rows:
-            if frames_of(u.samples, limits.kernels, limits.strides) < 1:
-                raise ValueError(f"{name}: utterance {u.id} has {u.samples} samples, too few for one frame")
-        return rows, {}
     dropped: dict[str, int] = {}
     kept = []
-    for u in rows:
+    for u in utterances:
+        u = dataclasses.replace(u, text=unknown.apply(u.text, spelling))
         reason = limits.reason_to_drop(u)
         if reason is None:
             kept.append(u)
         else:
             dropped[reason] = dropped.get(reason, 0) + 1
     return kept, dropped
+
+
+def check_test_set(utterances: list[Utterance], limits: Limits, name: str) -> None:
+    """Raises ValueError where an utterance of a test set, none of which is dropped, is shorter than one frame."""
+    for u in utterances:
+        if frames_of(u.samples, limits.kernels, limits.strides) < 1:
+            raise ValueError(f"{name}: utterance {u.id} has {u.samples} samples, too few for one frame")
 
 
 def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[Utterance]:
@@ -113,6 +117,11 @@ def write_shapes(utterances: list[Utterance], folder: str | os.PathLike) -> None
             ("text_shape.char", ((u.id, len(u.text)) for u in utterances)),
         ):
             (new / name).write_text("".join(f"{id_} {n}\n" for id_, n in lengths), encoding="utf-8")
+
+
+def spelled(utterances: list[Utterance], spelling: Spelling) -> list[Utterance]:
+    """The utterances with their transcripts in a vocabulary's spelling."""
+    return [dataclasses.replace(u, text=spelling(u.text)) for u in utterances]
 
 
 def write_dump(folder: str | os.PathLike, utterances: list[Utterance], packed: str | os.PathLike | None) -> None:

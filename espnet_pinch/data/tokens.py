@@ -1,11 +1,10 @@
-"""Token lists, and the fit of a transcript to one."""
+"""Token lists: names that fit a line, the text of a token, and the least frames that CTC needs."""
 
 import os
-import unicodedata
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from espnet_pinch.data.kaldi_dir import Utterance
 from espnet_pinch.files import write_text
 
 SPECIAL = ("<blank>", "<s>", "<sos/eos>", "<unk>", "<space>")
@@ -18,43 +17,60 @@ def tokens_of_texts(texts: Iterable[str]) -> list[str]:
     ['<blank>', '<s>', '<sos/eos>', '<unk>', '<space>', 'N', 'O']
     """
     counts = Counter(char for text in texts for char in text if char != " ")
-    return [*SPECIAL, *sorted(counts, key=lambda char: (-counts[char], char))]
+    return [*SPECIAL, *by_frequency(counts)]
+
+
+def by_frequency(counts: Counter[str]) -> list[str]:
+    """Characters by falling frequency, equals in the order of their code points."""
+    return sorted(counts, key=lambda char: (-counts[char], char))
+
+
+def line_name(token: str) -> str:
+    """The name of a token in a token list. ESPnet strips the lines, so a single white space is written as its code.
+
+    >>> line_name("\\u00a0"), line_name("A")
+    ('<U+00A0>', 'A')
+    """
+    return f"<U+{ord(token):04X}>" if len(token) == 1 and token.isspace() else token
+
+
+def token_of(name: str) -> str:
+    """The inverse of ``line_name``.
+
+    >>> token_of("<U+00A0>") == "\\u00a0", token_of("A")
+    (True, 'A')
+    """
+    code = re.fullmatch(r"<U\+([0-9A-F]{4,6})>", name)
+    return chr(int(code[1], 16)) if code else name
+
+
+def text_of(names: Iterable[str]) -> str:
+    """Join tokens of a token list to a transcript. Tokens in angle brackets that stand for no text are left out.
+
+    >>> text_of(["<s>", "O", "N", "<space>", "<unk>", "O"])
+    'ON O'
+    """
+    return " ".join("".join(map(_surface, names)).split())
+
+
+def _surface(name: str) -> str:
+    if name == "<space>":
+        return " "
+    token = token_of(name)
+    return "" if len(token) > 1 and token.startswith("<") else token
 
 
 def write_tokens(path: str | os.PathLike, tokens: Sequence[str]) -> None:
     """Write a token list, a token a line.
 
     Raises:
-        ValueError: a token twice, or one that does not fit a line.
+        ValueError: a token twice, or one that does not fit a line as ESPnet reads it.
     """
     for token, count in Counter(tokens).items():
-        if count > 1 or not token or "\n" in token or "\r" in token:
-            what = "there twice" if count > 1 else "empty or has a new line"
+        if count > 1 or token != token.rstrip() or not token or "\n" in token or "\r" in token:
+            what = "there twice" if count > 1 else "empty, ends in white space or has a new line"
             raise ValueError(f"the token {token!r} of the vocabulary is {what}; a token list cannot hold it")
     write_text(path, "".join(f"{token}\n" for token in tokens))
-
-
-def match_case(text: str, tokens: Sequence[str]) -> str:
-    """``text`` in lower or upper case where the vocabulary has letters of that case alone; in composed form (NFC)."""
-    letters = "".join(token for token in tokens if len(token) == 1)
-    has_lower, has_upper = letters != letters.upper(), letters != letters.lower()
-    if has_lower and not has_upper:
-        return unicodedata.normalize("NFC", text.lower())
-    if has_upper and not has_lower:
-        return unicodedata.normalize("NFC", text.upper())
-    return text
-
-
-def check_characters(utterances: Iterable[Utterance], tokens: Sequence[str], where: str) -> None:
-    """Raises ValueError for a character that is not in the token list, naming it and its utterance."""
-    known = {*tokens, " "}
-    for u in utterances:
-        for char in u.text:
-            if char not in known:
-                raise ValueError(
-                    f"{where}: utterance {u.id} has the character {char!r} (U+{ord(char):04X}), "
-                    f"which the vocabulary of {len(tokens)} tokens lacks"
-                )
 
 
 def frames_needed(text: str) -> int:

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import yaml
-from safetensors import SafetensorError
 
 from espnet_pinch.asr import safe_load
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.weight_files import weight_files
 from espnet_pinch.export.model import assemble, build, fill, one_line, weights
 from espnet_pinch.export.sparse_file import read_sparse
 
@@ -59,10 +59,12 @@ def locate(path: str | os.PathLike) -> tuple[str, Path]:
     )
 
 
-def weights_file(path: str | os.PathLike) -> Path:
-    """The file that holds the weights of the model at ``path``."""
+def weight_files_of(path: str | os.PathLike) -> list[Path]:
+    """The files that hold the weights of the model at ``path``."""
     kind, found = locate(path)
-    return {"sparse file": found, "ESPnet folder": found / "model.pth"}.get(kind, found / "model.safetensors")
+    if kind == "Hugging Face folder":
+        return weight_files(found)
+    return [found if kind == "sparse file" else found / "model.pth"]
 
 
 def _read_espnet(folder: Path) -> PruningASRModel:
@@ -85,10 +87,7 @@ def _read_espnet(folder: Path) -> PruningASRModel:
 
 
 def _read_hugging_face(folder: Path) -> PruningASRModel:
-    try:
-        frontend = UpstreamFrontend(str(folder))
-    except SafetensorError as error:
-        raise ValueError(f"{folder}: model.safetensors is damaged: {one_line(error)}") from None
+    frontend = UpstreamFrontend(str(folder))
     head = frontend.take_head()
     if head is None or frontend.tokens is None:
         raise ValueError(f"{folder} has no CTC head, or no vocab.json to name its outputs")

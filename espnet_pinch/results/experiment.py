@@ -1,11 +1,13 @@
 """One experiment beside its baseline: ``results.json``, ``RESULTS.md`` and pictures in the experiment's folder."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import yaml
 
 from espnet_pinch.asr import history
+from espnet_pinch.data.spelling import UnknownCharacters, describe
 from espnet_pinch.files import read_json, write_json, write_text
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.results.plots import plot_course, plot_layers
@@ -85,6 +87,7 @@ def write_report(
             name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
             for name in progress_bar(run.sets, desc="testing significance", unit="sets")
         },
+        "unknown_characters": _unknown_characters(run.references),
         "command": command,
     }
     epochs = history.read(run.folder)
@@ -110,6 +113,7 @@ def markdown(results: dict) -> str:
             f"Made by `{results['command']}`. Error rates are of this run, none is the paper's.",
             "Hours are of training and validation; the baseline's are 0 where a published model is used as it is.",
             "MAPSSWE (matched pairs sentence-segment word error test), alpha = 0.05; intervals by paired bootstrap.",
+            *_note_on_characters(results["unknown_characters"]),
             "",
             "![The course of the run](images/course.png)",
             "",
@@ -117,6 +121,22 @@ def markdown(results: dict) -> str:
             "",
         ]
     )
+
+
+def _unknown_characters(dump: Path) -> dict:
+    """What stage 2 has noted of characters that the vocabulary lacks; empty where it has not."""
+    path = dump / "unknown_characters.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _note_on_characters(unknown: dict) -> list[str]:
+    total = sum((Counter(counts) for counts in unknown.get("sets", {}).values()), Counter())
+    if not total:
+        return []
+    return [
+        f"Not in the vocabulary, in all sets: {describe(total)}. The training has "
+        f"{UnknownCharacters(unknown['policy']).treatment} what it has of them; the references keep them.",
+    ]
 
 
 def system_name(results: dict) -> str:

@@ -1,0 +1,149 @@
+"""The vocabulary of a CTC head: out of a Hugging Face folder under ESPnet's names, and back."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from transformers import PretrainedConfig, Wav2Vec2CTCTokenizer
+
+from espnet_pinch.data.tokens import line_name, token_of
+
+FILE = "vocab.json"
+
+
+def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[list[str], list[int]]:
+    """The vocabulary of a CTC head under ESPnet's names, and the head's row for each token.
+
+    ESPnet has the blank first, writes a space as "<space>" and both ends of a sentence as "<sos/eos>". A token that
+    would be read as one of these, and is none, gets its row behind its name: "<unk#12>".
+
+    Returns: tokens, rows.
+
+    Raises:
+        FileNotFoundError: no vocab.json.
+        ValueError: it is damaged, does not fit the head, or has no token that is needed.
+    """
+    path = Path(folder) / FILE
+    _check_file(path)
+    try:
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds
+        raise ValueError(f"the tokenizer of {folder} cannot be read: {' '.join(str(error).split())}") from None
+    names = _rows(tokenizer, config, path)
+    blank = _blank(tokenizer, config, path, names)
+    roles: dict[str | None, str] = {
+        # The tokenizer's property forgets the delimiter that a folder sets.
+        _first((tokenizer.special_tokens_map.get("word_delimiter_token"), " "), tokenizer.encoder): "<space>",
+        _first((tokenizer.unk_token, "<unk>", "[UNK]"), names.values()): "<unk>",
+        tokenizer.eos_token: "<sos/eos>",
+    }
+    rows = [blank] + [row for row in range(config.vocab_size) if row != blank]
+    tokens = ["<blank>"]
+    reserved = {"<blank>", *roles.values()}
+    for row in rows[1:]:
+        name = names.get(row, f"<unused{row}>")
+        own = roles.pop(name, None)
+        listed = line_name(name)
+        tokens.append(own or (f"<{listed.strip('<>')}#{row}>" if listed in reserved else listed))
+    for needed in ("<space>", "<unk>"):
+        if needed not in tokens:
+            raise ValueError(f"{path} has no token for {needed}")
+    return tokens, rows
+
+
+def _check_file(path: Path) -> None:
+    """Raises where vocab.json is missing, or no JSON object in UTF-8: transformers says neither which file nor what."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, which names the outputs of the CTC head")
+    data = path.read_bytes()
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise ValueError(f"{path} begins with a byte order mark, which transformers does not take: save it without one")
+    try:
+        vocabulary = json.loads(data.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(vocabulary, dict) or not vocabulary:
+        raise ValueError(f"{path} is no vocabulary: it must be a JSON object of tokens and their rows")
+
+
+def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path) -> dict[int, str]:
+    """``{row: token}`` of the tokens that the head has a row for.
+
+    Tokens that a tokenizer adds, such as "<s>", often have none: no model of that folder says them.
+    """
+    vocabulary: dict[str, int] = tokenizer.encoder
+    for token, row in vocabulary.items():
+        if not isinstance(row, int) or isinstance(row, bool) or row < 0:
+            raise ValueError(f"{path} is damaged: the token {token!r} has the row {row!r}")
+        if row >= config.vocab_size and row >= 0 and len(token) == 1:
+            raise ValueError(
+                f"{path} has the token {token!r} in row {row}, and the head has {config.vocab_size} rows (vocab_size)"
+            )
+    row, count = Counter(vocabulary.values()).most_common(1)[0]
+    if count > 1:
+        twice = " and ".join(repr(token) for token, r in vocabulary.items() if r == row)
+        raise ValueError(f"{path} is damaged: {twice} have the same row {row}")
+    names = {row: token for token, row in tokenizer.get_vocab().items()}
+    names.update((row, token) for token, row in vocabulary.items())
+    return {row: token for row, token in names.items() if row < config.vocab_size}
+
+
+def _blank(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path, names: dict[int, str]) -> int:
+    """The row of CTC's blank. transformers trains with the configuration's, and decodes with the tokenizer's.
+
+    Raises:
+        ValueError: they differ, or there is none.
+    """
+    trained = config.pad_token_id
+    decoded = next((row for row, name in names.items() if name == tokenizer.pad_token), None)
+    if trained is None and decoded is None:
+        raise ValueError(f"{path} has no blank: neither config.json nor the tokenizer names a token for padding")
+    if trained is not None and not 0 <= trained < config.vocab_size:
+        raise ValueError(
+            f"{path.parent}/config.json has the blank (pad_token_id) in row {trained}, and the head has "
+            f"{config.vocab_size} rows"
+        )
+    if None not in (trained, decoded) and trained != decoded:
+        raise ValueError(
+            f"which token is CTC's blank? {path.parent}/config.json says {names.get(trained)!r} (pad_token_id "
+            f"{trained}), the tokenizer says {tokenizer.pad_token!r} (row {decoded}); correct the one that the model "
+            "was not trained with"
+        )
+    return decoded if trained is None else trained
+
+
+def _first(tokens: Sequence[str | None], names: Collection[str]) -> str | None:
+    """The first of ``tokens`` that the vocabulary has."""
+    return next((token for token in tokens if token in names), None)
+
+
+def save_vocabulary(folder: str | os.PathLike, tokens: Sequence[str]) -> Wav2Vec2CTCTokenizer:
+    """Write vocab.json for ESPnet's token list, ``read_tokens``' inverse but for the names of the special tokens.
+
+    Returns: the tokenizer of that file.
+    """
+    taken = {token_of(token) for token in tokens}
+    special = {
+        "<blank>": _free(taken, "<pad>", "[PAD]", "<ctc_blank>"),
+        "<space>": _free(taken, "|", " ", "_", "\u2581"),
+        "<sos/eos>": _free(taken, "</s>", "[EOS]", "<end>"),
+    }
+    names = [special.get(token) or token_of(token) for token in tokens]
+    path = Path(folder) / FILE
+    rows = {name: row for row, name in enumerate(names)}
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return Wav2Vec2CTCTokenizer(
+        str(path),
+        word_delimiter_token=special["<space>"],
+        pad_token=special["<blank>"],
+        unk_token="<unk>" if "<unk>" in tokens else None,
+        bos_token="<s>" if "<s>" in tokens else None,
+        eos_token=special["<sos/eos>"] if "<sos/eos>" in tokens else None,
+    )
+
+
+def _free(taken: Collection[str], *names: str) -> str:
+    """The first of ``names`` that no other token has."""
+    return next(name for name in names if name not in taken)

@@ -1,0 +1,115 @@
+"""Every family of upstreams through stages 1 to 7, from a folder in the layout of its published checkpoint."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2Config, WavLMConfig
+
+import espnet_pinch
+from espnet_pinch.asr.decode import transcribe
+from espnet_pinch.bin import asr_decode, asr_train, collect_shapes, export, fold, prepare_data, prepare_dump, score
+from espnet_pinch.data.kaldi_dir import read_table
+from espnet_pinch.data.mini_corpus import make_mini_corpus
+
+CONF = Path(__file__).parents[1] / "conf"
+LIBRISPEECH = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
+OLD = {"do_normalize": True, "return_attention_mask": False, "sampling_rate": 16000, "feature_size": 1}
+MASKED = {**OLD, "return_attention_mask": True, "feature_extractor_type": "Wav2Vec2FeatureExtractor"}
+
+
+def wav2vec2(folder):
+    """facebook/wav2vec2-base-100h: a .bin, names of weights before transformers 4.31, no tokenizer class."""
+    return Wav2Vec2Config, LIBRISPEECH, OLD, {"mask_time_prob": 0.05, "feat_extract_norm": "group"}
+
+
+def hubert(folder):
+    """facebook/hubert-large-ls960-ft: layer norm before the blocks, a mask."""
+    fields = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+    return HubertConfig, LIBRISPEECH, MASKED, fields
+
+
+def wavlm(folder):
+    """patrickvonplaten/wavlm-libri-clean-100h-base-plus: lower case, no apostrophe, blank third from last."""
+    names = ["|", *map(chr, range(97, 123)), "[UNK]", "[PAD]", "<s>", "</s>"]
+    (folder / "added_tokens.json").write_text(json.dumps({"<s>": 29, "</s>": 30}))
+    settings = {"unk_token": "[UNK]", "pad_token": "[PAD]", "tokenizer_class": "Wav2Vec2CTCTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "word_delimiter_token": "|"}))
+    return WavLMConfig, names, {**MASKED, "do_normalize": False}, {"feat_extract_norm": "group", "pad_token_id": 28}
+
+
+def data2vec(folder):
+    """facebook/data2vec-audio-base-100h: no apply_spec_augment in its configuration, no processor class in any file."""
+    return Data2VecAudioConfig, LIBRISPEECH, MASKED, {"conv_pos_kernel_size": 3}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A tiny corpus with apostrophes."""
+    folder = tmp_path_factory.mktemp("corpus")
+    root = make_mini_corpus(folder, scale=0.02)
+    for path in root.rglob("*.trans.txt"):
+        path.write_text(path.read_text().replace("ONE", "ONE'S"))
+    return folder
+
+
+def publish(folder, family, ctc_folder):
+    """Write the folder of a fine-tuned checkpoint as it lies on the hub."""
+    folder.mkdir()
+    config_class, names, processing, fields = family(folder)
+    ctc_folder(folder, names, config_class, **fields)
+    if family is wavlm:
+        (folder / "vocab.json").write_text(json.dumps({name: row for row, name in enumerate(names[:29])}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(processing))
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({name: t for name, t in state.items() if name != "masked_spec_embed"}, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("family", [wav2vec2, hubert, wavlm, data2vec])
+def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_folder, tmp_path, monkeypatch):
+    publish(tmp_path / "up", family, ctc_folder)
+    monkeypatch.chdir(tmp_path)
+
+    def run(program, *options):
+        monkeypatch.setattr(sys, "argv", ["x", *map(str, options)])
+        program.main()
+
+    run(prepare_data, "--corpus", corpus, "--out", "data", "--nj", 1)
+    sets = ("--train_set", "train_clean_100", "--valid_set", "dev", "--test_sets", "test_clean", "test_other")
+    drop = ("--unknown_characters", "drop")
+    run(prepare_dump, "--data", "data", "--upstream", "up", "--own_baseline", "--out", "dump", *sets, *drop)
+    run(collect_shapes, "--train", "dump/train_clean_100", "--valid", "dump/dev", "--out", "stats")
+    common = ("--token_list", "dump/token_list/char/tokens.txt", "--frontend_conf", "upstream=up", *drop)
+    common = ("--config", CONF / "mini.yaml", "--frontend_conf", "upstream_conf={layerdrop: 0.0}", *common)
+    run(fold, "--exp", "baseline", "--untrained", *common, "--pruning", "method=dense")
+    training = ["--output_dir", "run", "--max_epoch", "1", "--batch_size", "8", "--num_workers", "0", *common]
+    for mode, name in (("train", "train_clean_100"), ("valid", "dev")):
+        training += [f"--{mode}_data_path_and_name_and_type", f"dump/{name}/wav.scp,speech,sound"]
+        training += [f"--{mode}_data_path_and_name_and_type", f"dump/{name}/text,text,text"]
+        training += [f"--{mode}_shape_file", f"stats/{mode}/speech_shape"]
+    asr_train.main(list(map(str, training)))
+    run(fold, "--exp", "run")
+    data = ("--data", "dump/test_clean", "dump/test_other")
+    for exp in ("baseline", "run"):
+        run(asr_decode, "--model", f"{exp}/folded", *data, "--out", f"{exp}/decode_ctc_greedy")
+    names = ("--references", "dump", "--sets", "test_clean", "test_other", "--upstream", "up")
+    run(score, "--exp", "run", "--baseline", "baseline", *names)
+    run(export, "--exp", "run", *data, "--values", "int8")
+
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0.65 <= results["sparsity"] <= 0.651 and results["wer"]["test_clean"]["words"] > 5
+    assert results["baseline"]["epochs"] == 0 and results["params_total"] == results["baseline"]["params_total"]
+    texts, references = (read_table(tmp_path / "dump" / name / "text") for name in ("train_clean_100", "test_clean"))
+    apostrophes = "".join(references.values()).count("'")
+    assert apostrophes and ("'" in "".join(texts.values())) == (family is not wavlm)
+    page = (tmp_path / "run" / "RESULTS.md").read_text()
+    assert ('Not in the vocabulary, in all sets: "\'" (U+0027)' in page) == (family is wavlm)
+    model = espnet_pinch.load(tmp_path / "run" / "export")
+    id_, audio = next(iter(read_table(tmp_path / "dump" / "test_clean" / "wav.scp").items()))
+    said = transcribe(model, [torch.from_numpy(soundfile.read(audio, dtype="float32")[0])])
+    assert said == [read_table(tmp_path / "run" / "decode_ctc_greedy" / "test_clean" / "text")[id_]]
