@@ -168,7 +168,7 @@ WRONG = {
     "a field of another kind": (lambda f: edit(f, hidden_size="wide"), "hidden_size"),
     "cut weights": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:900]),
-        "the weights of .* are damaged",
+        "model.safetensors is damaged",
     ),
 }
 

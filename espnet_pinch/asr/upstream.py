@@ -161,6 +161,7 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
         with tensors_only():
             model, info = auto.from_pretrained(upstream, **options)
     except SafetensorError as error:
+        weight_names(upstream)  # names the file where that can be seen
         raise ValueError(f"the weights of {upstream} are damaged: {' '.join(str(error).split())}") from None
     _check_fit(upstream, config, info)
     processing = read_processing(upstream, config)
