@@ -6,7 +6,7 @@ from transformers import Wav2Vec2Config
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import config_as_dict
-from espnet_pinch.core.magnitude import prune_smallest
+from espnet_pinch.core.one_shot import prune_smallest
 from espnet_pinch.export.model import assemble, gated_layers
 
 TOKENS = ["<blank>", "<s>", "<sos/eos>", "<unk>", "<space>", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]

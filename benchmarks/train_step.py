@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-from espnet_pinch import Pinch, parameter_groups
+from espnet_pinch import Pinch
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.budget import land
 
@@ -59,20 +59,14 @@ class Dense:
         config = Wav2Vec2Config(**SIZES[args.size], vocab_size=32, apply_spec_augment=False, layerdrop=0.0)
         self.model = Wav2Vec2ForCTC(config).train()
         self.model.freeze_feature_encoder()
-        self.new, self.after = [], []
         self.attach()
         self.model.to(args.device)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.new, lr=1e-6))
-        for p in self.model.parameters():
-            p.grad = torch.zeros_like(p) if p.requires_grad else None
-        self.optimizer.step()  # makes its moments, which are there from the second step on
-        self.optimizer.zero_grad()
-        for hook in self.after:
-            self.optimizer.register_step_post_hook(hook)
+        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-6)
         generator = torch.Generator().manual_seed(0)
         speech = torch.randn(args.batch, int(args.seconds * 16000), generator=generator)
         labels = torch.randint(1, 32, (args.batch, int(8 * args.seconds)), generator=generator)
         self.batch = {"input_values": speech.to(args.device), "labels": labels.to(args.device)}
+        self.step()  # makes the optimizer's moments, which are there from the second step on
 
     def attach(self) -> None:
         """Put gates into the model."""
@@ -100,11 +94,9 @@ class Pinched(Dense):
 
     def attach(self):
         self.pinch = Pinch(target_sparsity=TARGET, eta=ETA)
-        self.pinch.attach(self.model)
+        self.pinch.attach(self.model, total_steps=10**6)
         if self.landed:
             land(list(self.pinch.gates.values()), TARGET, 0.0005)
-        self.pinch.total_steps = 10**6
-        self.new, self.after = self.pinch.new_parameters(), [self.pinch.after_step]
 
     def loss(self):
         return self.pinch.penalty() + super().loss()

@@ -2,10 +2,9 @@
 
 __version__ = "0.1.0"
 
-from espnet_pinch.core.method import parameter_groups
-from espnet_pinch.core.pinch import Pinch
+from espnet_pinch.core.methods.pinch import Pinch
 
-__all__ = ["Pinch", "load", "parameter_groups"]
+__all__ = ["Pinch", "load"]
 
 
 def __getattr__(name: str):

@@ -79,6 +79,7 @@ def test_training_adds_the_penalty_and_validation_does_not(data, upstream, tmp_p
         text=torch.tensor([[5, 6], [7, -1]]),
         text_lengths=torch.tensor([2, 1]),
     )
+    model.pruning.total_steps = 10
     model.train()
     loss, stats, weight = model(**batch)
     gated = sum(g.weight_orig.numel() for g in model.pruning.gates.values())

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from espnet_pinch.core import gate
-from espnet_pinch.core.gate import apply_hard_mask, count_kept, hard_mask, kept_weights, masked_linear, masked_weight
+from espnet_pinch.core import score
+from espnet_pinch.core.gate import kept_weights, masked_linear, masked_weight
+from espnet_pinch.core.score import MAGNITUDE
 
 TAU = 0.3
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_gradients_are_those_of_the_whole_weight(monkeypatch, transposed):
-    monkeypatch.setattr(gate, "PIECE", 5)  # 12 weights: two pieces and a rest
+    monkeypatch.setattr(score, "PIECE", 5)  # 12 weights: two pieces and a rest
     weight = torch.randn(4, 3, dtype=torch.float64).T.requires_grad_() if transposed else torch.randn(3, 4).double()
     weight.requires_grad_()
     threshold = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
@@ -42,12 +43,11 @@ def test_the_incoming_gradient_is_left_as_it_is():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_count_and_mask_agree_at_the_threshold_itself(monkeypatch, dtype):
-    monkeypatch.setattr(gate, "PIECE", 300)
+    monkeypatch.setattr(score, "PIECE", 300)
     weight = torch.randn(40, 50).to(dtype)
     for threshold in (weight[3, 4], -weight[5, 6].abs(), torch.zeros((), dtype=dtype)):
-        mask = hard_mask(weight, threshold)
-        masked = apply_hard_mask(weight, threshold)
+        mask, masked = MAGNITUDE.mask(weight, threshold), MAGNITUDE.apply(weight, threshold)
         assert torch.equal(masked, weight * mask)
         assert not torch.signbit(masked[~mask]).any()  # no -0.0
-        assert count_kept(weight, threshold) == mask.sum()
-        assert count_kept(weight, threshold).dtype == torch.int64
+        assert MAGNITUDE.count(weight, threshold) == mask.sum()
+        assert MAGNITUDE.count(weight, threshold).dtype == torch.int64

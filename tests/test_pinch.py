@@ -16,7 +16,7 @@ from transformers import (
     WavLMModel,
 )
 
-from espnet_pinch import Pinch, parameter_groups
+from espnet_pinch import Pinch
 from espnet_pinch.core import budget
 from espnet_pinch.core.gate import GatedLinear
 from espnet_pinch.core.registry import build_method
@@ -35,8 +35,7 @@ def small_model(width=40):
 
 def train(model, pinch, steps, lr=0.01, total=None, threshold_lr=None):
     pinch.total_steps = total or steps
-    optimizer = torch.optim.AdamW(parameter_groups(model, pinch.new_parameters(), lr, threshold_lr), lr=lr)
-    optimizer.register_step_post_hook(pinch.after_step)
+    optimizer = torch.optim.AdamW(pinch.parameter_groups(lr, new_lr=threshold_lr), lr=lr)
     course = []
     for _ in range(steps):
         x = torch.randn(16, model[0].in_features if hasattr(model[0], "in_features") else 40)
@@ -70,7 +69,7 @@ def test_gates_act_in_the_model_and_folding_changes_nothing(config_class, model_
     assert not torch.allclose(gated, dense, atol=1e-3)
     gated.sum().backward()
     assert all(gate.threshold.grad is not None for gate in pinch.gates.values())
-    pinch.fold(model)
+    pinch.fold()
     assert not any(isinstance(m, GatedLinear) for m in model.modules())
     torch.testing.assert_close(model(audio).last_hidden_state, gated, rtol=0, atol=0)
 
@@ -120,7 +119,7 @@ def test_without_any_penalty_the_target_is_reached_along_a_line():
 def test_paper_landing_only_switches_eta():
     model = small_model(80)
     pinch = Pinch(target_sparsity=0.5, layers=r"\d", eta=1e-3, landing="paper")
-    pinch.attach(model)
+    pinch.attach(model, total_steps=10)
     thresholds = [gate.threshold for gate in pinch.gates.values()]
     assert pinch.eta == 1e-3
     budget.land(list(pinch.gates.values()), 0.7, 1e-3)
@@ -242,7 +241,7 @@ def test_thresholds_have_a_group_without_weight_decay():
     model = small_model()
     pinch = Pinch(layers=r"\d")
     pinch.attach(model)
-    weights, thresholds = parameter_groups(model, pinch.new_parameters(), 1e-3, 5e-3, weight_decay=0.1)
+    weights, thresholds = pinch.parameter_groups(1e-3, new_lr=5e-3, weight_decay=0.1)
     assert len(thresholds["params"]) == 2 and thresholds["weight_decay"] == 0 and thresholds["lr"] == 5e-3
     assert len(weights["params"]) == 4 and weights["weight_decay"] == 0.1
 

@@ -8,7 +8,6 @@ from espnet2.torch_utils.recursive_op import recursive_average
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from espnet_pinch.core.method import parameter_groups
 from espnet_pinch.core.registry import build_method
 
 WORLD = 2
@@ -28,7 +27,7 @@ class Net(nn.Module):
         layers = {"intermediate_dense": nn.Linear(12, 32), "output_dense": nn.Linear(32, 12)}
         self.layers = nn.ModuleDict(layers).to(dtype)
         self.pruning = build_method({"layers": "dense$", **block})
-        self.pruning.attach(self)
+        self.pruning.attach(self, total_steps=STEPS)
 
     def forward(self, x):  # (B, 12) -> (1,)
         penalty = self.pruning.penalty()
@@ -41,9 +40,7 @@ def train(block: dict, rank: int = 0, world: int = 1, accum: int = 1) -> dict:
     torch.manual_seed(0)
     net = Net(block)
     method = net.pruning
-    method.total_steps = STEPS
-    optimizer = torch.optim.SGD(parameter_groups(net, method.new_parameters(), lr=0.3))
-    optimizer.register_step_post_hook(method.after_step)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.3))
     wrapped = DistributedDataParallel(net) if world > 1 else net
     course = []
     torch.rand(rank)  # random states drift apart, as dropout on batches of other lengths makes them
@@ -124,7 +121,6 @@ def test_in_half_precision_thresholds_get_their_unscaled_gradient(method, dtype,
         net = Net({**block, method: {**block[method], "eta": 2e-3 if penalty else 0.0}}, torch.float32).to(device)
         new = net.pruning.new_parameters()
         optimizer = torch.optim.SGD([{"params": list(net.parameters())}], lr=0.1)
-        optimizer.register_step_post_hook(net.pruning.after_step)
         scaler = torch.amp.GradScaler(device, enabled=autocast)
         with torch.autocast(device, dtype=dtype, enabled=autocast):
             loss = net(x).sum()
@@ -149,7 +145,6 @@ def test_in_half_precision_thresholds_get_their_unscaled_gradient(method, dtype,
 def test_a_step_that_the_scaler_skips_does_not_count():
     net = Net(METHODS["pinch"], torch.float32)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    optimizer.register_step_post_hook(net.pruning.after_step)
     scaler = torch.amp.GradScaler("cpu")
     before = {k: v.clone() for k, v in net.state_dict().items() if "extra" not in k}
     scaler.scale(net(torch.full((2, 12), torch.inf)).sum()).backward()

@@ -19,7 +19,7 @@ from espnet_pinch.asr.checkpoint import write_folded
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream
 from espnet_pinch.bin import asr_beam_search, asr_decode, asr_train, check_config, fold, run_main
-from espnet_pinch.core.magnitude import read_layer_sparsities
+from espnet_pinch.core.methods.mixed_sparsity import read_layer_sparsities
 from espnet_pinch.data.audio import omniio, read_audio
 from espnet_pinch.data.dump import write_shapes
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir

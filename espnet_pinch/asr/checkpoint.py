@@ -80,6 +80,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     layers = args.pruning.get("layers", MethodSettings.layers)
     extra = sum(p.numel() for p in model.pruning.new_parameters())
     structured = model.pruning.structured
+    model.pruning.land()  # the mean of checkpoints may have left the target
     model.fold()
     counts = {**count_parameters(model, layers), "extra_trained_parameters": extra}
     pruning = {"method": "dense", "layers": layers}

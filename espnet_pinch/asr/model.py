@@ -61,10 +61,6 @@ class PruningASRModel(ESPnetASRModel):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Replace the gates by plain linear layers with zeros in them; the method becomes "dense".
-
-        The mean of several checkpoints is first put back on the target sparsity (``PruningMethod.land``).
-        """
-        self.pruning.land()
-        self.pruning.fold(self.frontend.upstream)
-        self.pruning = build_method({"method": "dense"})
+        """Replace the gates by plain linear layers with zeros in them; the method becomes "dense"."""
+        self.pruning.fold()
+        self.pruning = build_method({"method": "dense", "layers": self.pruning.settings.layers})

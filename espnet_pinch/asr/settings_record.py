@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_pinch.asr.resume import NEWEST, PREVIOUS
-from espnet_pinch.core.registry import DEFAULT_METHOD, METHODS, self_contained
+from espnet_pinch.core.registry import DEFAULT_METHOD, all_methods, method_of, self_contained
 from espnet_pinch.files import read_json, write_json
 
 FILE = "settings.json"
@@ -93,14 +93,15 @@ def describe(args: argparse.Namespace) -> dict:
 
 
 def _annealed(args: argparse.Namespace) -> bool:
-    method = args.pruning.get("method", DEFAULT_METHOD)
-    return args.scheduler == "linearwarmupdecay" or method in ("pinch", "nas_cp")
+    return args.scheduler == "linearwarmupdecay" or method_of(args.pruning).annealed
 
 
 def _changes(before: dict, now: dict) -> list[str]:
     old, new = before["settings"], now["settings"]
     known = {name.split(".")[0] for name in old}
-    unused = tuple(f"pruning.{method}." for method in METHODS if method != new.get("pruning.method", DEFAULT_METHOD))
+    unused = tuple(
+        f"pruning.{method}." for method in all_methods() if method != new.get("pruning.method", DEFAULT_METHOD)
+    )
     changes = [
         f"{name}: {_shown(old, name)} -> {_shown(new, name)}"
         for name in dict.fromkeys([*old, *new])

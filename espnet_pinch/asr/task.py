@@ -21,7 +21,6 @@ from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.settings_record import check_unchanged
 from espnet_pinch.asr.trainer import PruningTrainer
-from espnet_pinch.core.method import parameter_groups
 from espnet_pinch.core.registry import self_contained
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.spelling import POLICIES, UnknownCharacters
@@ -149,10 +148,9 @@ class PruningASRTask(ASRTask):
     def build_optimizers(cls, args: argparse.Namespace, model: nn.Module) -> list[torch.optim.Optimizer]:
         """One optimizer; the method's new parameters are a group of their own, without weight decay."""
         optimizer_class = abs_task.optim_classes[args.optim]
-        new = model.pruning.new_parameters()
         lr = args.optim_conf.get("lr", 1e-3)
         options = {k: v for k, v in args.optim_conf.items() if k != "lr"}
-        groups = parameter_groups(model, new, lr, model.pruning.new_lr, **options)
+        groups = model.pruning.parameter_groups(lr, model, **options)
         for group in groups:
             logging.info(f"{sum(p.numel() for p in group['params']):,} parameters at lr {group['lr']}")
         return [optimizer_class(groups, **args.optim_conf)]

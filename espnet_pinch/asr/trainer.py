@@ -87,8 +87,7 @@ class PruningTrainer(Trainer):
             )
         logging.info(f"{steps} optimizer steps: {trainer_options.max_epoch} epochs of {iterations} batches")
         model.pruning.total_steps = steps
-        for optimizer, scheduler in zip(optimizers, schedulers):
-            optimizer.register_step_post_hook(model.pruning.after_step)
+        for scheduler in schedulers:
             if isinstance(scheduler, LinearWarmupDecay):
                 scheduler.set_total_steps(steps)
         if model.frontend.upstream.config.layerdrop or not model.frontend.masks_frames:

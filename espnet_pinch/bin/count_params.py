@@ -7,7 +7,7 @@ import argparse
 
 from espnet_pinch.asr.architectures import CONFIGS
 from espnet_pinch.bin import run_main
-from espnet_pinch.core.registry import METHODS, check_method
+from espnet_pinch.core.registry import all_methods, find_method
 from espnet_pinch.files import write_json
 from espnet_pinch.results.accounting import account, two_decimals
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--method", help="whose extra trained parameters to print; every method's where not given")
     parser.add_argument("--json", help="write all counts to this file too")
     args = parser.parse_args()
-    methods = METHODS if args.method is None else [check_method(args.method)]
+    methods = list(all_methods()) if args.method is None else [find_method(args.method).name]
     counts = account(args.upstream, args.sparsity and [number(text) for text in args.sparsity])
     extra = [f"{method} {counts['extra_parameters'][method]}" for method in methods]
     print(

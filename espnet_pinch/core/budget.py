@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from espnet_pinch.core.gate import GatedLinear, count_kept
+from espnet_pinch.core.gate import GatedLinear
 
 
 def count_weights(gates: Sequence[GatedLinear]) -> int:
@@ -12,11 +12,9 @@ def count_weights(gates: Sequence[GatedLinear]) -> int:
     return sum(gate.weight_orig.numel() for gate in gates)
 
 
-@torch.no_grad()
 def count_pruned(gates: Sequence[GatedLinear], factor: float = 1.0) -> int:
     """Number of weights that the gates prune once every threshold is multiplied by ``factor``."""
-    kept = [count_kept(gate.weight_orig, gate.threshold * factor) for gate in gates]
-    return count_weights(gates) - int(torch.stack(kept).sum())
+    return count_weights(gates) - int(torch.stack([gate.count_kept(factor) for gate in gates]).sum())
 
 
 def sparsity(gates: Sequence[GatedLinear]) -> float:
@@ -28,8 +26,8 @@ def sparsity(gates: Sequence[GatedLinear]) -> float:
 def land(gates: Sequence[GatedLinear], target: float, tolerance: float) -> None:
     """Multiply every threshold by one common factor, so that the sparsity is in [target, target + tolerance].
 
-    One factor for all keeps what training found, how the layers' thresholds stand to each other. Where the
-    weights are too few for the tolerance (or many are equal), the smallest sparsity not under the target is taken.
+    One factor for all keeps what training found: the ratios of the layers' thresholds. Where the weights are too few
+    for the tolerance (or many are equal), the smallest sparsity not under the target is taken.
 
     Args:
         gates: the gated layers.

@@ -1,33 +1,103 @@
-"""What every pruning method offers to a training loop, and ``Dense``, which prunes nothing."""
+"""What every pruning method offers to a training loop."""
 
 import math
-from collections.abc import Iterable
+import weakref
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from espnet_pinch.core.channels import make_room
-from espnet_pinch.core.settings import DenseSettings
+from espnet_pinch.core.settings import MethodSettings
+
+# Optimizer steps without the new parameters, and none with them, after which they were surely forgotten.
+FORGOTTEN = 2
 
 
 class PruningMethod(nn.Module):
     """A pruning method, attached to one model.
 
-    A training loop calls ``attach`` once and sets ``total_steps``; then it calls ``penalty()`` before every forward
-    pass and adds it to the loss, and ``after_step()`` after ``optimizer.step()``, best as
-    ``optimizer.register_step_post_hook``.
-    ``fold`` ends it. The method's own progress travels in ``state_dict``, so a resumed run goes on where it was.
+    A training loop calls ``attach`` once, makes its optimizer of ``parameter_groups``, adds ``penalty()`` to every
+    loss, and calls ``fold`` at the end. What has to happen once in an optimizer step happens by itself: the model's
+    forward pass begins it, the optimizer's step ends it. The method's own progress travels in ``state_dict``, so a
+    resumed run goes on where it was.
+
+    A new method is a subclass, registered by ``espnet_pinch.core.registry.register``. It overrides what it needs of
+    ``put_gates``, ``new_parameters``, ``begin_step``, ``penalty``, ``after_step``, ``layer_counts``, ``on_target``,
+    ``land`` and ``take_gates``.
+
+    Args:
+        settings: fields of ``settings_class``.
     """
 
+    settings_class: type[MethodSettings] = MethodSettings
     structured = False  # whether whole channels go, so that the folded matrices can be made smaller
 
-    def __init__(self):
+    def __init__(self, **settings):
         super().__init__()
+        self.settings = self.settings_class(**settings)
         self.total_steps: int | None = None  # optimizer steps of the whole run
         self.step = 0  # optimizer steps done
+        self._model: list[nn.Module] = []  # in a list: the method is no parent of it
+        self._begun = self._asked = -1  # the steps that a forward pass has begun, and that penalty() was called in
+        self._steps_without = 0  # of optimizers that hold the model's parameters and not the new ones
 
-    def attach(self, model: nn.Module) -> None:
-        """Put the method's gates into ``model``."""
+    # -- what a training loop calls
+
+    def attach(self, model: nn.Module, total_steps: int | None = None) -> None:
+        """Put the method's gates into ``model``.
+
+        Args:
+            model: whose forward pass the training calls; or a part of it that is called in every forward pass.
+            total_steps: optimizer steps of the whole run. A schedule needs it, at the first step at the latest.
+
+        Raises:
+            ValueError: no layer matches the settings.
+        """
+        self.total_steps = total_steps
+        self._model = [model]
+        self.put_gates(model)
+        self._hook = model.register_forward_pre_hook(self._before_forward)
+        _attached.add(self)
+
+    def parameter_groups(
+        self, lr: float, model: nn.Module | None = None, new_lr: float | None = None, **options
+    ) -> list[dict]:
+        """Groups for an optimizer: the model's trainable parameters, and the method's new ones without weight decay.
+
+        Args:
+            lr: learning rate of the weights.
+            model: the whole model, where the method is attached to a part of it.
+            new_lr: learning rate of the new parameters; the settings' where None, and else the weights'.
+            options: more settings of the weights' group, such as ``weight_decay``.
+        """
+        new = self.new_parameters()
+        own = {id(p) for p in new}
+        weights = [p for p in (model or self._model[0]).parameters() if p.requires_grad and id(p) not in own]
+        groups = [{"params": weights, "lr": lr, **options}]
+        if new:
+            rates = (rate for rate in (new_lr, self.new_lr, lr) if rate is not None)
+            groups.append({"params": new, "lr": next(rates), "weight_decay": 0.0})
+        return groups
+
+    def penalty(self) -> Tensor | float:
+        """The term that the method adds to the loss, a scalar. It may stand before or behind the forward pass."""
+        self._ask()
+        return 0.0
+
+    def fold(self) -> None:
+        """End the method: plain layers that compute the same take the place of the gates."""
+        self.take_gates(self._model[0])
+        self._hook.remove()
+        _attached.discard(self)
+
+    # -- what a method overrides
+
+    def put_gates(self, model: nn.Module) -> None:
+        """Replace layers of ``model`` by gated ones, or prune them; raises ValueError where none matches."""
+
+    def take_gates(self, model: nn.Module) -> None:
+        """Replace the gated layers of ``model`` by plain ones that compute the same."""
 
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that the method trains besides the model's own."""
@@ -38,18 +108,35 @@ class PruningMethod(nn.Module):
         """Learning rate of the new parameters; None where it is that of the weights."""
         return None
 
-    def penalty(self) -> Tensor | float:
-        """The term that the method adds to the loss, a scalar. Called before every forward pass of the training."""
-        return 0.0
-
-    def after_step(self, *_) -> None:
-        """Count one optimizer step. Takes and ignores what a step hook is called with."""
-        self.step += 1
+    @staticmethod
+    def self_contained(own: Mapping) -> dict:
+        """The method's own settings, with the content of files that they name in the place of the names."""
+        return dict(own)
 
     @property
-    def progress(self) -> float:
-        """Part of the run that is done, 0 to 1; 0 while the length of the run is not known."""
-        return min(self.step / self.total_steps, 1.0) if self.total_steps else 0.0
+    def needs_penalty(self) -> bool:
+        """Whether a step whose loss lacks ``penalty()`` is a mistake."""
+        return False
+
+    @property
+    def needs_total_steps(self) -> bool:
+        """Whether the method has a schedule over the run."""
+        return False
+
+    def begin_step(self) -> None:
+        """Called once in each optimizer step, before its first forward pass and its first penalty."""
+
+    def before_forward(self) -> None:
+        """Called before every forward pass in training mode."""
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Called after each optimizer step; counts it."""
+        self.step += 1
+
+    def layer_counts(self) -> dict[str, tuple[float, int]]:
+        """``{layer: (pruned weights, weights)}`` of the gated layers; expected numbers while a choice is open."""
+        return {}
 
     def on_target(self) -> bool:
         """Whether the model is now as sparse as it should end up."""
@@ -59,15 +146,24 @@ class PruningMethod(nn.Module):
         """Figures worth a line in the training log."""
         return {}
 
-    def layer_sparsity(self) -> dict[str, float]:
-        """``{layer name: fraction of its weights that is pruned}``."""
-        return {}
-
     def land(self) -> None:
-        """Put the model on its target, where the method promises that and the mean of checkpoints is a little off."""
+        """Put a trained model on its target exactly: the mean of several checkpoints may have left it."""
 
-    def fold(self, model: nn.Module) -> None:
-        """Replace the gates in ``model`` by plain layers that compute the same."""
+    # -- what there is to know
+
+    def sparsity(self) -> float:
+        """Overall sparsity: pruned weights over gated weights; 0.0 where nothing is gated."""
+        counts = self.layer_counts().values()
+        return sum(pruned for pruned, _ in counts) / max(sum(weights for _, weights in counts), 1)
+
+    def layer_sparsity(self) -> dict[str, float]:
+        """``{layer: fraction of its weights that is pruned}``."""
+        return {name: pruned / weights for name, (pruned, weights) in self.layer_counts().items()}
+
+    @property
+    def progress(self) -> float:
+        """Part of the run that is done, 0 to 1; 0 while the length of the run is not known."""
+        return min(self.step / self.total_steps, 1.0) if self.total_steps else 0.0
 
     def get_extra_state(self) -> Tensor:
         # A float tensor: checkpoint averaging would sum integers, and weights-only loading takes tensors alone.
@@ -76,43 +172,73 @@ class PruningMethod(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         self.step = round(float(state[0]))
 
+    def extra_repr(self) -> str:
+        return repr(self.settings)
 
-class Dense(PruningMethod):
-    """No pruning. A model folded to smaller matrices is rebuilt by it, ready for its weights.
+    # -- the course of a step
 
-    Args:
-        settings: keyword arguments of ``DenseSettings``.
-    """
+    def _before_forward(self, model: nn.Module, _inputs) -> None:
+        if model.training:
+            self._begin()
+            self.before_forward()
 
-    def __init__(self, **settings):
-        super().__init__()
-        self.settings = DenseSettings(**settings)
+    def _begin(self) -> None:
+        if self._begun == self.step:
+            return
+        if self.needs_total_steps and not self.total_steps:
+            raise RuntimeError(f"{type(self).__name__} does not know the length of the run: attach(model, total_steps)")
+        self._begun = self.step
+        self.begin_step()
 
-    def attach(self, model: nn.Module) -> None:
-        make_room(model, self.settings.channels)
+    def _ask(self) -> None:
+        """Note that the penalty was asked for; ``penalty`` calls it first."""
+        self._begin()
+        self._asked = self.step
+
+    def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether a step of this optimizer is a step of the method."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        new = self.new_parameters()
+        if not new:
+            return any(id(p) in held for p in self._model[0].parameters())
+        if id(new[0]) in held:
+            return True
+        if any(id(p) in held for p in self._model[0].parameters()):
+            self._steps_without += 1
+            if self.step == 0 and self._steps_without >= FORGOTTEN:
+                raise RuntimeError(
+                    f"the optimizer does not train the new parameters of {type(self).__name__}: make it after "
+                    "attach(), of parameter_groups()"
+                )
+        return False
+
+    def _after_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._counts(optimizer):
+            return
+        if self._begun != self.step:
+            raise RuntimeError(
+                f"an optimizer step without a forward pass in training mode of the model that {type(self).__name__} is "
+                "attached to: attach it to the module whose forward pass the training calls"
+            )
+        if self._asked != self.step and self.needs_penalty:
+            raise RuntimeError(
+                f"an optimizer step without the penalty of {type(self).__name__}: add penalty() to the loss"
+            )
+        self.after_step()
+
+
+# The attached methods of this process. torch keeps a hook as long as the process lives, so there is one for all.
+_attached: weakref.WeakSet[PruningMethod] = weakref.WeakSet()
+
+
+def _after_any_optimizer(optimizer: torch.optim.Optimizer, *_) -> None:
+    for method in list(_attached):
+        method._after_optimizer(optimizer)
+
+
+register_optimizer_step_post_hook(_after_any_optimizer)
 
 
 def cosine(start: float, end: float, progress: float) -> float:
     """From ``start`` to ``end`` along half a period of a cosine, as ``progress`` goes from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def parameter_groups(
-    model: nn.Module, new_parameters: Iterable[nn.Parameter], lr: float, new_lr: float | None = None, **options
-) -> list[dict]:
-    """Optimizer groups: the model's trainable parameters, and the pruning method's without weight decay.
-
-    Args:
-        model: with the method attached.
-        new_parameters: ``PruningMethod.new_parameters()``.
-        lr: learning rate of the weights.
-        new_lr: learning rate of the new parameters; the weights' where None.
-        options: more settings of the weights' group, such as ``weight_decay``.
-    """
-    new = list(new_parameters)
-    own = {id(p) for p in new}
-    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
-    groups = [{"params": weights, "lr": lr, **options}]
-    if new:
-        groups.append({"params": new, "lr": lr if new_lr is None else new_lr, "weight_decay": 0.0})
-    return groups

@@ -1,41 +1,91 @@
-"""Pruning methods by name."""
+"""The pruning methods by name, with what tables, pictures and scripts have to know of each.
+
+A method is a file in ``espnet_pinch/core/methods``; it registers itself with ``register``. Nothing else lists methods.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
 
-from espnet_pinch.core.magnitude import MixedSparsity, UniformPruning, read_layer_sparsities
-from espnet_pinch.core.method import Dense, PruningMethod
-from espnet_pinch.core.nas import NasChannels
-from espnet_pinch.core.pinch import Pinch
-from espnet_pinch.core.settings import (
-    DenseSettings,
-    MagnitudeSettings,
-    MethodSettings,
-    NasSettings,
-    PinchSettings,
-    check_keys,
-    shown,
-)
+from espnet_pinch.core import methods as package
+from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.settings import MethodSettings, check_keys, shown
 
-# Name: class, settings.
-_METHODS = {
-    "dense": (Dense, DenseSettings),
-    "ump": (UniformPruning, MethodSettings),
-    "mixed_sparsity": (MixedSparsity, MagnitudeSettings),
-    "nas_cp": (NasChannels, NasSettings),
-    "pinch": (Pinch, PinchSettings),
-}
-METHODS = tuple(_METHODS)
 DEFAULT_METHOD = "pinch"  # of a block that names none
-
+UNPRUNED = "dense"
 _COMMON = {field.name for field in dataclasses.fields(MethodSettings)}
 
 
-def check_method(name) -> str:
-    """``name`` if it is a pruning method; otherwise ValueError."""
-    if name not in METHODS:
-        raise ValueError(f"unknown pruning method {shown(name)}; there is: {', '.join(METHODS)}")
-    return name
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A registered method.
+
+    Attributes:
+        name: in a YAML's ``pruning:`` block and on the command line.
+        build: its class.
+        title: in tables.
+        label, colour, marker: of its curve in pictures; matplotlib's names.
+        extra_per_layer: parameters that it trains besides the model's own, for each gated layer.
+        annealed: whether its course depends on the length of the run.
+        most: its largest target sparsity.
+        from_run: the setting that names a finished run of ``DEFAULT_METHOD`` at the same target; None where there is
+            none.
+    """
+
+    name: str
+    build: type[PruningMethod]
+    title: str
+    label: str
+    colour: str
+    marker: str
+    extra_per_layer: int = 0
+    annealed: bool = False
+    most: float = 1.0
+    from_run: str | None = None
+
+    @property
+    def own_settings(self) -> set[str]:
+        """Names of the settings that not every method has."""
+        return {field.name for field in dataclasses.fields(self.build.settings_class)} - _COMMON
+
+
+_found: dict[str, Method] = {}
+
+
+def register(name: str, **facts) -> Callable[[type[PruningMethod]], type[PruningMethod]]:
+    """Decorate a subclass of ``PruningMethod`` to register it under ``name``.
+
+    Args:
+        facts: fields of ``Method``.
+    """
+
+    def decorate(build: type[PruningMethod]) -> type[PruningMethod]:
+        _found[name] = Method(name, build, **facts)
+        return build
+
+    return decorate
+
+
+def all_methods() -> dict[str, Method]:
+    """``{name: method}``: without pruning first, then the default method, then the others by name."""
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    order = {UNPRUNED: 0, DEFAULT_METHOD: 1}
+    return {name: _found[name] for name in sorted(_found, key=lambda name: (order.get(name, 2), name))}
+
+
+def find_method(name) -> Method:
+    """The method of that name; ValueError where there is none."""
+    methods = all_methods()
+    if not isinstance(name, str) or name not in methods:
+        raise ValueError(f"unknown pruning method {shown(name)}; there is: {', '.join(methods)}")
+    return methods[name]
+
+
+def method_of(block: Mapping) -> Method:
+    """The method that a YAML's ``pruning:`` block names; ValueError where there is none of that name."""
+    return find_method(block.get("method", DEFAULT_METHOD))
 
 
 def build_method(block: Mapping) -> PruningMethod:
@@ -44,17 +94,17 @@ def build_method(block: Mapping) -> PruningMethod:
     Raises:
         ValueError: unknown method, unknown setting or a setting out of its range.
     """
-    check_keys(block, {"method", *_COMMON, *METHODS}, "the pruning block")
-    name = check_method(block.get("method", DEFAULT_METHOD))
-    for other, (_, settings) in _METHODS.items():
-        own = {field.name for field in dataclasses.fields(settings)} - _COMMON
-        check_keys(block.get(other) or {}, own, f"the pruning block's {other}")
-    return _METHODS[name][0](**{key: block[key] for key in _COMMON if key in block}, **(block.get(name) or {}))
+    methods = all_methods()
+    check_keys(block, {"method", *_COMMON, *methods}, "the pruning block")
+    method = method_of(block)
+    for other in methods.values():
+        check_keys(block.get(other.name) or {}, other.own_settings, f"the pruning block's {other.name}")
+    common = {key: block[key] for key in _COMMON if key in block}
+    return method.build(**common, **(block.get(method.name) or {}))
 
 
 def self_contained(block: Mapping) -> dict:
-    """``block`` with the layer sparsities themselves where it names a file to read them from."""
-    if block.get("method") != "mixed_sparsity":
-        return dict(block)
-    own = block.get("mixed_sparsity") or {}
-    return {**block, "mixed_sparsity": {"layer_sparsities": read_layer_sparsities(own.get("layer_sparsities"))}}
+    """``block`` with what its settings name files for in their place, so that it needs none."""
+    method = method_of(block)
+    own = method.build.self_contained(block.get(method.name) or {})
+    return {**block, **({method.name: own} if own else {})}

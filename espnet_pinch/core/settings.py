@@ -1,4 +1,4 @@
-"""The ``pruning:`` block of a YAML: the settings of every method, and their checks.
+"""The ``pruning:`` block of a YAML: what every method is told, and the checks of settings.
 
 pruning:
     method: pinch
@@ -14,9 +14,6 @@ from collections.abc import Mapping
 from numbers import Real
 
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS
-
-# Fractions of the channels that the candidates of NAS-CP remove (arXiv 2505.22608, section 4).
-CANDIDATES = (0.0, 0.25, 0.5, 0.75, 0.875, 0.9, 0.925)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,27 +36,6 @@ class MethodSettings:
             re.compile(self.layers)
         except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"layers is not a regular expression: {error}") from None
-
-
-@dataclasses.dataclass(frozen=True)
-class DenseSettings(MethodSettings):
-    """Attributes:
-    channels: ``{layer: channels left}`` of a model folded to smaller matrices.
-    """
-
-    channels: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class MagnitudeSettings(MethodSettings):
-    """Settings of one-shot magnitude pruning.
-
-    Attributes:
-        layer_sparsities: ``{layer: sparsity}``, or the file or folder of a folded run to take them from; None for
-            the target in every layer.
-    """
-
-    layer_sparsities: Mapping[str, float] | str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,48 +77,6 @@ class OnePassSettings(MethodSettings):
         if not isinstance(self.eta, Mapping):
             return float(self.eta)
         return float(self.eta[max(start for start in self.eta if start <= self.target_sparsity)])
-
-
-@dataclasses.dataclass(frozen=True)
-class PinchSettings(OnePassSettings):
-    """Settings of the self-pinching gates; the defaults are the paper's values for a base model.
-
-    Attributes:
-        threshold_init: first value of every threshold.
-        threshold_lr: learning rate of the thresholds; the weights' own where None.
-    """
-
-    eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 2e-5, 0.65: 3e-5})
-    threshold_init: float = 1e-5
-    threshold_lr: float | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_number("threshold_init", self.threshold_init, above=0.0)
-        if self.threshold_lr is not None:
-            check_number("threshold_lr", self.threshold_lr, above=0.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class NasSettings(OnePassSettings):
-    """Settings of NAS-CP; the defaults are the paper's values for a base model.
-
-    Attributes:
-        architecture_lr: learning rate of the architecture weights; the weights' own where None.
-    """
-
-    eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 4e-5, 0.75: 2e-4})
-    architecture_lr: float | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.target_sparsity > CANDIDATES[-1]:
-            raise ValueError(
-                f"nas_cp cannot reach a target sparsity of {self.target_sparsity}: its candidates remove at most "
-                f"{100 * CANDIDATES[-1]:g} % of the channels"
-            )
-        if self.architecture_lr is not None:
-            check_number("architecture_lr", self.architecture_lr, above=0.0)
 
 
 def check_target_sparsity(value) -> float:

@@ -31,15 +31,12 @@ from torch import nn
 
 from espnet_pinch.asr.architectures import ctc_model, pretraining_model
 from espnet_pinch.core.attach import find_linears
-from espnet_pinch.core.registry import METHODS
-from espnet_pinch.core.settings import CANDIDATES, check_target_sparsity
+from espnet_pinch.core.registry import all_methods
+from espnet_pinch.core.settings import check_target_sparsity
 from espnet_pinch.results.paper import TABLE1, TABLE2
 
 # Whether the paper's count for this upstream takes the biases of the gated linears for pruned.
 PAPER_PRUNES_BIASES = {"wav2vec2_base": False, "hubert_large": True, "wavlm_base_plus": False}
-
-# Parameters that a method trains besides the model's own, for each gated linear: a threshold; a weight per candidate.
-EXTRA_PER_LINEAR = {"pinch": 1, "nas_cp": len(CANDIDATES)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +101,6 @@ def bits(counts: Counts, sparsity: float) -> int:
     return 32 * left + (counts.weights if left < counts.total else 0)
 
 
-def extra_parameters(method: str, linears: int) -> int:
-    """Parameters that ``method`` trains besides the model's own."""
-    return EXTRA_PER_LINEAR.get(method, 0) * linears
-
-
 def published(upstream: str, sparsity: float) -> tuple[float | None, float | None]:
     """The paper's parameters in millions, and its compression ratio; None for what it does not give."""
     rows = [row for row in (*TABLE1, *TABLE2) if (row.upstream, row.sparsity) == (upstream, sparsity)]
@@ -153,7 +145,7 @@ def account(upstream: str, sparsities: list[float] | None = None) -> dict:
         **dataclasses.asdict(counts),
         "pretraining": original,
         "paper_prunes_biases": biases,
-        "extra_parameters": {method: extra_parameters(method, counts.linears) for method in METHODS},
+        "extra_parameters": {name: m.extra_per_layer * counts.linears for name, m in all_methods().items()},
         "rows": [_row(upstream, counts, sparsity, original) for sparsity in sparsities],
     }
 

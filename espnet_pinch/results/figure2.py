@@ -5,17 +5,12 @@ import statistics
 
 import matplotlib.pyplot as plt
 
+from espnet_pinch.core.registry import UNPRUNED, all_methods
 from espnet_pinch.results import paper
 from espnet_pinch.results.plots import save
-from espnet_pinch.results.sweep import System
+from espnet_pinch.results.sweep import BASELINE, System
 
 PANELS = {"dev": ("dev_clean", "dev_other"), "test": ("test_clean", "test_other")}
-CURVES = {  # method: name, colour, marker
-    "ump": ("UMP", "tab:gray", "s"),
-    "mixed_sparsity": ("Mixed-sparsity", "tab:green", "^"),
-    "nas_cp": ("NAS-CP", "tab:red", "v"),
-    "pinch": ("pinch", "tab:blue", "o"),
-}
 # Reference words of LibriSpeech's sets, to weigh the paper's two error rates of a panel.
 WORDS = {"dev_clean": 54402, "dev_other": 50948, "test_clean": 52576, "test_other": 52343}
 
@@ -31,13 +26,14 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
         found: the systems of this upstream.
         path: suffix is replaced.
     """
-    printed = [row for row in paper.TABLE1 if row.upstream == upstream and row.method in CURVES]
+    curves = {name: method for name, method in all_methods().items() if name != UNPRUNED}
+    printed = [row for row in paper.TABLE1 if row.upstream == upstream and row.method in curves]
     if not found and not printed:
         return False
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for axis, (panel, sets) in zip(axes, PANELS.items()):
-        for method, (name, colour, marker) in CURVES.items():
-            style = dict(color=colour, marker=marker)
+        for method, facts in curves.items():
+            name, style = facts.label, dict(color=facts.colour, marker=facts.marker)
             for i, variant in enumerate(dict.fromkeys(s.variant for s in found if s.method == method)):
                 curve = [system for system in found if (system.method, system.variant) == (method, variant)]
                 label = f"{name}; {variant}" if variant else name
@@ -49,9 +45,9 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
                 axis.plot(
                     [100 * r.sparsity for r in rows], pooled, "--", fillstyle="none", alpha=0.7, label=label, **style
                 )
-        for baseline in (system for system in found if system.method == "baseline"):
+        for baseline in (system for system in found if system.method == BASELINE):
             axis.axhline(baseline.wers(sets)[0], color="black", linestyle=":", label="baseline")
-        for row in (row for row in paper.TABLE1 if (row.upstream, row.method) == (upstream, "dense")):
+        for row in (row for row in paper.TABLE1 if (row.upstream, row.method) == (upstream, UNPRUNED)):
             axis.axhline(_pooled(row, sets), color="black", linestyle="--", alpha=0.5, label="baseline, paper")
         axis.set_title(f"{upstream}: {panel}, clean and other")
         axis.set_xlabel("sparsity, %")

@@ -6,11 +6,12 @@ from statistics import fmean
 
 import numpy as np
 
+from espnet_pinch.core.registry import DEFAULT_METHOD
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.results.alignment import align
 from espnet_pinch.results.scoring import join
 from espnet_pinch.results.significance import bootstrap
-from espnet_pinch.results.sweep import System
+from espnet_pinch.results.sweep import BASELINE, System
 from espnet_pinch.results.tables import title
 
 NO_TRANSCRIPTS = "no transcripts"
@@ -25,14 +26,14 @@ def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
     Args:
         found: the systems of one upstream.
     """
-    pinched = [s for s in found if s.method == "pinch"]
+    pinched = [s for s in found if s.method == DEFAULT_METHOD]
     runs_of = Counter()
     for system in pinched:
         runs_of[system.variant] += len(system.runs)
     if not runs_of:
         return [], []
     ours = {s.target: s for s in pinched if s.variant == runs_of.most_common(1)[0][0]}
-    others = [s for s in found if s.target in ours and s.method != "baseline" and s is not ours[s.target]]
+    others = [s for s in found if s.target in ours and s.method != BASELINE and s is not ours[s.target]]
     head = ["target %", "system", "runs", "sparsity reached %: pinch", "sparsity reached %", "test words"]
     head += ["errors of pinch", "errors", "difference, points of WER", "95 % interval", "verdict"]
     rows = [_row(ours[s.target], s) for s in sorted(others, key=lambda s: s.target)]

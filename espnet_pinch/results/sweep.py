@@ -7,8 +7,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from espnet_pinch.asr import history
+from espnet_pinch.core.registry import all_methods
 from espnet_pinch.files import read_json
 
+BASELINE = "baseline"  # in the place of a method: the system that all others are compared with
 NEEDED = ("upstream", "method", "target_sparsity", "seed", "wer", "significance", "baseline", "params_kept")
 NEEDED += ("seconds", "decoded", "references")
 
@@ -53,6 +55,8 @@ def _read(folder: Path) -> Run:
         missing = [key for key in NEEDED if key not in results]
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
         return Run(folder, None, "broken: results.json is not JSON")
+    if not missing and results["method"] not in all_methods():
+        return Run(folder, None, f"of the unknown method {results['method']!r}")
     if missing:
         return Run(folder, None, f"broken: results.json has no {missing[0]}; score it again with stage 6")
     return Run(folder, {**results, "experiment": str(folder)}, "finished")  # wherever it has been moved to
@@ -102,10 +106,14 @@ def systems(runs: list[Run]) -> list[System]:
     for upstream in dict.fromkeys(key[0] for key in found):
         newest = next(rs[-1] for key, rs in found.items() if key[0] == upstream)
         same = {s: {"significant_increase": False} for s in newest["wer"]}
-        found[upstream, "baseline", 0.0, ""] = [{**newest["baseline"], "significance": same}]
-    order = ("baseline", "dense", "pinch", "mixed_sparsity", "nas_cp", "ump")
-    keys = sorted(found, key=lambda key: (key[0], order.index(key[1]), key[3], key[2]))
+        found[upstream, BASELINE, 0.0, ""] = [{**newest["baseline"], "significance": same}]
+    keys = sorted(found, key=lambda key: (key[0], rank(key[1]), key[3], key[2]))
     return [System(*key[:3], tuple(found[key]), key[3]) for key in keys]
+
+
+def rank(method: str) -> int:
+    """The place of a method in tables: the baseline first, then as the registry has them."""
+    return 0 if method == BASELINE else 1 + list(all_methods()).index(method)
 
 
 def _variants(finished: list[dict]) -> list[str]:

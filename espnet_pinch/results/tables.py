@@ -4,19 +4,12 @@ import csv
 import io
 import statistics
 
+from espnet_pinch.core.registry import UNPRUNED, find_method
 from espnet_pinch.results import paper
 from espnet_pinch.results.experiment import markdown_table
-from espnet_pinch.results.sweep import System
+from espnet_pinch.results.sweep import BASELINE, System, rank
 
 NOT_RUN = "not run"
-NAMES = {
-    "baseline": "baseline, not pruned",
-    "dense": "dense, same schedule",
-    "pinch": "pinch (self-pinching gates)",
-    "mixed_sparsity": "Mixed-sparsity",
-    "nas_cp": "NAS-CP",
-    "ump": "UMP",
-}
 
 
 def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str]]]:
@@ -29,9 +22,9 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
     sets = list(found[0].runs[0]["wer"]) if found else [name.replace("-", "_") for name in paper.SETS]
     in_paper = [row for row in paper.TABLE1 if row.upstream == upstream]
     ours = {(s.method, s.variant, round(s.target, 4)): s for s in found}
-    theirs = {("baseline" if row.method == "dense" else row.method, row.sparsity): row for row in in_paper}
+    theirs = {(BASELINE if row.method == UNPRUNED else row.method, row.sparsity): row for row in in_paper}
     not_run = {(m, "", sparsity) for m, sparsity in theirs if not any((m, sparsity) == key[::2] for key in ours)}
-    keys = sorted({*ours, *not_run}, key=lambda key: (list(NAMES).index(key[0]), *key[1:]))
+    keys = sorted({*ours, *not_run}, key=lambda key: (rank(key[0]), *key[1:]))
     head = ["system", "target %", *_pair("params M", in_paper)]
     for name in sets:
         head += _pair(name, in_paper)
@@ -58,7 +51,7 @@ def by_target(found: list[System]) -> tuple[list[str], list[list[str]]]:
     for s in found:
         ours.setdefault(title(s.method, s.variant), {})[s.target] = _wer(s, s.test_sets) if s.test_sets else NOT_RUN
     head = ["WER % of all test sets", *(f"{100 * target:g} %" for target in targets)]
-    unpruned = {NAMES["baseline"], NAMES["dense"]}
+    unpruned = {title(BASELINE, ""), title(UNPRUNED, "")}
     gap = {name: "-" if name in unpruned else NOT_RUN for name in ours}
     return head, [[name, *(cells.get(t, gap[name] if t else "-") for t in targets)] for name, cells in ours.items()]
 
@@ -135,14 +128,15 @@ def to_markdown(table: tuple[list[str], list[list[str]]]) -> list[str]:
 
 def title(method: str, variant: str) -> str:
     """A system's name in a table's first column."""
-    return NAMES[method] + (f"; {variant}" if variant else "")
+    name = "baseline, not pruned" if method == BASELINE else find_method(method).title
+    return name + (f"; {variant}" if variant else "")
 
 
 def _wer(system: System, sets: tuple[str, ...]) -> str:
     """Of the sets together: mean over the runs, with the standard deviation of several, and the dagger."""
     wers = system.wers(sets)
     spread = f" ± {statistics.stdev(wers):.2f}" if len(wers) > 1 else ""
-    dagger = "†" if system.method != "baseline" and system.lossless(sets) else ""
+    dagger = "†" if system.method != BASELINE and system.lossless(sets) else ""
     return f"{statistics.fmean(wers):.2f}{spread}{dagger}"
 
 

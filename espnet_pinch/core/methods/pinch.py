@@ -1,5 +1,8 @@
 """Self-pinching gates on a model: penalty, temperature, the switch of eta, and the landing on the target."""
 
+import dataclasses
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -7,12 +10,42 @@ from espnet_pinch.core import budget
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.gate import GatedLinear
 from espnet_pinch.core.method import PruningMethod, cosine
-from espnet_pinch.core.settings import PinchSettings
+from espnet_pinch.core.registry import register
+from espnet_pinch.core.settings import OnePassSettings, check_number
 
 # How far over the target a landing may end: half of the 0.1 point that the result has to keep to.
 LANDING_TOLERANCE = 0.0005
 
 
+@dataclasses.dataclass(frozen=True)
+class PinchSettings(OnePassSettings):
+    """Settings of the self-pinching gates; the defaults are the paper's values for a base model.
+
+    Attributes:
+        threshold_init: first value of every threshold.
+        threshold_lr: learning rate of the thresholds; the weights' own where None.
+    """
+
+    eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 2e-5, 0.65: 3e-5})
+    threshold_init: float = 1e-5
+    threshold_lr: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_number("threshold_init", self.threshold_init, above=0.0)
+        if self.threshold_lr is not None:
+            check_number("threshold_lr", self.threshold_lr, above=0.0)
+
+
+@register(
+    "pinch",
+    title="pinch (self-pinching gates)",
+    label="pinch",
+    colour="tab:blue",
+    marker="o",
+    extra_per_layer=1,
+    annealed=True,
+)
 class Pinch(PruningMethod):
     """One-pass pruning with self-pinching gates (arXiv 2505.22608).
 
@@ -20,11 +53,11 @@ class Pinch(PruningMethod):
     is there. ``tau`` falls along a cosine over ``total_steps``.
 
     The paper leaves open how a run ends exactly at its nominal sparsity, and whether the thresholds move on once
-    ``eta`` is 0. With ``landing="hold"`` they stay as they stand to each other when the target is reached, and are
-    multiplied by one common factor after each step that strays, so that the sparsity stays in
-    [target, target + 0.05 point] for the rest of the run. A run too short to get there by its eta alone is lifted
-    along a line that reaches the target at the part ``reach_by`` of the run. With ``landing="paper"`` neither
-    happens: the thresholds follow the loss alone once ``eta`` is 0.
+    ``eta`` is 0. With ``landing="hold"`` their ratios are kept from the step on that reaches the target: one common
+    factor corrects them after each step that strays, so that the sparsity stays in [target, target + 0.05 point] for
+    the rest of the run. A run too short to get there by its eta alone is led along a line that reaches the target at
+    the part ``reach_by`` of the run. With ``landing="paper"`` neither happens: the thresholds follow the loss alone
+    once ``eta`` is 0.
 
     Args:
         settings: keyword arguments of ``PinchSettings``.
@@ -36,15 +69,16 @@ class Pinch(PruningMethod):
     1
     """
 
+    settings_class = PinchSettings
+
     def __init__(self, **settings):
-        super().__init__()
-        self.settings = PinchSettings(**settings)
+        super().__init__(**settings)
         self.landed = False
         self.gates: dict[str, GatedLinear] = {}  # not submodules: the model holds them and saves their parameters
         self._sparsity: float | None = None
         self._thresholds: list[Tensor] | None = None  # once landed, those that the step under way started from
 
-    def attach(self, model: nn.Module) -> None:
+    def put_gates(self, model: nn.Module) -> None:
         """Gate every linear layer of ``model`` whose name matches ``settings.layers``.
 
         Raises:
@@ -73,20 +107,28 @@ class Pinch(PruningMethod):
         """The penalty's weight in force: 0 while the target is met."""
         return 0.0 if self.on_target() else self.settings.eta_for_target
 
+    needs_total_steps = True
+
+    @property
+    def needs_penalty(self) -> bool:
+        return self.eta > 0
+
     # -- training
+
+    def begin_step(self) -> None:
+        for gate in self.gates.values():
+            gate.tau = self.tau
+        if self.landed:
+            self._thresholds = [gate.threshold.detach().clone() for gate in self.gates.values()]
 
     def penalty(self) -> Tensor | float:
         """``eta * sum_l |M_l|_0``, a scalar; 0.0 while the target is met."""
-        tau = self.tau
-        for gate in self.gates.values():
-            gate.tau = tau
-        if self.landed:
-            self._thresholds = [gate.threshold.detach().clone() for gate in self.gates.values()]
+        self._ask()
         eta = self.eta
         return eta * torch.stack([gate.kept() for gate in self.gates.values()]).sum() if eta else 0.0
 
     @torch.no_grad()
-    def after_step(self, *_) -> None:
+    def after_step(self) -> None:
         """Count the optimizer step, then keep the sparsity to its bounds."""
         super().after_step()
         self._sparsity = None
@@ -98,7 +140,6 @@ class Pinch(PruningMethod):
             self._hold()
 
     def land(self) -> None:
-        """With ``landing="hold"``, the last word on the sparsity: nothing to do but on the mean of checkpoints."""
         if self.settings.landing == "hold" and self.settings.target_sparsity > 0:
             self.landed = True
             self._hold()
@@ -133,10 +174,10 @@ class Pinch(PruningMethod):
     def scalars(self) -> dict[str, float]:
         return {"sparsity": self.sparsity(), "tau": self.tau, "eta": self.eta}
 
-    def layer_sparsity(self) -> dict[str, float]:
-        return {name: budget.sparsity([gate]) for name, gate in self.gates.items()}
+    def layer_counts(self) -> dict[str, tuple[float, int]]:
+        return {name: (budget.count_pruned([gate]), budget.count_weights([gate])) for name, gate in self.gates.items()}
 
-    def fold(self, model: nn.Module) -> None:
+    def take_gates(self, model: nn.Module) -> None:
         for name, gate in self.gates.items():
             replace_module(model, name, gate.fold())
         self.gates.clear()

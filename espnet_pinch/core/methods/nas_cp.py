@@ -6,7 +6,9 @@ the smallest summed L2 norm over the layers that share them. The masked weight i
 ``eta * sum_l sum_i lambda_i |M_i|_0``. A row that is removed takes its bias along, so that the channel is 0.
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,33 @@ from torch.nn import functional as F
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.channels import find_channels
 from espnet_pinch.core.method import PruningMethod, cosine
-from espnet_pinch.core.settings import CANDIDATES, NasSettings
+from espnet_pinch.core.registry import register
+from espnet_pinch.core.settings import OnePassSettings, check_number
+
+# Fractions of the channels that the candidates remove (arXiv 2505.22608, section 4).
+CANDIDATES = (0.0, 0.25, 0.5, 0.75, 0.875, 0.9, 0.925)
+
+
+@dataclasses.dataclass(frozen=True)
+class NasSettings(OnePassSettings):
+    """Settings of NAS-CP; the defaults are the paper's values for a base model.
+
+    Attributes:
+        architecture_lr: learning rate of the architecture weights; the weights' own where None.
+    """
+
+    eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 4e-5, 0.75: 2e-4})
+    architecture_lr: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.target_sparsity > CANDIDATES[-1]:
+            raise ValueError(
+                f"nas_cp cannot reach a target sparsity of {self.target_sparsity}: its candidates remove at most "
+                f"{100 * CANDIDATES[-1]:g} % of the channels"
+            )
+        if self.architecture_lr is not None:
+            check_number("architecture_lr", self.architecture_lr, above=0.0)
 
 
 class ChannelGate(nn.Module):
@@ -71,15 +99,25 @@ class ChannelGate(nn.Module):
         return linear.train(self.training)
 
 
+@register(
+    "nas_cp",
+    title="NAS-CP",
+    label="NAS-CP",
+    colour="tab:red",
+    marker="v",
+    extra_per_layer=len(CANDIDATES),
+    annealed=True,
+    most=CANDIDATES[-1],
+)
 class NasChannels(PruningMethod):
     """One-pass channel pruning by architecture search.
 
     In training every layer's candidates are mixed by a Gumbel-softmax, outside it by a plain softmax, and ``eta`` is
     0 while the sparsity expected from these softmaxes meets the target. The paper leaves open how a search ends and
     how it ends on the target. With ``landing="hold"`` the search takes the part ``reach_by`` of the run, through the
-    whole course of the temperature. Then every layer takes its likeliest candidate, after one common bonus for every
-    pruned weight that is as large or as small as brings all layers together to the target; the last layers that the
-    bonus moves give up only as many channels as are missing. A channel that one layer removes is 0 in its partner too
+    whole course of the temperature. Then every layer takes its likeliest candidate, after a common bonus for every
+    pruned weight, bisected so that all layers together meet the target; the last layers that the bonus moves give up
+    only as many channels as are missing. A channel that one layer removes is 0 in its partner too
     (``Channels.pairs``), so the partner removes it as well: weights that compute nothing take no part of the budget.
     The rest of the run fine-tunes what was chosen. With ``landing="paper"`` the search lasts to the end, and the
     likeliest candidates are taken as they are.
@@ -92,17 +130,19 @@ class NasChannels(PruningMethod):
         settings: keyword arguments of ``NasSettings``.
     """
 
+    settings_class = NasSettings
     structured = True
 
     def __init__(self, **settings):
-        super().__init__()
-        self.settings = NasSettings(**settings)
+        super().__init__(**settings)
         self.chosen = False  # the search is over
         self.seed = torch.initial_seed()
         self.gates: dict[str, ChannelGate] = {}  # not submodules: the model holds them and saves their parameters
         self.groups: list[list[ChannelGate]] = []
+        self._used = True  # whether a new mixture is due
+        self._with_grad = False  # whether the mixture at hand was made for a backward pass
 
-    def attach(self, model: nn.Module) -> None:
+    def put_gates(self, model: nn.Module) -> None:
         """Gate every matching layer; raises ValueError if none matches or a layer's channels are not tied."""
         linears = find_linears(model, self.settings.layers)
         for group in find_channels(linears):
@@ -130,20 +170,49 @@ class NasChannels(PruningMethod):
         met = self.chosen or self.sparsity() >= self.settings.target_sparsity
         return 0.0 if met else self.settings.eta_for_target
 
+    needs_total_steps = True
+
+    @property
+    def needs_penalty(self) -> bool:
+        return self.eta > 0
+
     # -- training
 
+    def begin_step(self) -> None:
+        self._used = True
+
+    def before_forward(self) -> None:
+        self._mix()
+
     def penalty(self) -> Tensor | float:
-        """Mix the candidates anew; ``eta * sum_l sum_i lambda_i |M_i|_0``, a scalar, 0.0 while the target is met."""
+        """``eta * sum_l sum_i lambda_i |M_i|_0``, a scalar; 0.0 while the target is met."""
+        self._ask()
         if self.chosen:  # still a function of all parameters, as DistributedDataParallel wants it
             return 0.0 * sum(gate.architecture.sum() for gate in self.gates.values())
-        kept, noise = [], iter(self._noise())
+        eta = self.eta
+        if not eta:
+            return 0.0
+        self._mix()
+        return eta * torch.stack([gate.mixture.sum() * gate.per_channel for gate in self.gates.values()]).sum()
+
+    def _mix(self) -> None:
+        """Mix the candidates of this step. Forward pass and penalty share a mixture until a backward pass has used it.
+
+        Every mixture of a step has the same values: its noise depends on the step alone.
+        """
+        if self.chosen or not self._used and self._with_grad == torch.is_grad_enabled():
+            return
+        noise = iter(self._noise())
         for group in self.groups:
             ranks = self._ranks(group)
             for gate in group:
                 gate.mixture = gate.mix(((gate.architecture + next(noise)) / self.tau).softmax(0), ranks)
-                kept.append(gate.mixture.sum() * gate.per_channel)
-        eta = self.eta
-        return eta * torch.stack(kept).sum() if eta else 0.0
+                if gate.mixture.requires_grad:
+                    gate.mixture.register_hook(self._backward_came)
+        self._used, self._with_grad = False, torch.is_grad_enabled()
+
+    def _backward_came(self, _) -> None:
+        self._used = True
 
     def _noise(self) -> Tensor:
         """Gumbel noise of this step, (layers, 7)."""
@@ -152,7 +221,7 @@ class NasChannels(PruningMethod):
         return -exponential.log().to(self.new_parameters()[0])
 
     @torch.no_grad()
-    def after_step(self, *_) -> None:
+    def after_step(self) -> None:
         super().after_step()
         if self.chosen:
             return
@@ -242,10 +311,13 @@ class NasChannels(PruningMethod):
     def scalars(self) -> dict[str, float]:
         return {"sparsity": self.sparsity(), "tau": self.tau, "eta": self.eta}
 
-    def layer_sparsity(self) -> dict[str, float]:
-        return {name: 1 - float(gate.kept.mean()) for name, gate in self.gates.items()}
+    def layer_counts(self) -> dict[str, tuple[float, int]]:
+        return {
+            name: (float((gate.channels - gate.kept.double().sum()) * gate.per_channel), gate.weight_orig.numel())
+            for name, gate in self.gates.items()
+        }
 
-    def fold(self, model: nn.Module) -> None:
+    def take_gates(self, model: nn.Module) -> None:
         for name, gate in self.gates.items():
             replace_module(model, name, gate.fold())
         self.gates.clear()

@@ -1,0 +1,40 @@
+"""No pruning: the same schedule as the methods', and the home of folded models."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from espnet_pinch.core.channels import make_room
+from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.registry import register
+from espnet_pinch.core.settings import MethodSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseSettings(MethodSettings):
+    """Settings of a model without gates.
+
+    Attributes:
+        channels: ``{layer: channels left}`` of a model folded to smaller matrices.
+    """
+
+    channels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@register("dense", title="dense, same schedule", label="dense", colour="black", marker="D")
+class Dense(PruningMethod):
+    """Prunes nothing. A model folded to smaller matrices is rebuilt by it, ready for its weights.
+
+    Args:
+        settings: keyword arguments of ``DenseSettings``.
+    """
+
+    settings_class = DenseSettings
+
+    def put_gates(self, model: nn.Module) -> None:
+        make_room(model, self.settings.channels)
+
+    def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
+        return True  # the model may be frozen
