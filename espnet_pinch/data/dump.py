@@ -8,6 +8,7 @@ from pathlib import Path
 import kaldiio
 import soundfile
 
+from espnet_pinch.data.audio import UNKNOWN, read_file
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.tokens import check_characters, frames_needed, frames_of, match_case
 from espnet_pinch.files import whole_folder
@@ -94,12 +95,19 @@ def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[U
 def _read(u: Utterance):
     """Samples and rate of an utterance; ValueError where they are not what the data directory says."""
     try:
-        samples, rate = soundfile.read(u.audio, dtype="int16")
+        samples, rate = read_file(u.audio, "int16")
     except soundfile.LibsndfileError as error:
         raise ValueError(f"utterance {u.id}: {u.audio} cannot be read: {error}") from None
     if samples.shape != (u.samples,) or rate != u.rate:
         raise ValueError(f"utterance {u.id}: {u.audio} has changed since stage 1; run it again (--stage 1)")
     return samples, rate
+
+
+def _states_length(audio: str) -> bool:
+    try:
+        return soundfile.info(audio).frames < UNKNOWN
+    except soundfile.LibsndfileError:
+        return True  # an archive, or a file that whoever reads it will name
 
 
 def write_shapes(utterances: list[Utterance], folder: str | os.PathLike) -> None:
@@ -116,5 +124,13 @@ def write_shapes(utterances: list[Utterance], folder: str | os.PathLike) -> None
 
 
 def write_dump(folder: str | os.PathLike, utterances: list[Utterance], packed: str | os.PathLike | None) -> None:
-    """Write the data directory of a set; ``packed`` is the folder for an archive of its audio, or None."""
+    """Write the data directory of a set; ``packed`` is the folder for an archive of its audio, or None.
+
+    Raises:
+        ValueError: not packed, a file does not state its length: ESPnet's reader cannot read it.
+    """
+    if packed is None:
+        for u in utterances:
+            if not _states_length(u.audio):
+                raise ValueError(f"utterance {u.id}: {u.audio} does not state its length: use --audio_format flac.ark")
     write_data_dir(folder, pack_audio(utterances, packed) if packed else utterances)

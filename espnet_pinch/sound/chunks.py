@@ -91,7 +91,9 @@ def _chunked(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
             field = (at + form.id_bytes, form.size, form.head if form.inner else 0)
             if wide and size == 0xFFFFFFFF:
                 field, size = (wide, "<Q", 0), int.from_bytes(read_at(file, wide, 8), "little")
-            if _unstated(size, form.empty) and not (size <= form.empty and _chunks_follow(file, form, body + size, end)):
+            if _unstated(size, form.empty) and not (
+                size <= form.empty and _chunks_follow(file, form, body + size, end)
+            ):
                 part = _patched(start, end, field, end - body)
                 return (mpeg_parts(file, body, end) if coding in _MPEG else [part]), end
             if body + size > end:

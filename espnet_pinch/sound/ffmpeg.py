@@ -13,7 +13,22 @@ import numpy as np
 
 ENDINGS = (
     *(".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".aac", ".adts", ".f4a"),
-    *(".webm", ".weba", ".mkv", ".mka", ".mk3d", ".wma", ".wmv", ".asf", ".avi", ".flv", ".f4v", ".mpg", ".mpeg", ".vob"),
+    *(
+        ".webm",
+        ".weba",
+        ".mkv",
+        ".mka",
+        ".mk3d",
+        ".wma",
+        ".wmv",
+        ".asf",
+        ".avi",
+        ".flv",
+        ".f4v",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+    ),
     *(".ts", ".mts", ".m2ts", ".ogv", ".ogx", ".ogm", ".spx", ".amr", ".awb", ".ac3", ".eac3", ".dts", ".mlp", ".thd"),
     *(".ra", ".rm", ".rmvb", ".ape", ".tta", ".tak", ".wv", ".mpc", ".mp+", ".dsf", ".dff", ".qcp", ".gsm", ".shn"),
     *(".alac", ".divx", ".xwma", ".aptx", ".sbc", ".g722", ".nut", ".mxf", ".dss", ".ofr", ".oma", ".aa3", ".loas"),

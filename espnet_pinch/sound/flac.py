@@ -1,4 +1,4 @@
-"""FLAC (RFC 9639): files that were joined are parts. The number of samples that a header states is checked by reading."""
+"""FLAC (RFC 9639): files that were joined are parts; whether a header states the true length is seen by reading."""
 
 import struct
 from typing import BinaryIO

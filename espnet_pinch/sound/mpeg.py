@@ -3,7 +3,7 @@
 import dataclasses
 from typing import BinaryIO
 
-from espnet_pinch.sound.pieces import Part, Piece
+from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import read_at, tag_length
 
 ENDINGS = (".mp1", ".mp2", ".mp3", ".mpa", ".mpga", ".m1a", ".m2a")
@@ -19,7 +19,6 @@ _RATES = (44100, 48000, 32000)  # Hz, of MPEG-1; halved in MPEG-2, and again in 
 _HEAD = 64  # bytes of a frame that are looked at: header, side information, the beginning of a Xing frame
 _LEAD = 1 << 16  # bytes before the first frame that may be none: a recording of a stream begins anywhere
 _CLAIM = 1 << 40  # bytes: libsndfile's guess of the number of samples is then no limit
-_UNDECODED = 10  # frames at the beginning of a part that may need bits of frames that are not there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +110,7 @@ def mpeg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
 def _part(file: BinaryIO, run: _Run) -> Part:
     ranges = [(start, end) for start, end in run.ranges]
     if run.frames is None or run.info.size_at is None:
-        samples = run.samples - _UNDECODED * run.samples // max(run.count, 1)
-        part = Part(tuple(ranges), max(0, samples), _CLAIM)
+        part = Part(tuple(ranges), run.samples, _CLAIM)
     else:
         info = bytearray(read_at(file, run.info.start, run.info.end - run.info.start))
         there = len(info) + sum(end - start for start, end in ranges)

@@ -14,7 +14,7 @@ class Part:
     Attributes:
         pieces: what it reads, in order.
         samples: how many each channel has at least; None if libsndfile knows.
-        claims: length in bytes to pretend, where libsndfile would guess the number of samples from it; 0 for the true one.
+        claims: bytes that the file pretends to have, where libsndfile guesses its samples from that; 0 for the truth.
     """
 
     pieces: tuple[Piece, ...]

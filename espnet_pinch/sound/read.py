@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from espnet_pinch.data.audio import UNKNOWN
 from espnet_pinch.sound import flac, mpeg, ogg
 from espnet_pinch.sound.chunks import stated_parts
 from espnet_pinch.sound.ffmpeg import ffmpeg_blocks, has_ending, has_magic
@@ -19,7 +20,6 @@ from espnet_pinch.sound.pieces import Part, PiecesFile
 from espnet_pinch.sound.tags import end_of_sound, read_at, tag_length
 
 RATES = (1000, 768_000)  # Hz, the least and the most: what is outside was not recorded, and would fill the memory
-UNKNOWN = 2**62  # soundfile gives a larger number of samples where the file does not say how many it has
 MOST_PIPED = 4 << 30  # bytes of a pipe that are kept in a temporary file
 _VALUES = 1 << 18  # samples of all channels that are decoded at a time
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)|/dev/stdin")
