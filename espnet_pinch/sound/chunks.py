@@ -84,7 +84,7 @@ def _chunked(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
     while chunk := _chunk(file, form, at):
         name, body, size = chunk
         if parts and _is_form(file, at):
-            return parts, at
+            return (parts if coding in _MPEG else [Part(((start, at),))]), at
         if name in form.samples:
             if parts:
                 raise ValueError("has two chunks of samples")

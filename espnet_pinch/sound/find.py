@@ -7,13 +7,13 @@ from pathlib import Path
 import soundfile
 
 from espnet_pinch.sound import ffmpeg, mpeg
-from espnet_pinch.sound.read import open_regular
+from espnet_pinch.sound.read import HEADERLESS, open_regular
 
 # Endings of what soundfile reads: the names of its formats, and others that are in use for them. MATLAB's .mat is left
 # to those who give it by name. Of .raw and .pcm, samples without a header, it is said that they cannot be read.
 ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} | {
     *(".wave", ".bwf", ".rf64", ".aif", ".aifc", ".aiffc", ".snd", ".8svx", ".iff", ".sph", ".wv1", ".wv2", ".sf"),
-    *(".oga", ".opus", ".fla", ".pcm", *mpeg.ENDINGS, *ffmpeg.ENDINGS),
+    *(".oga", ".opus", ".fla", *HEADERLESS, *mpeg.ENDINGS, *ffmpeg.ENDINGS),
 }
 _MAGICS = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"NIST_1A", b"ID3")
 _APPLE_DOUBLE = b"\0\5\x16\7"

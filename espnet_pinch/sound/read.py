@@ -19,6 +19,7 @@ from espnet_pinch.sound.ffmpeg import ffmpeg_blocks, has_ending, has_magic
 from espnet_pinch.sound.pieces import Part, PiecesFile
 from espnet_pinch.sound.tags import end_of_sound, read_at, tag_length
 
+HEADERLESS = (".raw", ".pcm")
 RATES = (1000, 768_000)  # Hz, the least and the most: what is outside was not recorded, and would fill the memory
 MOST_PIPED = 4 << 30  # bytes of a pipe that are kept in a temporary file
 _VALUES = 1 << 18  # samples of all channels that are decoded at a time
@@ -126,6 +127,8 @@ def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
             parts = _parts(path, file, start, end)
             native = _info(file, parts[0]).samplerate
         except soundfile.LibsndfileError:
+            if path.suffix.lower() in HEADERLESS:
+                raise ValueError("holds samples without a header, of unknown rate: convert it to WAV") from None
             if not has_ending(path):
                 raise
             parts = None
