@@ -20,6 +20,17 @@ UNKNOWN = 2**62  # soundfile gives a larger number of samples where a file does 
 _BLOCK = 1 << 16  # samples
 
 
+class Stream(soundfile.SoundFile):
+    """A sound file read from its beginning to its end.
+
+    soundfile seeks to where it is after every read of a file that it can seek in. MP3 has noise behind a seek, and FLAC
+    without a stated length cannot be sought in.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 @contextlib.contextmanager
 def no_code() -> Iterator[None]:
     """Inside, no reader of archives unpickles ("PKL" in one) or starts a command ("cat a.ark |" in a wav.scp).
@@ -46,9 +57,9 @@ def read_file(path: str | os.PathLike, dtype: str) -> tuple[np.ndarray, int]:
     Raises:
         soundfile.LibsndfileError: it cannot be read.
     """
-    with soundfile.SoundFile(path) as file:
+    with Stream(path) as file:
         if file.frames < UNKNOWN:
-            return file.read(dtype=dtype), file.samplerate
+            return file.read(file.frames, dtype=dtype), file.samplerate
         blocks = [file.read(_BLOCK, dtype=dtype)]
         while len(blocks[-1]):
             blocks.append(file.read(_BLOCK, dtype=dtype))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from espnet_pinch.data.audio import UNKNOWN
+from espnet_pinch.data.audio import UNKNOWN, Stream
 from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.progress import progress_bar
 
@@ -123,7 +123,7 @@ def _stated_md5(audio: Path) -> bytes | None:
 def _samples_or_problem(audio: Path) -> int | str:
     """Number of samples, or what is wrong with the file."""
     try:
-        with soundfile.SoundFile(audio) as file:
+        with Stream(audio) as file:
             if file.samplerate != RATE:
                 return f"{audio} has {file.samplerate} Hz; the recipe needs {RATE} Hz, resample the corpus first"
             if file.channels != 1:

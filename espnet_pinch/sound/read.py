@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from espnet_pinch.data.audio import UNKNOWN
+from espnet_pinch.data.audio import UNKNOWN, Stream
 from espnet_pinch.sound import flac, mpeg, ogg
 from espnet_pinch.sound.chunks import stated_parts
 from espnet_pinch.sound.ffmpeg import ffmpeg_blocks, has_ending, has_magic
@@ -24,16 +24,6 @@ RATES = (1000, 768_000)  # Hz, the least and the most: what is outside was not r
 MOST_PIPED = 4 << 30  # bytes of a pipe that are kept in a temporary file
 _VALUES = 1 << 18  # samples of all channels that are decoded at a time
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)|/dev/stdin")
-
-
-class _Stream(soundfile.SoundFile):
-    """A sound file read from its beginning to its end.
-
-    soundfile seeks to where it is after every read of a file that it can seek in. MP3 has noise behind a seek.
-    """
-
-    def seekable(self) -> bool:
-        return False
 
 
 @contextlib.contextmanager
@@ -145,7 +135,7 @@ def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
 
 def _part_blocks(file: BinaryIO, part: Part, rate: int) -> Iterator[np.ndarray]:
     source = PiecesFile(file, part)
-    with _Stream(source) as sound:
+    with Stream(source) as sound:
         if sound.samplerate != rate:
             raise ValueError(f"files of {rate} and {sound.samplerate} Hz were joined to it: take them apart")
         stated = part.samples if part.samples is not None else sound.frames if sound.frames < UNKNOWN else 0
