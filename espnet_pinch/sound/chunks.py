@@ -19,6 +19,7 @@ _SLACK = 8  # bytes behind the last chunk that are no chunk, such as padding
 _MPEG = (0x50, 0x55)  # WAV's tags of MPEG audio
 _GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # the end of W64's names of chunks, but of "riff"
 _SPHERE = b"NIST_1A\n"
+_COUNTED = {b"2BIT": 26, b"ALaw": 18}  # AVR and Psion's WVE: where the number of samples is, 4 bytes
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ def stated_parts(file: BinaryIO, start: int, end: int) -> list[Part] | None:
     parts: list[Part] = []
     while True:
         magic = read_at(file, start, 8)
+        if magic[:4] in _COUNTED:
+            stated = int.from_bytes(read_at(file, start + _COUNTED[magic[:4]], 4), "big")
+            return [*parts, Part(((start, end),), stated)]
         read = _au if magic[:4] in (b".snd", b"dns.") else _sphere if magic == _SPHERE else _chunked
         if read is _chunked and magic[:4] not in _FORMS:
             return parts or None
