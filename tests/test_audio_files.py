@@ -45,6 +45,12 @@ def mp3(rate: int = 16000, mode: str = "VARIABLE", info: bool = False) -> bytes:
     return data if info else data[_frame(data[:64]).size :]
 
 
+def understated(data: bytes) -> bytes:
+    """An MP3 file with one more frame than it states."""
+    at = data.index(b"Xing") + 8
+    return data[:at] + (int.from_bytes(data[at : at + 4], "big") - 1).to_bytes(4, "big") + data[at + 4 :]
+
+
 def frames(data: bytes) -> int:
     """Samples in the frames of an MP3 file without tags."""
     at = samples = 0
@@ -100,6 +106,10 @@ def test_joined_files_are_read_to_the_last(tmp_path):
         ("f.mp3", bare + bare, 2 * frames(bare)),
         ("g.mp3", stated + ID3V1 + ID3V2 + stated, 64000),
         ("h.mp3", stated + bare, 32000 + frames(bare)),
+        ("j.mp3", understated(stated), 32000),
+        ("k.mp3", bare + b"\n", frames(bare)),
+        ("l.ogg", ogg + bytes(300), 32000),
+        ("m.ogg", ogg + b"\n", 32000),
         ("i.mp3", bare + stated, 32000 + frames(bare)),
     ):
         assert len(samples_in(put(tmp_path, name, data))) == want, name

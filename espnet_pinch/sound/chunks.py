@@ -12,10 +12,9 @@ from typing import BinaryIO
 
 from espnet_pinch.sound.mpeg import mpeg_parts
 from espnet_pinch.sound.pieces import Part
-from espnet_pinch.sound.tags import end_of_sound, read_at, tag_length
+from espnet_pinch.sound.tags import SLACK, end_of_sound, read_at, tag_length
 
 _NEAR = 1 << 16  # bytes
-_SLACK = 8  # bytes behind the last chunk that are no chunk, such as padding
 _MPEG = (0x50, 0x55)  # WAV's tags of MPEG audio
 _GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # the end of W64's names of chunks, but of "riff"
 _SPHERE = b"NIST_1A\n"
@@ -113,7 +112,7 @@ def _chunked(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
     rest = _beside_tags(file, at, end)
     if parts is None:
         raise ValueError(f"cut short or damaged: byte {at} begins no chunk, and no samples come before it")
-    if rest > _SLACK:
+    if rest > SLACK:
         raise _more(rest)
     return parts, end
 
@@ -182,7 +181,7 @@ def _one(file: BinaryIO, start: int, end: int, body: int, size: int) -> tuple[li
         raise _cut(max(0, end - body), size)
     if _is_form(file, stop):
         return [Part(((start, stop),))], stop
-    if _beside_tags(file, stop, end) > _SLACK:
+    if _beside_tags(file, stop, end) > SLACK:
         raise _more(end - stop)
     return [Part(((start, stop),))], end
 

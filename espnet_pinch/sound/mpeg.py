@@ -4,7 +4,7 @@ import dataclasses
 from typing import BinaryIO
 
 from espnet_pinch.sound.pieces import Part
-from espnet_pinch.sound.tags import read_at, tag_length
+from espnet_pinch.sound.tags import SLACK, read_at, tag_length
 
 ENDINGS = (".mp1", ".mp2", ".mp3", ".mpa", ".mpga", ".m1a", ".m2a")
 _KBITS = {  # (MPEG-1?, layer): kilobits a second by the header's index, from 1
@@ -87,6 +87,8 @@ def mpeg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
         frame = _frame(head)
         if frame is None:
             skipped = tag_length(file, at, end) or (0 if runs else _lead(file, at, end))
+            if not skipped and runs and head[0] != 0xFF and end - at <= SLACK:
+                break
             if not skipped:
                 cut = len(head) < 4 and head[0] == 0xFF
                 raise ValueError("cut short: its last frame is not whole" if cut else f"damaged at byte {at}")
@@ -104,6 +106,10 @@ def mpeg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
         at += frame.size
     if not runs:
         raise ValueError("holds no MPEG frame")
+    for before, run in list(zip(runs, runs[1:])):
+        if run.count == 1 and run.info is None and run.kind == before.kind:  # mpg123 reads no file of one frame
+            before.ranges, before.samples = before.ranges + run.ranges, before.samples + run.samples
+            before.count, run.count = before.count + 1, 0
     return [_part(file, run) for run in runs if run.count or run.frames]
 
 

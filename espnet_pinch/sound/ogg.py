@@ -5,7 +5,7 @@ import zlib
 from typing import BinaryIO
 
 from espnet_pinch.sound.pieces import Part
-from espnet_pinch.sound.tags import read_at
+from espnet_pinch.sound.tags import SLACK, read_at, tag_length
 
 MAGIC = b"OggS"
 _HEADER = 27  # bytes, of a page before its table of segments
@@ -23,6 +23,9 @@ def ogg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
     begun, at = start, start
     while at < end:
         head = read_at(file, at, _HEADER)
+        if not pages and at > start and (at + tag_length(file, at, end) == end or _is_slack(head, end - at)):
+            end = at
+            break
         if not MAGIC.startswith(head[:4]):
             raise ValueError(f"damaged: byte {at} begins no Ogg page")
         body = read_at(file, at + _HEADER, head[26]) if len(head) == _HEADER else b""
@@ -48,6 +51,10 @@ def ogg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
     if pages:
         raise ValueError("cut short: its last page does not end its stream")
     return [Part((link,)) for link in [*links, (begun, end)]]
+
+
+def _is_slack(head: bytes, left: int) -> bool:
+    return left <= SLACK and not MAGIC.startswith(head[:4])
 
 
 def _checksum(page: bytes) -> int:

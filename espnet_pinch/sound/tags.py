@@ -3,6 +3,7 @@
 from typing import BinaryIO
 
 ID3V1 = 128  # bytes
+SLACK = 8  # bytes at the end of a file that may be anything, such as padding or a line's end
 
 
 def read_at(file: BinaryIO, start: int, count: int) -> bytes:
