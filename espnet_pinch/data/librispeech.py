@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_pinch.data.audio import UNKNOWN, Stream
 from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.progress import progress_bar
 
@@ -122,13 +123,11 @@ def _stated_md5(audio: Path) -> bytes | None:
 def _samples_or_problem(audio: Path) -> int | str:
     """Number of samples, or what is wrong with the file."""
     try:
-        with soundfile.SoundFile(audio) as file:
+        with Stream(audio) as file:
             if file.samplerate != RATE:
                 return f"{audio} has {file.samplerate} Hz; the recipe needs {RATE} Hz, resample the corpus first"
             if file.channels != 1:
                 return f"{audio} has {file.channels} channels; the recipe needs mono"
-            if file.frames == 0:
-                return f"{audio} holds no audio"
             if file.format != "FLAC":
                 return f"{audio} holds {file.format}, not FLAC"
             buffer, digest = np.empty(1 << 16, dtype="<i4"), hashlib.md5(usedforsecurity=False)
@@ -137,11 +136,13 @@ def _samples_or_problem(audio: Path) -> int | str:
             while read := len(file.read(out=buffer, dtype="int32")):
                 frames += read
                 digest.update(buffer[:read].view(np.uint8).reshape(-1, 4)[:, zeros:].tobytes())
-            if frames != file.frames:
+            if not frames:
+                return f"{audio} holds no audio"
+            if file.frames < UNKNOWN and frames != file.frames:
                 return f"{audio} is cut short: {frames} of its {file.frames} samples can be read"
             stated = _stated_md5(audio)
             if stated and digest.digest() != stated:
                 return f"{audio} is damaged: its samples have another MD5 than it states"
-            return file.frames
+            return frames
     except (soundfile.LibsndfileError, OSError, UnicodeEncodeError) as error:
         return f"{audio} cannot be read, it is damaged or cut short ({error})"
