@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from espnet_pinch.asr.safe_load import tensors_only
+from espnet_pinch.unreadable import why_unreadable
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
@@ -64,6 +65,7 @@ def check_folder(upstream: str) -> None:
 
     Raises:
         FileNotFoundError: a folder without config.json or weights, or a path that is not there.
+        OSError: one of its files cannot be read, or is a Git LFS pointer.
     """
     folder = Path(upstream)
     if not folder.exists():
@@ -74,6 +76,11 @@ def check_folder(upstream: str) -> None:
         raise FileNotFoundError(f"the upstream folder {upstream} has no config.json; it must be a Hugging Face folder")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise FileNotFoundError(f"the upstream folder {upstream} has no weights (model.safetensors)")
+    for pattern in ("*.json", "*.safetensors", "pytorch_model*.bin"):
+        for file in sorted(folder.glob(pattern)):
+            wrong = why_unreadable(file, whole=False)
+            if wrong:
+                raise OSError(f"{file} {wrong}")
 
 
 def read_config(upstream: str) -> PretrainedConfig:

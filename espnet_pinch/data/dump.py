@@ -12,6 +12,7 @@ from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.tokens import check_characters, frames_needed, frames_of, match_case
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
+from espnet_pinch.unreadable import why_unreadable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,9 @@ def _read(u: Utterance):
     try:
         samples, rate = soundfile.read(u.audio, dtype="int16")
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"utterance {u.id}: {u.audio} cannot be read: {error}") from None
+        raise ValueError(
+            f"utterance {u.id}: {u.audio} {why_unreadable(u.audio) or f'cannot be read: {error}'}"
+        ) from None
     if samples.shape != (u.samples,) or rate != u.rate:
         raise ValueError(f"utterance {u.id}: {u.audio} has changed since stage 1; run it again (--stage 1)")
     return samples, rate

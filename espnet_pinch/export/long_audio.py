@@ -14,6 +14,7 @@ from scipy.signal import resample_poly
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.data.tokens import frames_of
+from espnet_pinch.unreadable import why_unreadable
 
 # Endings of the formats that soundfile reads; raw samples lack a header to read them by.
 SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
@@ -96,7 +97,7 @@ def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> 
                 piece = np.concatenate([piece[-2 * stride * file.samplerate :], more])
                 first = False
     except soundfile.LibsndfileError as error:
-        raise OSError(f"{path}: {error.error_string.rstrip('.')}") from None
+        raise OSError(f"{path}: {why_unreadable(path) or error.error_string.rstrip('.')}") from None
 
 
 @torch.inference_mode()
