@@ -13,6 +13,6 @@ def check_gpus(number: int, option: str) -> None:
     Raises:
         ValueError: there are fewer.
     """
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = torch.cuda.device_count()
     if number > found:
         raise ValueError(f"{option}: this machine has {found} GPUs that torch can use")

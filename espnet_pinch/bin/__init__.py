@@ -33,10 +33,8 @@ def run_main(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except SystemExit as end:  # of argparse, after --help
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
+    except SystemExit as end:  # of argparse, which passes over an error of its --help
+        if _unread(sys.stdout):
             _end_unread(end.code or _BROKEN_PIPE)
         raise
     except Exception as error:
