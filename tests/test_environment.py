@@ -15,10 +15,11 @@ from test_recipe import recipe  # noqa: F401  (a fixture)
 from test_sparse_file import make_model
 from test_untrusted import work  # noqa: F401  (a fixture)
 
-from espnet_pinch.asr.no_download import put_off_g2p
+from espnet_pinch.asr.surroundings import put_off_g2p
 from espnet_pinch.export.sparse_file import write_sparse
 
 ROOT = Path(__file__).parents[1]
+INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"  # torch sets it when imported
 PROGRAMS = sorted(path.stem for path in (ROOT / "espnet_pinch" / "bin").glob("[a-z]*.py"))
 
 # Found by Python at its start through PYTHONPATH, in every process that a program starts as well.
@@ -309,6 +310,19 @@ def test_a_read_only_installation_without_a_home_transcribes_in_a_c_locale(model
     assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
     assert done.stdout.decode().startswith(f"{tmp_path}/exp ж/report/RESULTS.md: 0 finished runs")
     assert (tmp_path / "exp ж" / "report" / "images" / "figure2_wav2vec2_base.png").stat().st_size > 10_000
+
+
+def test_a_user_without_a_name_can_train(tmp_path):
+    """As in a container that was started with a number for a user; torch wants the name for a folder's."""
+    command = ["unshare", "--user", "--map-user=12345"]
+    if subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("user namespaces are not allowed here")
+    keep = {k: v for k, v in os.environ.items() if k not in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", INDUCTOR)}
+    code = "import espnet_pinch.asr.upstream; import torch._dynamo; print(torch._dynamo.package.cache_dir())"
+    done = subprocess.run(
+        [*command, sys.executable, "-c", code], capture_output=True, text=True, env={**keep, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0 and done.stdout.endswith("torchinductor_12345\n"), done.stderr
 
 
 def test_pictures_leave_the_callers_backend_alone(tmp_path):

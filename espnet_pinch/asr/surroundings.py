@@ -1,12 +1,20 @@
-"""ESPnet without a download: it imports g2p_en for phonemes, which fetches its data in the middle of that import.
+"""What ESPnet and torch take for granted of a machine when they are imported: a network, and a user with a name."""
 
-Where packets are dropped that takes minutes, at the start of every program. Characters need no phonemes.
-"""
-
+import getpass
 import importlib
 import importlib.util
+import os
 import sys
+import tempfile
 import types
+
+
+def name_torchs_cache() -> None:
+    """Where the user has no name, as in a container with ``--user 1234``, name the cache that torch calls after it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}")
 
 
 class _UntilUsed(types.ModuleType):
@@ -21,7 +29,11 @@ class _UntilUsed(types.ModuleType):
 
 
 def put_off_g2p() -> None:
-    """Have ``import g2p_en`` do nothing until ``g2p_en.G2p`` is used; nothing changes where it is imported already."""
+    """Have ``import g2p_en`` do nothing until ``g2p_en.G2p`` is used; nothing changes where it is imported already.
+
+    ESPnet imports it for phonemes, and it fetches its data in the middle of that import. Where packets are dropped that
+    takes minutes, at the start of every program. Characters need no phonemes.
+    """
     name = "g2p_en"
     spec = None if name in sys.modules else importlib.util.find_spec(name)
     if spec is not None:
