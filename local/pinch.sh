@@ -216,21 +216,21 @@ upstream_files() {
 
 # ---- Stages 0 to 3: data
 
-if ! "${skip_data_prep}"; then
-    if within 0; then
-        log "stage 0: corpus and upstream"
-        if [ -z "${librispeech}" ]; then
-            step "${corpus_dir}/corpus.done" "corpus ${corpus}" "=${corpus}" -- \
-                "${python}" -m espnet_pinch.bin.fetch_corpus --corpus "${corpus}" --out "${corpus_dir}"
-        fi
-        if [ "${upstream_dir}" != "${upstream_source}" ]; then
-            step "downloads/upstreams/${upstream}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
-                "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
-        fi
+if ! "${skip_data_prep}" && within 0; then
+    log "stage 0: corpus and upstream"
+    if [ -z "${librispeech}" ]; then
+        step "${corpus_dir}/corpus.done" "corpus ${corpus}" "=${corpus}" -- \
+            "${python}" -m espnet_pinch.bin.fetch_corpus --corpus "${corpus}" --out "${corpus_dir}"
     fi
+    if [ "${upstream_dir}" != "${upstream_source}" ]; then
+        step "downloads/upstreams/${upstream}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
+            "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
+    fi
+fi
 
-    export HF_HUB_OFFLINE=1 # from here on nothing is fetched
+export HF_HUB_OFFLINE=1 # from here on nothing is fetched
 
+if ! "${skip_data_prep}"; then
     if within 1; then
         log "stage 1: data directories"
         [ -d "${corpus_dir}" ] || die "${corpus_dir} is missing: run stage 0 first (./run.sh --stage 0)"
