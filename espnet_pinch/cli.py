@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import espnet_pinch
-from espnet_pinch.bin import run_main
+from espnet_pinch.bin import run_main, use_utf8
 from espnet_pinch.errors import explain
 
 WORTH_MEASURING = 300  # seconds of audio: with less, measuring takes longer than it saves
@@ -232,4 +232,5 @@ def info_lines(figures: dict) -> list[str]:
 
 def main_program() -> None:
     """What the console script calls."""
+    use_utf8()
     run_main(main)

@@ -11,6 +11,8 @@ import kaldiio
 import numpy as np
 import soundfile
 
+from espnet_pinch.unreadable import why_unreadable
+
 try:
     from omniio.tools.kaldi import stream as omniio  # with which ESPnet 202611 reads archives; 202511 uses kaldiio
 except ImportError:
@@ -87,4 +89,4 @@ def read_audio(entry: str) -> np.ndarray:
     try:
         return read_file(entry, "float32")[0]
     except soundfile.LibsndfileError as error:
-        raise OSError(f"{entry} cannot be read: {error}") from None
+        raise OSError(f"{entry} {why_unreadable(entry) or f'cannot be read: {error}'}") from None

@@ -14,6 +14,7 @@ from espnet_pinch.data.spelling import Spelling, UnknownCharacters
 from espnet_pinch.data.tokens import frames_needed, frames_of
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
+from espnet_pinch.unreadable import why_unreadable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,9 @@ def _read(u: Utterance):
     try:
         samples, rate = read_file(u.audio, "int16")
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"utterance {u.id}: {u.audio} cannot be read: {error}") from None
+        raise ValueError(
+            f"utterance {u.id}: {u.audio} {why_unreadable(u.audio) or f'cannot be read: {error}'}"
+        ) from None
     if samples.shape != (u.samples,) or rate != u.rate:
         raise ValueError(f"utterance {u.id}: {u.audio} has changed since stage 1; run it again (--stage 1)")
     return samples, rate

@@ -3,7 +3,7 @@
 import os
 import statistics
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from espnet_pinch.results import paper
 from espnet_pinch.results.plots import save
@@ -34,7 +34,8 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
     printed = [row for row in paper.TABLE1 if row.upstream == upstream and row.method in CURVES]
     if not found and not printed:
         return False
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, (panel, sets) in zip(axes, PANELS.items()):
         for method, (name, colour, marker) in CURVES.items():
             style = dict(color=colour, marker=marker)

@@ -18,6 +18,7 @@ from espnet_pinch.sound.chunks import stated_parts
 from espnet_pinch.sound.ffmpeg import ffmpeg_blocks, has_ending, has_magic
 from espnet_pinch.sound.pieces import Part, PiecesFile
 from espnet_pinch.sound.tags import end_of_sound, read_at, tag_length
+from espnet_pinch.unreadable import POINTER, is_pointer, reading_reason
 
 HEADERLESS = (".raw", ".pcm")
 RATES = (1000, 768_000)  # Hz, the least and the most: what is outside was not recorded, and would fill the memory
@@ -79,7 +80,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     except OSError as error:
         if not error.strerror or str(path) in str(error).partition(":")[0]:
             raise
-        raise type(error)(f"{path}: {error.strerror}") from None
+        raise type(error)(f"{path}: {reading_reason(error, path)}") from None
     except ValueError:  # a null character
         raise OSError(f"{path}: no name of a file") from None
 
@@ -111,6 +112,8 @@ def _told(path: str | os.PathLike, blocks: Iterator) -> Iterator:
 def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
     """The rate first, then blocks of samples."""
     start, end = _bounds(file)
+    if is_pointer(read_at(file, start, 64)):
+        raise ValueError(POINTER)
     parts = None
     if not has_magic(read_at(file, start, 16)):
         try:
