@@ -1,31 +1,43 @@
 """``espnet-pinch``: transcribe sound files with a compressed model, or see what is in it."""
 
 import argparse
+import codecs
 import contextlib
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
 
 import espnet_pinch
-from espnet_pinch.bin import run_main
+from espnet_pinch.bin import run_main, use_utf8
 from espnet_pinch.errors import explain
 
 WORTH_MEASURING = 300  # seconds of audio: with less, measuring takes longer than it saves
 BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 MODEL = "experiment folder, its folded/, an exported Hugging Face folder, or a sparse file"
 
+TRANSCRIBE = """Sound files to text. A folder is searched to its bottom, links included. Files may have any length,
+1 to 768 kHz, and any format that libsndfile reads; for MPEG-4, AAC, WebM, WMA and the like, ffmpeg must be on the PATH.
+Of several sound tracks the first is read. A file is transcribed whole or named in an error, and the exit status is then
+1: one that is cut short is an error; one whose length was never stated, as in a pipe, is read to its end."""
+
+
+def audio_path(argument: str) -> Path:
+    """The file that an argument means; ``./-`` is the one of that name."""
+    return Path("/dev/stdin") if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="espnet-pinch", description=__doc__)
     parser.add_argument("--version", action="version", version=f"espnet_pinch {espnet_pinch.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("transcribe", help="sound files to text", description="Sound files to text.")
+    command = commands.add_parser("transcribe", help="sound files to text", description=TRANSCRIBE)
     command.set_defaults(run=transcribe)
     command.add_argument("model", type=Path, metavar="MODEL", help=MODEL)
     command.add_argument(
-        "audio", type=Path, nargs="+", metavar="AUDIO", help="sound file of any rate and format, or folder of such"
+        "audio", type=audio_path, nargs="+", metavar="AUDIO", help="sound file, folder of such, or - for standard input"
     )
     command.add_argument("--format", choices=("text", "json"), default="text", help="text: a line 'FILE<TAB>TEXT' each")
     command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such pieces [30]")
@@ -64,40 +76,56 @@ def transcribe(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from espnet_pinch.export.long_audio import find_audio, seconds_of, transcribe_file
+    from espnet_pinch.export.long_audio import transcribe_file
+    from espnet_pinch.sound.find import find_audio
+    from espnet_pinch.sound.read import seconds_of
 
     if args.device != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: torch sees no GPU here")
     failed = 0
 
-    def fail(error: Exception) -> None:
+    def fail(line: str) -> None:
         nonlocal failed
         failed += 1
-        tqdm.write(f"error: {' '.join(explain(error).split())}", file=sys.stderr)
+        tqdm.write(f"error: {printable(' '.join(line.split()))}", file=sys.stderr)
 
     files = {}
     for path in args.audio:
         try:
-            files.update((file, seconds_of(file)) for file in find_audio(path))
+            found = find_audio(path)
         except OSError as error:
-            fail(error)
+            fail(explain(error))
+            continue
+        for problem in found.problems:
+            fail(problem)
+        if found.companions:
+            note = f"note: {path}: {found.companions} files ._* of macOS, which hold no sound, are passed over"
+            tqdm.write(printable(note), file=sys.stderr)
+        if not found.files:
+            fail(f"{path}: no sound file in this folder")
+        files.update((file, seconds_of(file)) for file in found.files)
     total = sum(files.values())
     choose_backend(model, args, total)
     print_result = Json() if args.format == "json" else print_line
+    done = 0
     with tqdm(total=total, bar_format=BAR, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for path in files:
             try:
                 text, seconds = transcribe_file(model, path, args.chunk, args.stride, args.device, bar.update)
             except Exception as error:
-                if explain(error) is None:
+                line = explain(error)
+                if line is None:
                     raise
-                fail(error)
+                fail(line)
             else:
                 bar.clear()
-                print_result(str(path), text, seconds)
+                print_result(path, text, seconds)
+                done += 1
     if args.format == "json":
         print_result.end()
     if failed:
+        if len(files) > 1:
+            print(f"error: {done} of {len(files)} files are transcribed; what is not is named above", file=sys.stderr)
         sys.exit(1)
 
 
@@ -115,8 +143,25 @@ def choose_backend(model, args: argparse.Namespace, seconds: float) -> None:
         use_backend(model.frontend.upstream, backend, model.pruning.settings.layers)
 
 
-def print_line(path: str, text: str, seconds: float) -> None:
-    print(f"{path}\t{text}", flush=True)
+def printable(text: str, controls: bool = False) -> str:
+    r"""``text`` with bytes that are not UTF-8, as names of files may have them, as ``\xff``.
+
+    Args:
+        controls: write control characters as ``\n`` too.
+    """
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda match: repr(match[0])[1:-1], text) if controls else text
+
+
+def print_line(path: Path, text: str, seconds: float) -> None:
+    _print(f"{printable(str(path), controls=True)}\t{text}\n")
+
+
+def _print(text: str) -> None:
+    """To stdout, whose encoding may lack letters: those come out as escapes."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
 
 
 class Json:
@@ -125,9 +170,10 @@ class Json:
     def __init__(self):
         self.before = "["
 
-    def __call__(self, path: str, text: str, seconds: float) -> None:
-        element = {"audio": path, "text": text, "seconds": round(seconds, 3)}
-        print(f"{self.before}\n  {json.dumps(element, ensure_ascii=False)}", end="", flush=True)
+    def __call__(self, path: Path, text: str, seconds: float) -> None:
+        element = {"audio": printable(str(path)), "text": text, "seconds": round(seconds, 3)}
+        is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+        _print(f"{self.before}\n  {json.dumps(element, ensure_ascii=not is_utf8)}")
         self.before = ","
 
     def end(self) -> None:
@@ -186,4 +232,5 @@ def info_lines(figures: dict) -> list[str]:
 
 def main_program() -> None:
     """What the console script calls."""
+    use_utf8()
     run_main(main)

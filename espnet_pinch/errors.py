@@ -5,6 +5,7 @@ import re
 import yaml
 
 from espnet_pinch.files import DISK_REASONS
+from espnet_pinch.unreadable import permission_reason
 
 _SMALLER = "lower batch_size (and raise accum_grad as much) or max_wav_duration; in decoding, inference_batch_size"
 # What torch, CUDA and numpy say when memory ends: what to do.
@@ -21,6 +22,8 @@ _ADVICE = {
 
 def explain(error: Exception) -> str | None:
     """One line for an error that its user can cause; None for a fault of the program, which wants its traceback."""
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename}: {permission_reason(error.filename)}"
     if isinstance(error, OSError) and error.errno in DISK_REASONS and error.strerror:
         reason = DISK_REASONS[error.errno]
         return f"{error.filename}: {reason}" if error.filename else reason

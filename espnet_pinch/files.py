@@ -87,7 +87,7 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
     except Exception as error:
         system = isinstance(error, OSError)
         code = error.errno if system else None
-        if code in (errno.EACCES, errno.EPERM) and error.filename and _of_another(error.filename, path):
+        if code in (errno.EACCES, errno.EPERM) and error.filename and _is_read(error.filename, path):
             raise
         if not system and (re.search(r"No space left|code: 28\b", str(error)) or _full(path)):
             code = errno.ENOSPC
@@ -98,9 +98,11 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
         raise named from None
 
 
-def _of_another(filename, path: str | os.PathLike) -> bool:
-    """Whether an error's file has nothing to do with ``path``: one that the block reads."""
-    return not os.path.abspath(os.fsdecode(filename)).startswith(os.path.dirname(os.path.abspath(path)))
+def _is_read(filename, path: str | os.PathLike) -> bool:
+    """Whether an error's file is one that the block reads: it has nothing to do with ``path``, or is not readable."""
+    filename = os.path.abspath(os.fsdecode(filename))
+    another = not filename.startswith(os.path.dirname(os.path.abspath(path)))
+    return another or os.path.isfile(filename) and not os.access(filename, os.R_OK)
 
 
 def _full(path: str | os.PathLike) -> bool:

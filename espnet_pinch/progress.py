@@ -39,7 +39,12 @@ class Lines(tqdm):
         with contextlib.suppress(ValueError, OSError):
             terminal = int(os.environ.get(TERMINAL, ""))
             if os.isatty(terminal):
-                more = {"file": os.fdopen(os.dup(terminal), "w"), "mininterval": 0.2, "miniters": None, "delay": 0}
+                more = {
+                    "file": os.fdopen(os.dup(terminal), "w", encoding="utf-8", errors="replace"),
+                    "mininterval": 0.2,
+                    "miniters": None,
+                    "delay": 0,
+                }
                 more.update(total=self.total, position=0, leave=False, dynamic_ncols=True)
                 self.bar = tqdm(**{**kwargs, **more})
 

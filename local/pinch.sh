@@ -48,13 +48,15 @@ Export
   --export_args "ARGS"     options of espnet_pinch.bin.export: --formats, --values, --wer                 [--wer]
 Other
   --config FILE            source a file that sets these options ("stage=4")
+
+Relative paths are as seen from where you stand, "~" is your home; in the YAML files, from this recipe's folder.
 HELP
 )
 
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
  upstream corpus librispeech method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
- unknown_characters dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config inference_args
- inference_batch_size inference_asr_model export_args train_set valid_set test_sets"
+ unknown_characters dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config
+ inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets called_from print_exp"
 options=${options//$'\n'/}
 stage=0
 stop_stage=6
@@ -77,8 +79,8 @@ audio_format=flac
 min_wav_duration=0.1
 max_wav_duration=30
 unknown_characters=
-dumpdir=dump
-expdir=exp
+dumpdir=
+expdir=
 asr_config=
 baseline_config=
 asr_args=
@@ -93,23 +95,37 @@ export_args=--wer
 train_set=
 valid_set=
 test_sets=
+called_from=${PWD}
+print_exp=false # only print the folder of the corpus' experiments, for the sweeps
 
 . ./path.sh
 . ./cmd.sh
 . ./db.sh
 . utils/step.sh
-command_line="./run.sh $(printf '%q ' "${@:7}")" # without the sets that run.sh itself gives
+command_line="./run.sh $(printf '%q ' "${@:9}")" # without what run.sh itself gives
 command_line=${command_line% }
 . utils/parse_options.sh
+
+# within N: whether stage N is to be run
+within() {
+    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
+}
 
 # ---- What to run, checked before anything is done
 
 for number in stage stop_stage ngpu num_nodes nj inference_nj inference_batch_size; do
     [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number} must be a whole number, not '${!number}'"
 done
-for switch in skip_data_prep skip_train skip_eval gpu_inference; do
+for switch in skip_data_prep skip_train skip_eval gpu_inference print_exp; do
     [[ ${!switch} =~ ^(true|false)$ ]] || die "--${switch} must be true or false, not '${!switch}'"
 done
+for name in librispeech dumpdir expdir asr_exp asr_config baseline_config inference_config layer_sparsities; do
+    [[ ${!name} != *$'\n'* ]] || die "--${name} must not have a new line: '${!name}'"
+    [ -z "${!name}" ] || printf -v "${name}" '%s' "$(seen_from "${called_from}" "${!name}")"
+done
+dumpdir=${dumpdir:-dump}
+expdir=${expdir:-exp}
+[[ ${python} != */* ]] || python=$(realpath -ms -- "$(seen_from "${called_from}" "${python}")")
 for name in dumpdir expdir asr_exp asr_tag; do
     # ESPnet's options split at commas, its --frontend_conf reads YAML, kaldiio reads brackets and bars.
     [[ ${!name} != *[,#:\|\[\]\{\}\"\'$'\n']* ]] ||
@@ -140,17 +156,28 @@ else
     esac
 fi
 exp=${expdir}/${corpus}
+if "${print_exp}"; then
+    printf '%s\n' "${exp}"
+    exit
+fi
 suffix=$(name_of "${asr_args}") # of the run's folder
-checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" \
+gpus=() # that are needed here: not where another machine is asked to do the work
+if ! "${skip_train}" && within 4 && [ -z "${train_cmd}" ] && [ "${num_nodes}" -le 1 ]; then
+    gpus+=(--ngpu "${ngpu}")
+fi
+if "${gpu_inference}" && [ -z "${decode_cmd}" ] && { within 7 || ! "${skip_eval}" && within 5; }; then
+    gpus+=(--gpu_inference)
+fi
+checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" \
     --layer_sparsities "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
     ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
     ${unknown_characters:+--unknown_characters "${unknown_characters}"})
 {
-    read -r method
-    read -r target_sparsity
-    read -r layer_sparsities
-    read -r upstream_source
-    read -r unknown_characters
+    IFS= read -r method
+    IFS= read -r target_sparsity
+    IFS= read -r layer_sparsities
+    IFS= read -r upstream_source
+    IFS= read -r unknown_characters
 } <<<"${checked}"
 upstream_dir=downloads/upstreams/${upstream}
 [ ! -d "${upstream_source}" ] || upstream_dir=${upstream_source}
@@ -171,9 +198,15 @@ else
     decoded=decode_ctc_greedy
 fi
 
-# within N: whether stage N is to be run
-within() {
-    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
+# absolute PATH: for people to read
+absolute() {
+    realpath -ms -- "$1"
+}
+
+# quoted TEXT: as ESPnet's options read it whole, which are YAML behind the "="
+quoted() {
+    local text=${1//\\/\\\\}
+    printf '"%s"' "${text//\"/\\\"}"
 }
 
 # need FILE STAGE: stop unless an earlier stage has left FILE
@@ -188,19 +221,21 @@ upstream_files() {
 
 # ---- Stages 0 to 3: data
 
-if ! "${skip_data_prep}"; then
-    if within 0; then
-        log "stage 0: corpus and upstream"
-        if [ -z "${librispeech}" ]; then
-            step "${corpus_dir}/corpus.done" "corpus ${corpus}" "=${corpus}" -- \
-                "${python}" -m espnet_pinch.bin.fetch_corpus --corpus "${corpus}" --out "${corpus_dir}"
-        fi
-        if [ "${upstream_dir}" != "${upstream_source}" ]; then
-            step "downloads/upstreams/${upstream}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
-                "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
-        fi
+if ! "${skip_data_prep}" && within 0; then
+    log "stage 0: corpus and upstream"
+    if [ -z "${librispeech}" ]; then
+        step "${corpus_dir}/corpus.done" "corpus ${corpus}" "=${corpus}" -- \
+            "${python}" -m espnet_pinch.bin.fetch_corpus --corpus "${corpus}" --out "${corpus_dir}"
     fi
+    if [ "${upstream_dir}" != "${upstream_source}" ]; then
+        step "downloads/upstreams/${upstream}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
+            "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
+    fi
+fi
 
+export HF_HUB_OFFLINE=1 # from here on nothing is fetched
+
+if ! "${skip_data_prep}"; then
     if within 1; then
         log "stage 1: data directories"
         [ -d "${corpus_dir}" ] || die "${corpus_dir} is missing: run stage 0 first (./run.sh --stage 0)"
@@ -271,7 +306,7 @@ train() {
     step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
         "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
         --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}" \
-        --frontend_conf "upstream=${from}" --unknown_characters "${unknown_characters}" "$@"
+        --frontend_conf "upstream=$(quoted "${from}")" --unknown_characters "${unknown_characters}" "$@"
     step "${dir}/fold.done" "folding ${title}" "${dir}/train.done" "=${inference_asr_model}" -- \
         "${python}" -m espnet_pinch.bin.fold --exp "${dir}" --checkpoint "${inference_asr_model}"
 }
@@ -293,14 +328,14 @@ if ! "${skip_train}" && within 4; then
             "${python}" -m espnet_pinch.bin.fold --exp "${baseline}" --untrained --config "${asr_config}" \
             --pruning method=dense --token_list "${dump}/token_list/char/tokens.txt" \
             --unknown_characters "${unknown_characters}" \
-            --frontend_conf "upstream=${upstream_dir}"
+            --frontend_conf "upstream=$(quoted "${upstream_dir}")"
         start=${upstream_dir}
     fi
     # shellcheck disable=SC2086
     train "${run}" "${asr_tag}" "${asr_config}" "${start}" \
         "$(cat "${baseline}/fold.done" ${layer_sparsities:+"${layer_sparsities}/folded/parameters.json"})" \
         --pruning "method=${method}" --pruning "target_sparsity=${target_sparsity}" \
-        ${layer_sparsities:+--pruning "mixed_sparsity.layer_sparsities=${layer_sparsities}"} ${asr_args}
+        ${layer_sparsities:+--pruning "mixed_sparsity.layer_sparsities=$(quoted "${layer_sparsities}")"} ${asr_args}
 fi
 
 # ---- Stages 5 and 6: decoding and scoring
@@ -346,7 +381,7 @@ if ! "${skip_eval}"; then
         "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
             --out "${report}" --references "${dump}" --sets ${test_sets} \
             --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
-        log "results: $(pwd)/${report}/RESULTS.md"
+        log "results: $(absolute "${report}/RESULTS.md")"
     fi
 fi
 
@@ -362,6 +397,6 @@ if within 7; then
         ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --data "${test_sets_in_dump[@]}" \
         --upstream "${upstream_source}" --corpus "${corpus}" --batch_size "${inference_batch_size}" \
         --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${export_args}
-    log "exported: $(pwd)/${run}/export/README.md"
+    log "exported: $(absolute "${run}/export/README.md")"
 fi
 log "finished"

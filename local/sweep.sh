@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run, or go on with, a sweep over methods, target sparsities and seeds; from egs/librispeech_100.
 set -euo pipefail
+[[ -o privileged ]] || exec bash -p "$0" "$@" # without functions and shell options that the caller has exported
 
 help_message=$(cat <<'HELP'
 Usage: local/sweep.sh [options] [-- options of run.sh]
@@ -99,8 +100,7 @@ done
 all "${methods//mixed_sparsity/}"
 [[ ${methods} != *mixed_sparsity* ]] || all mixed_sparsity
 if "${report}"; then
-    # Where the runs are is for run.sh to know; the dense run's last words name its folder.
-    exp=$(dirname "$(dirname "$(sed -n 's/.* results: \(.*\)/\1/p' "${logs}/dense.log" | tail -n 1)")")
+    exp=$(recipe yaml "" --print_exp true) # where the runs are is for run.sh to know
     "${python}" -m espnet_pinch.bin.report --exp "${exp}"
 fi
 if [ -s "${failed}" ]; then

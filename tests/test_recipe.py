@@ -103,6 +103,20 @@ def test_espnets_beam_search_decodes_the_same_model(recipe, finished):
     assert len(json.loads((finished / "results.json").read_text())["wer"]) == 4  # that of greedy search stays
 
 
+def test_the_last_line_names_a_file_that_is_there(recipe, finished, tmp_path):
+    (tmp_path / "link").symlink_to(recipe / "exp")
+    corpus = os.path.relpath(recipe.parents[1] / "corpus", tmp_path)
+    for expdir in (str(tmp_path / "link"), "link"):
+        options = ["--upstream", "mini", "--python", sys.executable, "--librispeech", corpus, *SHORT, "--stage", "6"]
+        options += ["--target_sparsity", "0.8", "--expdir", expdir]
+        done = subprocess.run([str(recipe / "run.sh"), *options], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        [page] = re.findall(r" results: (.*)", done.stdout)
+        assert (
+            page == str(tmp_path / "link" / finished.relative_to(recipe / "exp") / "RESULTS.md") and Path(page).exists()
+        )
+
+
 def test_other_settings_are_not_mixed_into_a_trained_folder(recipe, finished):
     options = ("--librispeech", "../../corpus", "--target-sparsity", "0.7", *SHORT, "--stage", "4")
     with owned(finished):
@@ -115,15 +129,22 @@ def test_other_settings_are_not_mixed_into_a_trained_folder(recipe, finished):
     assert "pruning.target_sparsity: 0.8 -> 0.7; give another --asr_tag" in done.stderr
 
 
-def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished):
-    fine_tuned = next((recipe / "exp").glob("corpus_*/asr_mini_baseline/folded/hf"))
-    conf = (recipe / "conf" / "mini.yaml").read_text().replace("upstream: mini", f"upstream: {fine_tuned}")
+def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished, tmp_path):
+    """It and the corpus lie in folders with all that YAML, ESPnet's options and Kaldi's tables read as their own."""
+    fine_tuned, corpus = tmp_path / """models: "a", 'b' #1 é""", tmp_path / """odd: "corpus", 'c' #2 é"""
+    shutil.copytree(next((recipe / "exp").glob("corpus_*/asr_mini_baseline/folded/hf")), fine_tuned)
+    corpus.symlink_to(recipe.parents[1] / "corpus")
+    conf = (
+        (recipe / "conf" / "mini.yaml")
+        .read_text()
+        .replace("upstream: mini", f"upstream: {json.dumps(str(fine_tuned))}")
+    )
     (recipe / "conf" / "own.yaml").write_text(conf)
-    options = ("--librispeech", "../../corpus", "--target_sparsity", "0.5", "--asr_args", "--max_epoch 1")
+    options = ("--librispeech", str(corpus), "--target_sparsity", "0.5", "--asr_args", "--max_epoch 1")
     options += ("--unknown_characters", "extend")
-    done = run(recipe, "--upstream", "own", "--stage", "2", "--audio_format", "flac.ark", *options)
+    done = run(recipe, "--upstream", "own", "--stage", "1", "--audio_format", "flac.ark", *options)
     assert done.returncode == 0, done.stdout + done.stderr
-    [folder] = (recipe / "exp").glob("corpus_*/asr_own_pinch_0.5_max_epoch1")
+    [folder] = (recipe / "exp").glob("odd___corpus_*/asr_own_pinch_0.5_max_epoch1")
     results, first = (json.loads((f / "results.json").read_text()) for f in (folder, finished))
     assert results["baseline"]["seconds"] == 0 and results["baseline"]["epochs"] == 0
     for name, score in results["baseline"]["wer"].items():

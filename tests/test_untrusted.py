@@ -188,7 +188,7 @@ def test_an_archive_of_audio(work, trap, train_error, error_of):
     (work / "a.ark").write_bytes(b"PKL" + pickle.dumps(trap))
     with pytest.raises(ValueError, match="a.ark:0: .*a pickle.*refused"):
         read_audio(f"{work}/a.ark:0")
-    with pytest.raises(OSError, match="cannot be read"):
+    with pytest.raises(OSError, match="does not exist"):
         read_audio(f"touch {trap.path}; cat {work}/a.ark:0 |")
     for entry in (f"{work}/a.ark:0", f"touch {trap.path} |"):
         (work / "data" / "wav.scp").write_text("".join(f"a-{i} {entry}\n" for i in range(3)))

@@ -4,8 +4,20 @@
 #   options="stage stop_stage"; stage=0; stop_stage=6
 #   . utils/parse_options.sh        # reads "$@"
 #
-# Only the names in ${options} are taken. "--config FILE" sources a file of "name=value" lines at its place.
-# "--help" prints ${help_message}.
+# Only the names in ${options} are taken. "--config FILE" sources a file of "name=value" lines at its place, seen from
+# ${called_from} where that is set. "--help" prints ${help_message}.
+
+# seen_from DIR PATH: PATH, which may be relative to DIR or begin with "~", as seen from here
+seen_from() {
+    local path=$2 home=${2%%/*}
+    if [[ ${home} =~ ^~[A-Za-z0-9._-]*$ ]]; then
+        eval "home=${home}" # of what is no more than a name
+        path=${home}${path#"${path%%/*}"}
+    fi
+    [[ ${path} == /* ]] || path=$1/${path}
+    path=$(realpath -ms -- "${path}")
+    printf '%s\n' "${path#"${PWD}/"}"
+}
 
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -35,12 +47,13 @@ while [ $# -gt 0 ]; do
     _name=${_name#--}
     _name=${_name//-/_}
     if [ "${_name}" = config ]; then
-        if [ ! -r "${_value}" ]; then
+        _name=$(realpath -ms -- "$(seen_from "${called_from:-.}" "${_value}")") # "." looks for a bare name in PATH
+        if [ ! -f "${_name}" ] || [ ! -r "${_name}" ]; then
             echo "error: --config: cannot read ${_value}" >&2
             exit 2
         fi
         # shellcheck disable=SC1090
-        . "${_value}"
+        . "${_name}"
         continue
     fi
     case " ${options:?} " in

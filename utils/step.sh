@@ -70,6 +70,7 @@ step() {
     first_line=$(wc -l <"${log_file}")
     # shellcheck disable=SC2094  # both only append
     { ESPNET_PINCH_TERMINAL=3 "$@" 2>>"${log_file}" | tee -a "${log_file}"; } 3>&1 || status=$?
+    [ "${status}" -ne 141 ] || exit 141 # nobody reads the output any more ("| head"): as quiet as other programs
     if [ "${status}" -ne 0 ]; then
         # The program's last error line, wherever tee has put the progress that was still under way.
         if ! tail -n "+${first_line}" "${log_file}" | grep '^error: ' | tail -n 1 >&2; then

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # One-pass compression of a speech foundation model on LibriSpeech-100h, see --help.
 set -euo pipefail
+[[ -o privileged ]] || exec bash -p "$0" "$@" # without functions and shell options that the caller has exported
+unset CDPATH # with which cd may go elsewhere, and prints
+called_from=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 train_set=train_clean_100
 valid_set=dev
 test_sets="dev_clean dev_other test_clean test_other"
 
-exec ./local/pinch.sh \
+exec bash -p ./local/pinch.sh \
+    --called_from "${called_from}" \
     --train_set "${train_set}" \
     --valid_set "${valid_set}" \
     --test_sets "${test_sets}" \

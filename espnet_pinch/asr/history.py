@@ -89,7 +89,7 @@ def device_name() -> str:
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
     return f"{name}, {torch.get_num_threads()} threads"
 

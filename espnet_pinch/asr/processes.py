@@ -2,8 +2,9 @@
 
 import argparse
 
-import torch
 from espnet2.train.distributed_utils import get_node_rank, resolve_distributed_mode
+
+from espnet_pinch.gpus import check_gpus
 
 
 def is_first(args: argparse.Namespace) -> bool:
@@ -15,8 +16,7 @@ def is_first(args: argparse.Namespace) -> bool:
     Raises:
         ValueError: more GPUs than there are, several GPUs in one process, or not launched as the options say.
     """
-    if args.ngpu > torch.cuda.device_count():
-        raise ValueError(f"--ngpu {args.ngpu}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
+    check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     mode = argparse.Namespace(**vars(args))
     try:
         resolve_distributed_mode(mode)

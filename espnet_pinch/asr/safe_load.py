@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from espnet_pinch.unreadable import why_unreadable
+
 # What ESPnet's reporter leaves in checkpoint.pth besides tensors, numbers and text: durations and numpy's numbers.
 FIGURES = [
     datetime.timedelta,
@@ -40,11 +42,15 @@ def load(file, map_location=None, *_, mmap: bool | None = None, **__):
         raise
     except Exception as error:  # a damaged file makes torch raise errors of many kinds
         name = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if name:
+        path = file if isinstance(file, (str, os.PathLike)) else None
+        unreadable = path is not None and why_unreadable(path)
+        if unreadable:
+            reason = unreadable
+        elif name:
             reason = f"holds {name[1]}, which is no tensor, number or text and could run code: refused"
         else:
             reason = "is damaged, or no file of weights"
-        raise ValueError(f"{file if isinstance(file, (str, os.PathLike)) else 'the checkpoint'} {reason}") from None
+        raise ValueError(f"{'the checkpoint' if path is None else path} {reason}") from None
 
 
 @contextlib.contextmanager
@@ -61,7 +67,7 @@ def damage(path: str | os.PathLike) -> str | None:
     """What is wrong with a file that ``torch.save`` has written; None where the checksum of every part is right.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be read, or is a Git LFS pointer.
     """
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
@@ -70,5 +76,8 @@ def damage(path: str | os.PathLike) -> str | None:
             with zipfile.ZipFile(file) as parts:
                 part = parts.testzip()
         except Exception:  # zipfile too raises errors of many kinds
+            unreadable = why_unreadable(path)
+            if unreadable:
+                raise OSError(f"{path} {unreadable}") from None
             return "it is cut short, or overwritten"
     return f"the checksum of its {part} is wrong" if part else None

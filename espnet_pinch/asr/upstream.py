@@ -25,6 +25,7 @@ from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
 from espnet_pinch.asr.weight_files import weight_files, weight_names
 from espnet_pinch.files import write_json
+from espnet_pinch.unreadable import why_unreadable
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
@@ -69,6 +70,7 @@ def check_folder(upstream: str) -> None:
 
     Raises:
         FileNotFoundError: a folder without config.json or weights, or a path that is not there.
+        OSError: one of its files cannot be read, or is a Git LFS pointer.
         ValueError: the index of the weights is damaged.
     """
     folder = Path(upstream)
@@ -78,7 +80,10 @@ def check_folder(upstream: str) -> None:
         return
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"the upstream folder {upstream} has no config.json; it must be a Hugging Face folder")
-    weight_files(folder)
+    for file in (*sorted(folder.glob("*.json")), *weight_files(folder)):
+        wrong = why_unreadable(file, whole=False)
+        if wrong:
+            raise OSError(f"{file} {wrong}")
 
 
 def read_config(upstream: str) -> PretrainedConfig:

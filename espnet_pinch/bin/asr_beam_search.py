@@ -12,6 +12,7 @@ from espnet_pinch.bin import run_main
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
 from espnet_pinch.data.tokens import text_of
+from espnet_pinch.gpus import check_gpus
 from espnet_pinch.progress import progress_bar
 
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument("--ngpu", type=int, default=0)
     args, more = parser.parse_known_args()  # ESPnet's parser checks the rest
+    check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     options = ["--config", args.inference_config, "--ngpu", str(args.ngpu), *more]
     for data in args.data:
         decode(args.model, data, args.out / data.name, args.nj, options)

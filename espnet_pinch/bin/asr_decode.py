@@ -6,6 +6,7 @@ from pathlib import Path
 from espnet_pinch.asr.checkpoint import load_model
 from espnet_pinch.asr.decode import decode_data_dir
 from espnet_pinch.bin import run_main
+from espnet_pinch.gpus import check_gpus
 
 
 def main() -> None:
@@ -16,6 +17,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU")
     args = parser.parse_args()
+    check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     device = "cuda" if args.ngpu else "cpu"
     model, _ = load_model(args.model / "config.yaml", args.model / "model.pth")
     model.to(device)

@@ -6,12 +6,14 @@ Prints, one a line: the method, the target sparsity, the run that mixed_sparsity
 
 import argparse
 import importlib.util
+import os
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
 from espnet_pinch.core.registry import DEFAULT_METHOD, build_method
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.spelling import UnknownCharacters
+from espnet_pinch.gpus import check_gpus
 
 PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
 
@@ -23,10 +25,14 @@ def main() -> None:
     parser.add_argument("--target_sparsity", help="instead of the YAML's")
     parser.add_argument("--unknown_characters", help="instead of the YAML's")
     parser.add_argument("--layer_sparsities", help="mixed_sparsity's, where the YAML has none; {} is the target")
+    parser.add_argument("--ngpu", type=int, default=0, help="GPUs that this machine must have")
+    parser.add_argument("--gpu_inference", action="store_true", help="this machine must have a GPU to decode on")
     args = parser.parse_args()
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise OSError(f"not installed: {', '.join(missing)}; run make venv, or pip install -e . in your environment")
+    check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
+    check_gpus(int(args.gpu_inference), "--gpu_inference true")
     config = read_yaml(args.config)
     frontend = config.get("frontend_conf") if isinstance(config, dict) else None
     upstream = frontend.get("upstream") if isinstance(frontend, dict) else None
@@ -55,7 +61,7 @@ def main() -> None:
         raise ValueError(f"{where}{error}") from None
     method = block.get("method", DEFAULT_METHOD)
     print(method, block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
-    print(layer_sparsities, upstream, unknown.policy, sep="\n")
+    print(layer_sparsities, os.path.expanduser(upstream), unknown.policy, sep="\n")
 
 
 if __name__ == "__main__":

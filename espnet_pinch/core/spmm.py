@@ -54,6 +54,15 @@ def _add_row(typing, x, columns, values, start, end, y):
     return signature, codegen
 
 
+def _kept(function):
+    """Compile for all cores, and keep the result on disk where numba finds a folder that it can write to."""
+    options = dict(parallel=True, nogil=True)
+    try:
+        return numba.njit(**options, cache=True)(function)
+    except RuntimeError:  # neither beside this file nor in the home
+        return numba.njit(**options)(function)
+
+
 @numba.njit
 def _aligned(rows):
     """An uninitialised array (rows, FRAMES) at the start of a cache line."""
@@ -62,7 +71,7 @@ def _aligned(rows):
     return buffer[start : start + rows * FRAMES].reshape(rows, FRAMES)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@_kept
 def spmm(starts, columns, values, bias, x, y, parts):
     """``y = x W^T + b``, shared out among numba's threads by blocks of frames, and by ``parts`` of W's rows.
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import kaldiio
 import soundfile
 
+from espnet_pinch.data.audio import UNKNOWN, read_file
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.spelling import Spelling, UnknownCharacters
 from espnet_pinch.data.tokens import frames_needed, frames_of
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
+from espnet_pinch.unreadable import why_unreadable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +100,21 @@ def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[U
 def _read(u: Utterance):
     """Samples and rate of an utterance; ValueError where they are not what the data directory says."""
     try:
-        samples, rate = soundfile.read(u.audio, dtype="int16")
+        samples, rate = read_file(u.audio, "int16")
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"utterance {u.id}: {u.audio} cannot be read: {error}") from None
+        raise ValueError(
+            f"utterance {u.id}: {u.audio} {why_unreadable(u.audio) or f'cannot be read: {error}'}"
+        ) from None
     if samples.shape != (u.samples,) or rate != u.rate:
         raise ValueError(f"utterance {u.id}: {u.audio} has changed since stage 1; run it again (--stage 1)")
     return samples, rate
+
+
+def _states_length(audio: str) -> bool:
+    try:
+        return soundfile.info(audio).frames < UNKNOWN
+    except soundfile.LibsndfileError:
+        return True  # an archive, or a file that whoever reads it will name
 
 
 def write_shapes(utterances: list[Utterance], folder: str | os.PathLike) -> None:
@@ -125,5 +136,25 @@ def spelled(utterances: list[Utterance], spelling: Spelling) -> list[Utterance]:
 
 
 def write_dump(folder: str | os.PathLike, utterances: list[Utterance], packed: str | os.PathLike | None) -> None:
-    """Write the data directory of a set; ``packed`` is the folder for an archive of its audio, or None."""
-    write_data_dir(folder, pack_audio(utterances, packed) if packed else utterances)
+    """Write the data directory of a set.
+
+    Args:
+        packed: folder for an archive of its audio; None leaves the audio where it is, but for files that do not state
+            their length, which ESPnet cannot read: ``FOLDER.audio`` gets copies that do.
+
+    Raises:
+        ValueError: as ``pack_audio``.
+    """
+    if packed:
+        write_data_dir(folder, pack_audio(utterances, packed))
+        return
+    copies = [u for u in utterances if not _states_length(u.audio)]
+    own = Path(folder).absolute().with_name(f"{Path(folder).name}.audio")
+    if copies:
+        with whole_folder(own) as new:
+            for u in copies:
+                samples, rate = _read(u)
+                soundfile.write(new / f"{u.id}.flac", samples, rate, subtype="PCM_16")
+        print(f"{Path(folder).name}: {len(copies)} files do not state their length; copies that do are in {own}")
+    paths = {u.id: str(own / f"{u.id}.flac") for u in copies}
+    write_data_dir(folder, [dataclasses.replace(u, audio=paths.get(u.id, u.audio)) for u in utterances])

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from espnet_pinch.files import whole_folder
+from espnet_pinch.unreadable import POINTER, is_pointer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +103,13 @@ def read_table(path: str | os.PathLike) -> dict[str, str]:
     """
     table = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line} is not UTF-8 text: {error}") from None
+    if is_pointer(text[:100].encode()):
+        raise ValueError(f"{path} {POINTER}")
+    lines = text.split("\n")
     if lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, 1):

@@ -9,6 +9,7 @@ and ``1272-128104-0000.flac`` beside it the audio, 16 kHz, mono.
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_pinch.data.audio import UNKNOWN, Stream
 from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.progress import progress_bar
+from espnet_pinch.unreadable import why_unreadable
 
 RATE = 16000
 WIDTHS = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}  # bytes of a sample in FLAC's MD5
@@ -59,19 +62,23 @@ def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utt
     problems: list[str] = []
     rows: dict[Path, tuple[str, str]] = {}  # audio: id, transcript
     for chapter in (chapter for speaker in _folders(folder) for chapter in _folders(speaker)):
-        names = sorted(os.listdir(chapter))
+        # The layout's own name first, a longer one last: of a file and its copy, it is the copy that is named.
+        own = f"{chapter.parent.name}-{chapter.name}.trans.txt"
+        names = sorted(os.listdir(chapter), key=lambda name: (name != own, len(name), name))
+        found: dict[Path, Path] = {}  # audio: transcript
         for path in (chapter / name for name in names if name.endswith(".trans.txt")):
             for id_, text in read_table(path).items():
                 audio = chapter / f"{id_}.flac"
                 text = " ".join(unicodedata.normalize("NFC", text).split())
                 problem = _transcript_problem(id_, text, audio)
-                if not problem and audio in rows:
-                    problem = "is there twice"
+                if audio in found:
+                    problem = f"is there twice, first in {found[audio].name}; remove {path.name} if it is a copy"
                 if problem:
                     problems.append(f"{path}: utterance {id_} {problem}")
-                rows[audio] = id_, text
-        audios = (chapter / name for name in names if name.endswith(".flac"))
-        problems += [f"{audio} has no transcript" for audio in audios if audio not in rows]
+                found.setdefault(audio, path)
+                rows.setdefault(audio, (id_, text))
+        audios = [chapter / name for name in names if name.endswith(".flac")]
+        problems += [_without_transcript(audio, found) for audio in audios if audio not in found]
     _raise_first(problems, subset)
     if not rows:
         raise ValueError(f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
@@ -98,8 +105,17 @@ def _transcript_problem(id_: str, text: str, audio: Path) -> str | None:
     if has_control(text):
         return f"has a control character in its transcript: {text!r}"
     if not audio.is_file():
-        return f"has no audio file {audio.name}"
+        wrong = f": that {why_unreadable(audio, whole=False)}" if os.path.lexists(audio) else ""
+        return f"has no audio file {audio.name}{wrong}"
     return None
+
+
+def _without_transcript(audio: Path, found: Iterable[Path]) -> str:
+    """What to say of an audio file that no transcript names, but perhaps that of the file that it is a copy of."""
+    for other in found:
+        if re.search(rf"(?<![\w-]){re.escape(other.stem)}(?![\w-])", audio.stem):
+            return f"{audio} has no transcript; remove it if it is a copy of {other.name}"
+    return f"{audio} has no transcript"
 
 
 def _raise_first(problems: list[str], subset: str) -> None:
@@ -122,13 +138,11 @@ def _stated_md5(audio: Path) -> bytes | None:
 def _samples_or_problem(audio: Path) -> int | str:
     """Number of samples, or what is wrong with the file."""
     try:
-        with soundfile.SoundFile(audio) as file:
+        with Stream(audio) as file:
             if file.samplerate != RATE:
                 return f"{audio} has {file.samplerate} Hz; the recipe needs {RATE} Hz, resample the corpus first"
             if file.channels != 1:
                 return f"{audio} has {file.channels} channels; the recipe needs mono"
-            if file.frames == 0:
-                return f"{audio} holds no audio"
             if file.format != "FLAC":
                 return f"{audio} holds {file.format}, not FLAC"
             buffer, digest = np.empty(1 << 16, dtype="<i4"), hashlib.md5(usedforsecurity=False)
@@ -137,11 +151,13 @@ def _samples_or_problem(audio: Path) -> int | str:
             while read := len(file.read(out=buffer, dtype="int32")):
                 frames += read
                 digest.update(buffer[:read].view(np.uint8).reshape(-1, 4)[:, zeros:].tobytes())
-            if frames != file.frames:
+            if not frames:
+                return f"{audio} holds no audio"
+            if file.frames < UNKNOWN and frames != file.frames:
                 return f"{audio} is cut short: {frames} of its {file.frames} samples can be read"
             stated = _stated_md5(audio)
             if stated and digest.digest() != stated:
                 return f"{audio} is damaged: its samples have another MD5 than it states"
-            return file.frames
+            return frames
     except (soundfile.LibsndfileError, OSError, UnicodeEncodeError) as error:
-        return f"{audio} cannot be read, it is damaged or cut short ({error})"
+        return f"{audio} {why_unreadable(audio) or f'cannot be read, it is damaged or cut short ({error})'}"

@@ -56,7 +56,7 @@ print("".join(tokens[i] for i in ids).replace("<space>", " "))
     "espnet": """With ESPnet, where espnet_pinch is installed:
 
 ```python
-import espnet_pinch.asr.task  # registers frontend and model
+import espnet_pinch.asr.task  # first: registers frontend and model
 from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import unpack
 from espnet_pinch.asr.safe_load import tensors_only

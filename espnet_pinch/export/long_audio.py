@@ -1,72 +1,28 @@
 """Transcribe sound files of any rate, format and length: resampled, mixed down, in overlapping chunks."""
 
-import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from fractions import Fraction
 
 import numpy as np
-import soundfile
 import torch
 from scipy.signal import resample_poly
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.data.tokens import frames_of
+from espnet_pinch.sound.read import open_sound
 
-# Endings of the formats that soundfile reads; raw samples lack a header to read them by.
-SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {
-    ".opus",
-    ".oga",
-    ".aif",
-    ".aifc",
-}
-
-
-UNKNOWN = 2**62  # soundfile gives a larger number of samples where the file does not say how many it has
-
-
-class _Stream(soundfile.SoundFile):
-    """A sound file read from its beginning to its end.
-
-    soundfile seeks to where it is after every read of a file that it can seek in. MP3 has noise behind a seek.
-    """
-
-    def seekable(self) -> bool:
-        return False
-
-
-def find_audio(path: str | os.PathLike) -> list[Path]:
-    """``path`` itself where it is a file, or the sound files, by their endings, anywhere in the folder, sorted.
-
-    Raises:
-        FileNotFoundError: it does not exist, or the folder holds no sound file.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: does not exist")
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    if not found:
-        raise FileNotFoundError(f"{path}: no sound file in this folder")
-    return found
-
-
-def seconds_of(path: str | os.PathLike) -> float:
-    """Length of a sound file as it says itself; 0 where it cannot be read or does not say."""
-    with contextlib.suppress(OSError, soundfile.LibsndfileError):
-        info = soundfile.info(path)
-        return info.duration if info.frames < UNKNOWN else 0.0
-    return 0.0
+# The filter that resamples is as long as the ratio's larger number: no one hears that 767999 Hz is 3e-8 off.
+_FINEST = 50_000
 
 
 def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> Iterator[tuple[np.ndarray, bool, bool]]:
     """Overlapping pieces of a sound file, each read when it is asked for.
 
     Args:
-        path: any rate, format and number of channels that soundfile reads.
+        path: any rate, format and number of channels that ``espnet_pinch.sound`` reads.
         rate: Hz, to resample to.
         chunk: seconds of a piece, over ``2 * stride``.
         stride: seconds that a piece shares with its neighbour, twice: the next one starts ``chunk - 2 * stride``
@@ -75,28 +31,20 @@ def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> 
     Yields: samples (float32, mono), whether they are the first piece, whether they are the last.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is cut short, or has samples that are not finite.
+        OSError, ValueError: as ``espnet_pinch.sound.read.open_sound``.
     """
-    try:
-        with _Stream(path) as file:
-            left = file.frames if file.frames < UNKNOWN else 0
-            piece = _read(file, chunk)
-            left -= len(piece)
-            first = True
-            while True:
-                more = _read(file, chunk - 2 * stride)
-                left -= len(more)
-                last = len(more) == 0
-                if last and left > 0:
-                    raise ValueError(f"{path}: cut short, {left} of {file.frames} samples are missing")
-                yield _resample(piece, file.samplerate, rate), first, last
-                if last:
-                    return
-                piece = np.concatenate([piece[-2 * stride * file.samplerate :], more])
-                first = False
-    except soundfile.LibsndfileError as error:
-        raise OSError(f"{path}: {error.error_string.rstrip('.')}") from None
+    with open_sound(path, rate) as (native, blocks):
+        take = _Taker(blocks).take
+        piece = take(chunk * native)
+        first = True
+        while True:
+            more = take((chunk - 2 * stride) * native)
+            last = len(more) == 0
+            yield _resample(piece, native, rate), first, last
+            if last:
+                return
+            piece = np.concatenate([piece[-2 * stride * native :], more])
+            first = False
 
 
 @torch.inference_mode()
@@ -142,14 +90,28 @@ def transcribe_file(
     return to_text(ids, model.token_list), seconds
 
 
-def _read(file: soundfile.SoundFile, seconds: int) -> np.ndarray:
-    """The next ``seconds`` of a file, channels averaged, (samples,)."""
-    samples = file.read(seconds * file.samplerate, dtype="float32", always_2d=True).mean(1)
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{file.name}: has samples that are not finite")
-    return samples
+class _Taker:
+    """Takes any number of samples at a time out of blocks."""
+
+    def __init__(self, blocks: Iterator[np.ndarray]):
+        self._blocks, self._rest = blocks, np.empty(0, np.float32)
+
+    def take(self, count: int) -> np.ndarray:
+        """The next ``count`` samples, or what is left."""
+        taken, missing = [], count
+        while missing:
+            block = self._rest if len(self._rest) else next(self._blocks, None)
+            if block is None:
+                break
+            taken.append(block[:missing])
+            self._rest, missing = block[missing:], missing - len(taken[-1])
+        return np.concatenate(taken) if taken else self._rest
 
 
 def _resample(samples: np.ndarray, old: int, new: int) -> np.ndarray:
-    divisor = math.gcd(old, new)
-    return samples if old == new else resample_poly(samples, new // divisor, old // divisor).astype(np.float32)
+    if old == new:
+        return samples
+    ratio = Fraction(new, old).limit_denominator(_FINEST)
+    length = -(-len(samples) * new // old)
+    resampled = resample_poly(samples, ratio.numerator, ratio.denominator)[:length].astype(np.float32)
+    return np.pad(resampled, (0, length - len(resampled)))

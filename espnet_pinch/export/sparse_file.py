@@ -42,6 +42,7 @@ from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.export.encoding import OTHERS, VALUES, cast, decode, encode
 from espnet_pinch.export.model import UPSTREAM, build, describe, fill, gated_layers, weights
 from espnet_pinch.files import whole_file
+from espnet_pinch.unreadable import why_unreadable
 
 FORMAT_VERSION = 1
 KEY = "espnet_pinch"
@@ -155,6 +156,9 @@ def _stored_name(name: str, part: str) -> str:
 def _open(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist")
+    wrong = why_unreadable(path, whole=False)
+    if wrong:
+        raise OSError(f"{path} {wrong}")
     return safe_open(path, framework="pt")
 
 

@@ -3,7 +3,7 @@
 import os
 import statistics
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from espnet_pinch.core.registry import UNPRUNED, all_methods
 from espnet_pinch.results import paper
@@ -30,7 +30,8 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
     printed = [row for row in paper.TABLE1 if row.upstream == upstream and row.method in curves]
     if not found and not printed:
         return False
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, (panel, sets) in zip(axes, PANELS.items()):
         for method, facts in curves.items():
             name, style = facts.label, dict(color=facts.colour, marker=facts.marker)

@@ -4,22 +4,19 @@ import os
 from pathlib import Path
 
 import matplotlib
+import numpy as np
+from matplotlib.figure import Figure  # not pyplot, which takes the caller's backend: no picture is shown
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-
-from espnet_pinch.files import whole_file  # noqa: E402
-
-plt.rcParams["svg.hashsalt"] = "espnet_pinch"  # the same picture is the same file
+from espnet_pinch.files import whole_file
 
 
-def save(figure, path: str | os.PathLike) -> None:
-    """Write ``path`` with .png and with .svg, and close the figure."""
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Write ``path`` with .png and with .svg."""
     for suffix in (".png", ".svg"):
-        with whole_file(Path(path).with_suffix(suffix)) as tmp:
-            figure.savefig(tmp, format=suffix[1:], dpi=120, metadata={"Date": None} if suffix == ".svg" else None)
-    plt.close(figure)
+        metadata = {"Date": None} if suffix == ".svg" else None
+        # With the salt the same picture is the same file.
+        with whole_file(Path(path).with_suffix(suffix)) as tmp, matplotlib.rc_context({"svg.hashsalt": "espnet_pinch"}):
+            figure.savefig(tmp, format=suffix[1:], dpi=120, metadata=metadata)
 
 
 def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float | None = None) -> None:
@@ -34,7 +31,8 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     ends = [phases["train"]["points"][-1]["iteration"] for phases in history.values()]
     logged = [key for key in ("sparsity", "tau", "eta") if key in points[0]]
     rows = ["CTC loss", "dev errors, %", *("sparsity, %" if key == "sparsity" else key for key in logged)]
-    figure, axes = plt.subplots(len(rows), 1, sharex=True, figsize=(7, 1.7 * len(rows) + 0.8), layout="constrained")
+    figure = Figure(figsize=(7, 1.7 * len(rows) + 0.8), layout="constrained")
+    axes = figure.subplots(len(rows), 1, sharex=True)
     iterations = [point["iteration"] for point in points]
 
     def line(axis, key, scale=1.0, label=None):
@@ -78,7 +76,8 @@ def plot_layers(layers: dict[str, dict], path: str | os.PathLike) -> None:
     order = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
     linears.sort(key=lambda name: order.index(name) if name in order else len(order))
     values = np.array([[row.get(linear, np.nan) for row in blocks.values()] for linear in linears])
-    figure, axis = plt.subplots(figsize=(1.8 + 0.75 * len(blocks), 1.2 + 0.5 * len(linears)), layout="constrained")
+    figure = Figure(figsize=(1.8 + 0.75 * len(blocks), 1.2 + 0.5 * len(linears)), layout="constrained")
+    axis = figure.subplots()
     image = axis.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if value < 60 else "black"

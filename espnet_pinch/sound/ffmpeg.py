@@ -1,0 +1,107 @@
+"""Sound in containers that libsndfile does not read, such as MPEG-4 and Matroska, through the program ffmpeg."""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+ENDINGS = (
+    *(".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".aac", ".adts", ".f4a"),
+    *(
+        ".webm",
+        ".weba",
+        ".mkv",
+        ".mka",
+        ".mk3d",
+        ".wma",
+        ".wmv",
+        ".asf",
+        ".avi",
+        ".flv",
+        ".f4v",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+    ),
+    *(".ts", ".mts", ".m2ts", ".ogv", ".ogx", ".ogm", ".spx", ".amr", ".awb", ".ac3", ".eac3", ".dts", ".mlp", ".thd"),
+    *(".ra", ".rm", ".rmvb", ".ape", ".tta", ".tak", ".wv", ".mpc", ".mp+", ".dsf", ".dff", ".qcp", ".gsm", ".shn"),
+    *(".alac", ".divx", ".xwma", ".aptx", ".sbc", ".g722", ".nut", ".mxf", ".dss", ".ofr", ".oma", ".aa3", ".loas"),
+)
+_MAGICS = (  # of files of these kinds under another name, such as standard input: where, what
+    (4, b"ftyp"),
+    (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
+    (0, b"\x30\x26\xb2\x75"),  # ASF, WMA
+    (0, b"#!AMR"),
+    (0, b"\xff\xf1"),  # AAC in ADTS
+    (0, b"\xff\xf9"),
+    (0, b"wvpk"),
+    (0, b"\x0b\x77"),  # AC-3
+)
+_BLOCK = 1 << 18  # bytes
+_SHORTER = 0.05  # share of the stated length, and a second, that may be missing: containers round it up
+
+
+def has_ending(path: Path) -> bool:
+    """Whether the name ends as those of files do that libsndfile does not read and ffmpeg does."""
+    return path.suffix.lower() in ENDINGS
+
+
+def has_magic(head: bytes) -> bool:
+    """Whether a file begins as those do, whatever its name."""
+    return any(head[at : at + len(magic)] == magic for at, magic in _MAGICS)
+
+
+def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
+    """The first sound track of a file, (samples,), resampled to ``rate`` Hz and mixed down.
+
+    Raises:
+        ValueError: ffmpeg is not there, or says that something is wrong with the file.
+    """
+    program = shutil.which("ffmpeg")
+    if not program:
+        raise ValueError("left out: files of this kind are read through ffmpeg, which is not on the PATH: install it")
+    # The file and nothing else: a playlist in it could name other files or addresses.
+    source = ["-protocol_whitelist", "file", "-i", f"file:/dev/fd/{file.fileno()}"]
+    sink = ["-map", "0:a:0", "-ac", "1", "-ar", str(rate), "-f", "f32le", "pipe:1"]
+    command = [program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", *source, *sink]
+    with tempfile.TemporaryFile() as said:
+        with _running(command, file.fileno(), said) as process:
+            samples = 0
+            while data := process.stdout.read(_BLOCK):
+                samples += len(data) // 4
+                yield np.frombuffer(data[: len(data) // 4 * 4], "<f4")
+            status = process.wait()
+        said.seek(0)
+        problem = _problem(said.read(1 << 20).decode("utf-8", "replace"), status, samples / rate)
+        if problem:
+            raise ValueError(f"ffmpeg: {problem}")
+
+
+@contextlib.contextmanager
+def _running(command: list[str], descriptor: int, said) -> Iterator[subprocess.Popen]:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, pass_fds=[descriptor]
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # what has ended already does not mind
+
+
+def _problem(said: str, status: int, seconds: float) -> str | None:
+    """What is wrong with a file by what ffmpeg has said; None if nothing is. Its exit status is 0 after most damage."""
+    wrong = re.search(r"\[(?:error|fatal|panic)\] (.+)", said)
+    if wrong or status:
+        return wrong[1].strip() if wrong else f"exit status {status}"
+    length = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", said)
+    if length and "Video:" not in said:  # pictures may go on for longer
+        stated = 3600 * int(length[1]) + 60 * int(length[2]) + float(length[3])
+        if seconds < stated - max(1.0, _SHORTER * stated):
+            return f"cut short: {seconds:.1f} of its {stated:.1f} s are there"
+    return None

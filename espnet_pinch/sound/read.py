@@ -1,0 +1,181 @@
+"""Read a sound file of any kind: all of its samples, or an error."""
+
+import contextlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from espnet_pinch.data.audio import UNKNOWN, Stream
+from espnet_pinch.sound import flac, mpeg, ogg
+from espnet_pinch.sound.chunks import stated_parts
+from espnet_pinch.sound.ffmpeg import ffmpeg_blocks, has_ending, has_magic
+from espnet_pinch.sound.pieces import Part, PiecesFile
+from espnet_pinch.sound.tags import end_of_sound, read_at, tag_length
+from espnet_pinch.unreadable import POINTER, is_pointer, reading_reason
+
+HEADERLESS = (".raw", ".pcm")
+RATES = (1000, 768_000)  # Hz, the least and the most: what is outside was not recorded, and would fill the memory
+MOST_PIPED = 4 << 30  # bytes of a pipe that are kept in a temporary file
+_VALUES = 1 << 18  # samples of all channels that are decoded at a time
+_DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)|/dev/stdin")
+
+
+@contextlib.contextmanager
+def open_sound(path: str | os.PathLike, rate: int) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    """Open a sound file, or a pipe among the process's descriptors (/dev/stdin, /dev/fd/N).
+
+    Args:
+        rate: Hz, of what ffmpeg decodes; all else keeps its own.
+
+    Yields: the rate in Hz, and blocks of samples, (samples,), float32, channels averaged.
+
+    Raises (there, or from the blocks):
+        OSError: it cannot be read.
+        ValueError: it is cut short or damaged, has a rate outside ``RATES``, or samples that are not finite.
+    """
+    with open_regular(path) as file, contextlib.closing(_told(path, _blocks(Path(path), file, rate))) as blocks:
+        yield next(blocks), blocks
+
+
+def seconds_of(path: str | os.PathLike) -> float:
+    """Length of a sound file as it says itself; 0 where it cannot be read or does not say, and of a pipe."""
+    if _DESCRIPTOR.fullmatch(str(path)):
+        return 0.0
+    with contextlib.suppress(OSError, ValueError, soundfile.LibsndfileError), open_regular(path) as file:
+        start, end = _bounds(file)
+        if mpeg.is_mpeg(file, start):
+            parts = _parts(Path(path), file, start, end)  # libsndfile alone would guess, and warn on stderr
+            samples = sum(part.samples or _info(file, part).frames for part in parts)
+            return samples / _info(file, parts[0]).samplerate
+        info = _info(file, Part(((start, end),)))
+        if info.frames < UNKNOWN and RATES[0] <= info.samplerate <= RATES[1]:
+            return info.frames / info.samplerate
+    return 0.0
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a file for reading; of anything else, which might block for ever, only a pipe among our descriptors.
+
+    Raises:
+        OSError: it cannot be opened, or is a named pipe, a socket, a device or a folder.
+    """
+    descriptor = _DESCRIPTOR.fullmatch(str(path))
+    number = int(descriptor[1] or descriptor[2] or 0) if descriptor else None
+    try:
+        mode = os.stat(path).st_mode if number is None else os.fstat(number).st_mode
+        if number is not None and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            return _spooled(path, number)
+        if not stat.S_ISREG(mode):
+            kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
+            kind = next((name for is_it, name in kinds if is_it(mode)), "a device")
+            raise OSError(f"{path}: is {kind}, no file; '-' reads standard input")
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        if not error.strerror or str(path) in str(error).partition(":")[0]:
+            raise
+        raise type(error)(f"{path}: {reading_reason(error, path)}") from None
+    except ValueError:  # a null character
+        raise OSError(f"{path}: no name of a file") from None
+
+
+def _spooled(path: str | os.PathLike, number: int) -> BinaryIO:
+    """What comes out of a descriptor, in a temporary file: sound is read twice, and libsndfile seeks in it."""
+    copy = tempfile.TemporaryFile()
+    with os.fdopen(os.dup(number), "rb") as pipe:
+        while block := pipe.read(1 << 20):
+            if copy.tell() + len(block) > MOST_PIPED:
+                raise OSError(f"{path}: more than {MOST_PIPED >> 20} MiB come out of the pipe: use a file")
+            copy.write(block)
+    copy.seek(0)
+    return copy
+
+
+def _told(path: str | os.PathLike, blocks: Iterator) -> Iterator:
+    """Put the file's name before what is wrong with it."""
+    try:
+        yield from blocks
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path}: {error.error_string.rstrip('.')}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except OSError as error:
+        raise OSError(f"{path}: {error.strerror or error}") from None
+
+
+def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
+    """The rate first, then blocks of samples."""
+    start, end = _bounds(file)
+    if is_pointer(read_at(file, start, 64)):
+        raise ValueError(POINTER)
+    parts = None
+    if not has_magic(read_at(file, start, 16)):
+        try:
+            parts = _parts(path, file, start, end)
+            native = _info(file, parts[0]).samplerate
+        except soundfile.LibsndfileError:
+            if path.suffix.lower() in HEADERLESS:
+                raise ValueError("holds samples without a header, of unknown rate: convert it to WAV") from None
+            if not has_ending(path):
+                raise
+            parts = None
+    if parts is None:
+        yield rate
+        yield from ffmpeg_blocks(file, rate)
+        return
+    if not RATES[0] <= native <= RATES[1]:
+        raise ValueError(f"states a rate of {native} Hz; from {RATES[0]} to {RATES[1]} Hz can be read")
+    yield native
+    for part in parts:
+        yield from _part_blocks(file, part, native)
+
+
+def _part_blocks(file: BinaryIO, part: Part, rate: int) -> Iterator[np.ndarray]:
+    source = PiecesFile(file, part)
+    with Stream(source) as sound:
+        if sound.samplerate != rate:
+            raise ValueError(f"files of {rate} and {sound.samplerate} Hz were joined to it: take them apart")
+        stated = part.samples if part.samples is not None else sound.frames if sound.frames < UNKNOWN else 0
+        count = 0
+        while len(block := sound.read(max(1, _VALUES // sound.channels), dtype="float32", always_2d=True)):
+            samples = block.mean(1)
+            if not np.isfinite(samples).all():
+                raise ValueError("has samples that are not finite")
+            count += len(samples)
+            yield samples
+    if source.error:
+        raise source.error
+    if count < stated:
+        raise ValueError(f"cut short or damaged: {count} of its {stated} samples can be read")
+
+
+def _bounds(file: BinaryIO) -> tuple[int, int]:
+    """Where a file begins, behind ID3v2 tags that do not belong to its format, and where it ends."""
+    start, end = 0, os.fstat(file.fileno()).st_size
+    while read_at(file, start, 3) == b"ID3" and (tag := tag_length(file, start, end)):
+        start += tag
+    return start, end
+
+
+def _parts(path: Path, file: BinaryIO, start: int, end: int) -> list[Part]:
+    magic = read_at(file, start, 4)
+    if magic == ogg.MAGIC:
+        return ogg.ogg_parts(file, start, end_of_sound(file, start, end))
+    if magic == flac.MAGIC:
+        return flac.flac_parts(file, start, end_of_sound(file, start, end))
+    parts = stated_parts(file, start, end)
+    if parts is None and (mpeg.is_mpeg(file, start) or (path.suffix.lower() in mpeg.ENDINGS and end > start)):
+        return mpeg.mpeg_parts(file, start, end_of_sound(file, start, end))
+    return parts or [Part(((start, end),))]
+
+
+def _info(file: BinaryIO, part: Part) -> soundfile.SoundFile:
+    """A part's header: closed, but with its rate and number of samples."""
+    with soundfile.SoundFile(PiecesFile(file, part)) as sound:
+        return sound
