@@ -315,7 +315,8 @@ def test_an_epoch_without_a_good_step_is_no_success(data, upstream, tmp_path, mo
 
 
 def test_a_target_that_is_missed_and_an_empty_layer_are_said(data, upstream, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("espnet_pinch.core.pinch.Pinch.layer_sparsity", lambda self: {"layers.0.fc": 1.0, "b": 0.5})
+    counts = {"layers.0.fc": (4, 4), "b": (2, 4)}
+    monkeypatch.setattr("espnet_pinch.core.methods.pinch.Pinch.layer_counts", lambda self: counts)
     train(data, upstream, tmp_path / "exp", "--pruning", "pinch.landing=paper", "--pruning", "pinch.eta=0.0")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 2

@@ -37,4 +37,4 @@ class Dense(PruningMethod):
         make_room(model, self.settings.channels)
 
     def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
-        return True  # the model may be frozen
+        return self._begun == self.step  # nothing of the model need be trained
