@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from espnet_pinch.results.alignment import align
+from espnet_pinch.alignment import align
 from espnet_pinch.results.scoring import error_rates
 from espnet_pinch.results.significance import bootstrap, compare, compare_files, mapsswe, segments
 

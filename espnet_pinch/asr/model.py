@@ -6,6 +6,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
+from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.core.registry import build_method
 
@@ -51,13 +52,14 @@ class PruningASRModel(ESPnetASRModel):
         best = ctc_greedy(self.ctc.argmax(encoder_out), encoder_out_lens, self.blank_id)
         hyps = [to_text(ids, self.token_list) for ids in best]
         refs = [to_text(ys[:n], self.token_list) for ys, n in zip(ys_pad.tolist(), ys_pad_lens.tolist())]
-        words, chars = jiwer.process_words(refs, hyps), jiwer.process_characters(refs, hyps)
-        counts = {}
-        for name, out in (("word", words), ("char", chars)):
-            errors = out.substitutions + out.deletions + out.insertions
-            counts[f"{name}_errors"] = errors / len(refs)
-            counts[f"{name}s"] = (out.hits + out.substitutions + out.deletions) / len(refs)
-        return counts
+        words, chars = count_word_errors(zip(refs, hyps)), jiwer.process_characters(refs, hyps)
+        counts = {
+            "word_errors": words.errors,
+            "words": words.words,
+            "char_errors": chars.substitutions + chars.deletions + chars.insertions,
+            "chars": chars.hits + chars.substitutions + chars.deletions,
+        }
+        return {name: count / len(refs) for name, count in counts.items()}
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -6,9 +6,9 @@ from statistics import fmean
 
 import numpy as np
 
+from espnet_pinch.alignment import align
 from espnet_pinch.core.registry import DEFAULT_METHOD
 from espnet_pinch.data.kaldi_dir import read_table
-from espnet_pinch.results.alignment import align
 from espnet_pinch.results.scoring import join
 from espnet_pinch.results.significance import bootstrap
 from espnet_pinch.results.sweep import BASELINE, System

@@ -1,12 +1,12 @@
 """Word and character error rates, hypotheses joined to references by utterance id."""
 
+import dataclasses
 import os
-from collections import Counter
 
 import jiwer
 
+from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.data.kaldi_dir import read_table
-from espnet_pinch.results.alignment import align
 
 
 def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> list[tuple[str, str]]:
@@ -38,17 +38,9 @@ def error_rates(pairs: list[tuple[str, str]]) -> dict:
     >>> error_rates([("ONE TWO", "ONE TOO"), ("SIX", "SIX")])["errors"]
     1
     """
-    words = Counter("".join(align(reference.split(), hypothesis.split()) for reference, hypothesis in pairs))
+    words = count_word_errors(pairs)
     chars = jiwer.process_characters(*map(list, zip(*pairs)))
-    errors = words["S"] + words["D"] + words["I"]
-    reference_words = words["C"] + words["S"] + words["D"]
-    return {
-        "wer": errors / reference_words,
-        "errors": errors,
-        "words": reference_words,
-        "substitutions": words["S"],
-        "deletions": words["D"],
-        "insertions": words["I"],
+    return {"wer": words.errors / words.words, "errors": words.errors, **dataclasses.asdict(words)} | {
         "cer": chars.cer,
         "char_errors": chars.substitutions + chars.deletions + chars.insertions,
         "chars": chars.hits + chars.substitutions + chars.deletions,

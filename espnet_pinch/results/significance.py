@@ -10,8 +10,8 @@ import re
 
 import numpy as np
 
+from espnet_pinch.alignment import align
 from espnet_pinch.data.kaldi_dir import read_table
-from espnet_pinch.results.alignment import align
 from espnet_pinch.results.scoring import join
 
 ALPHA = 0.05

@@ -1,10 +1,41 @@
-"""Words of a hypothesis aligned to its reference, as NIST's sclite aligns them."""
+"""Words of a hypothesis aligned to its reference, as NIST's sclite aligns them, and word errors counted from that."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 SUBSTITUTION, GAP = 4, 3  # sclite's costs; a gap is an insertion or a deletion
+
+
+@dataclasses.dataclass(frozen=True)
+class WordErrors:
+    """Word errors of a set of utterances.
+
+    Attributes:
+        words: of the references.
+        substitutions, deletions, insertions: in sclite's alignment.
+    """
+
+    words: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+
+def count_word_errors(pairs: Iterable[tuple[str, str]]) -> WordErrors:
+    """Word errors of pairs of reference and hypothesis, counted the one way in which this package counts them.
+
+    >>> count_word_errors([("ONE TWO", "ONE TOO"), ("SIX", "SIX")])
+    WordErrors(words=3, substitutions=1, deletions=0, insertions=0)
+    """
+    edits = Counter("".join(align(reference.split(), hypothesis.split()) for reference, hypothesis in pairs))
+    return WordErrors(edits["C"] + edits["S"] + edits["D"], edits["S"], edits["D"], edits["I"])
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> str:
