@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from espnet_pinch.asr.safe_load import tensors_only
+from espnet_pinch.data.upstream_files import check_folder
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
@@ -59,25 +60,8 @@ class Upstream:
     tokens: list[str] | None = None
 
 
-def check_folder(upstream: str) -> None:
-    """Say clearly why ``upstream`` cannot be loaded, where that can be seen without loading it.
-
-    Raises:
-        FileNotFoundError: a folder without config.json or weights, or a path that is not there.
-    """
-    folder = Path(upstream)
-    if not folder.exists():
-        if len(folder.parts) != 2 or upstream.startswith((".", "/", "~")):  # otherwise taken for a hub id, "owner/name"
-            raise FileNotFoundError(f"the upstream folder {upstream} does not exist")
-        return
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"the upstream folder {upstream} has no config.json; it must be a Hugging Face folder")
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise FileNotFoundError(f"the upstream folder {upstream} has no weights (model.safetensors)")
-
-
 def read_config(upstream: str) -> PretrainedConfig:
-    """The configuration of an upstream, from a folder or a hub id.
+    """The configuration of an upstream in a folder. Nothing is fetched: that is stage 0's.
 
     Raises:
         FileNotFoundError: no such folder, or no config.json in it.
@@ -86,7 +70,7 @@ def read_config(upstream: str) -> PretrainedConfig:
     check_folder(upstream)
     try:
         # Where this is left open, transformers asks on the terminal whether to run code that comes with a model.
-        config = AutoConfig.from_pretrained(upstream, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(upstream, trust_remote_code=False, local_files_only=True)
     except ValueError as error:
         reason = re.split(r"\n|\. ", str(error))[0]
         raise ValueError(f"{upstream} is not a model of type {', '.join(MODEL_TYPES)}: {reason}") from None
@@ -108,7 +92,7 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
     where the convolutions are layer-normalised.
     """
     try:
-        processor = Wav2Vec2FeatureExtractor.from_pretrained(upstream)
+        processor = Wav2Vec2FeatureExtractor.from_pretrained(upstream, local_files_only=True)
     except OSError:
         masked = getattr(config, "feat_extract_norm", "layer") == "layer"
         logging.warning(f"{upstream} has no preprocessor_config.json: waveform normalised, attention mask {masked}")
@@ -128,7 +112,7 @@ def read_tokens(upstream: str, config: PretrainedConfig) -> tuple[list[str], lis
         ValueError: a vocabulary without a token that is needed.
     """
     try:
-        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(upstream)
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(upstream, local_files_only=True)
     except (OSError, TypeError):
         raise FileNotFoundError(f"{upstream} has a CTC head and no readable vocab.json") from None
     names = {index: token for token, index in tokenizer.get_vocab().items()}
@@ -150,10 +134,10 @@ def read_tokens(upstream: str, config: PretrainedConfig) -> tuple[list[str], lis
 
 
 def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
-    """Load a foundation model from a Hugging Face folder or a hub id.
+    """Load a foundation model from a Hugging Face folder. Nothing is fetched: that is stage 0's.
 
     Args:
-        upstream: folder, or "owner/name".
+        upstream: the folder.
         overrides: fields of its configuration to change, such as dropout or SpecAugment.
 
     Raises:
@@ -165,7 +149,9 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
     apply_overrides(config, overrides)
     auto = AutoModelForCTC if ctc else AutoModel
     with tensors_only():
-        model, info = auto.from_pretrained(upstream, config=config, dtype=torch.float32, output_loading_info=True)
+        model, info = auto.from_pretrained(
+            upstream, config=config, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
     missing = sorted(k for k in info["missing_keys"] if not k.endswith(MAY_BE_MISSING))
     if missing or info["mismatched_keys"]:
         wrong = missing or sorted(str(k) for k in info["mismatched_keys"])

@@ -1,16 +1,19 @@
 """Before stage 0: check the settings of a run and say what they come to.
 
 Prints, one a line: the method, the target sparsity, the run that mixed_sparsity takes its layers' sparsities from
-(empty for the others), and the upstream (folder, hub id, "mini" or "micro").
+(empty for the others), the upstream (absolute folder, hub id, "mini" or "micro"), the name of the folder that stage 0
+puts it into (empty for a folder), and the upstream that the baseline's YAML names, where it is another.
 """
 
 import argparse
 import importlib.util
+import os
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
 from espnet_pinch.core.registry import DEFAULT_METHOD, build_method
 from espnet_pinch.core.settings import MethodSettings, shown
+from espnet_pinch.data.source import Source, parse_source
 
 PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
 
@@ -21,15 +24,23 @@ def main() -> None:
     parser.add_argument("--method", help="instead of the YAML's")
     parser.add_argument("--target_sparsity", help="instead of the YAML's")
     parser.add_argument("--layer_sparsities", help="mixed_sparsity's, where the YAML has none; {} is the target")
+    parser.add_argument("--baseline_config", help="YAML of the baseline")
+    parser.add_argument("--trained", action="store_true", help="the upstream is not needed any more")
     args = parser.parse_args()
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise OSError(f"not installed: {', '.join(missing)}; run make venv, or pip install -e . in your environment")
     config = read_yaml(args.config)
-    frontend = config.get("frontend_conf") if isinstance(config, dict) else None
-    upstream = frontend.get("upstream") if isinstance(frontend, dict) else None
+    upstream = _upstream(config)
     if not isinstance(upstream, str) or not upstream or not upstream.isprintable():
         raise ValueError(f"{args.config} has no frontend_conf.upstream: a folder, a hub id or mini")
+    try:
+        source = parse_source(upstream)
+    except (ValueError, FileNotFoundError) as error:
+        if not args.trained:
+            raise ValueError(f"{args.config}: {error}") from None
+        source = Source(upstream, folder=upstream)
+    other = _upstream(read_yaml(args.baseline_config)) if args.baseline_config else None
     block = config.get("pruning") or {}
     if not isinstance(block, dict):
         raise ValueError(f"{args.config}: pruning must be a block of settings, not {shown(block)}")
@@ -52,7 +63,15 @@ def main() -> None:
         raise ValueError(f"{where}{error}") from None
     method = block.get("method", DEFAULT_METHOD)
     print(method, block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
-    print(layer_sparsities, upstream, sep="\n")
+    print(layer_sparsities)
+    print(*((os.path.abspath(source.folder), "") if source.folder else (source.name, source.folder_name)), sep="\n")
+    print("" if other in (None, upstream) else " ".join(str(other).split()))
+
+
+def _upstream(config):
+    """What a YAML has as frontend_conf.upstream; None where it has none."""
+    frontend = config.get("frontend_conf") if isinstance(config, dict) else None
+    return frontend.get("upstream") if isinstance(frontend, dict) else None
 
 
 if __name__ == "__main__":
