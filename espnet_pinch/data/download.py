@@ -146,6 +146,7 @@ def _download(url: str, part: Path, etag: Path, more: Mapping[str, str]) -> None
             with open(part, "ab") as file, bar:
                 while chunk := response.read1(CHUNK):
                     file.write(chunk)
+                    file.flush()  # a kill loses nothing that has come
                     bar.update(len(chunk))
         if total is not None and part.stat().st_size != total:
             raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes; run again to resume")

@@ -9,16 +9,23 @@ import urllib.parse
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import yaml
 from huggingface_hub import HfApi, constants, get_token, hf_hub_url, metadata_load, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers
 
 from espnet_pinch.data import download
 from espnet_pinch.data.download import Refused, check_file
-from espnet_pinch.data.source import CACHE, FILE, HUB, Source, read_record, write_record
+from espnet_pinch.data.source import CACHE, FILE, HUB, Source, commit_of, write_record
 from espnet_pinch.data.upstream_files import CONFIG, choose
 from espnet_pinch.files import DISK_REASONS, disk_errors
 
+# Of a licence only what is a plain word there too becomes a part of another card's metadata.
+_LICENCE = {
+    "licence": r"\w[\w.+-]*(, \w[\w.+-]*)*",
+    "licence_name": r"\w[\w. +-]*",
+    "licence_link": r"https?://[\w./~%?&=+-]+|\w[\w./-]*",
+}
 NOTE = ".of"  # beside a file under way: the checksum of what it is to become
 
 
@@ -78,7 +85,8 @@ def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> N
     try:
         names = choose(checks, lambda name: bring(name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise FileNotFoundError(_line(source, f"it has {error}{_others(checks)}")) from None
+        what = "the hub's cache has of it" if repository.origin == CACHE else "it has"
+        raise FileNotFoundError(_line(source, f"{what} {error}{_others(checks)}")) from None
     except ValueError as error:
         raise ValueError(f"{source.name}: {error}") from None
     _room(folder, part, {name: checks[name].get("size") or 0 for name in names})
@@ -138,7 +146,7 @@ def _on_hub(source: Source, folder: Path) -> Repository:
     if endpoint.scheme not in ("http", "https") or not re.fullmatch(r"([\w.-]+|\[[\da-f:]+\])(:\d+)?", endpoint.netloc):
         raise ValueError(f"HF_ENDPOINT must be an address such as https://huggingface.co, not {constants.ENDPOINT!r}")
     # Of a folder that has lost a file the rest is of the commit that its record names.
-    revision = read_record(folder)["commit"] or source.revision
+    revision = commit_of(folder) or source.revision
     try:
         info = HfApi().model_info(source.repo, revision=revision, files_metadata=True, timeout=download.TIMEOUT)
     except HfHubHTTPError as error:
@@ -222,11 +230,10 @@ def _refusal(source: Source, status: int, code: str | None, file: str | None = N
 def _licence(card) -> dict[str, str]:
     """``licence``, and its name and link where the licence is "other", of a model card's metadata."""
     known = {}
-    for key in ("licence", "licence_name", "licence_link") if card else ():
+    for key, allowed in _LICENCE.items() if card else ():
         value = card.get(key.replace("licence", "license"))
         value = ", ".join(map(str, value)) if isinstance(value, list) else value
-        # It becomes a line of another card's metadata: nothing that would be more than a word there.
-        if isinstance(value, str) and re.fullmatch(r"\w[\w.,+:/ ~-]*", value, re.ASCII) and ": " not in value:
+        if isinstance(value, str) and re.fullmatch(allowed, value, re.ASCII):
             known[key] = value
     return known
 
@@ -269,7 +276,7 @@ def _cached(source: Source, folder: Path) -> Repository:
             ) from None
 
     card = {}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
         card = metadata_load(snapshot / "README.md") or {}
     commit = snapshot.name if re.fullmatch("[0-9a-f]{40}", snapshot.name) else None
     return Repository(checks, bring, commit, _licence(card), CACHE)

@@ -134,6 +134,11 @@ def write_record(folder: Path, record: dict) -> None:
     write_json(folder / FILE, record)
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit that the record of ``folder`` names, whether or not its files are all there."""
+    return (_read(folder) or {}).get("commit")
+
+
 def read_record(folder: str | os.PathLike) -> dict:
     """What is known of where the files of ``folder`` come from: the ``KEYS``, null where that is not known.
 
