@@ -148,9 +148,9 @@ checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" 
     read -r method
     read -r target_sparsity
     read -r layer_sparsities
-    read -r upstream_source
-    read -r upstream_name
     read -r other_source
+    read -r upstream_name
+    read -r upstream_source
 } <<<"${checked}"
 upstream_dir=${upstream_name:+downloads/upstreams/${upstream_name}}
 upstream_dir=${upstream_dir:-${upstream_source}}

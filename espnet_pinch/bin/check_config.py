@@ -1,8 +1,8 @@
 """Before stage 0: check the settings of a run and say what they come to.
 
 Prints, one a line: the method, the target sparsity, the run that mixed_sparsity takes its layers' sparsities from
-(empty for the others), the upstream (absolute folder, hub id, "mini" or "micro"), the name of the folder that stage 0
-puts it into (empty for a folder), and the upstream that the baseline's YAML names, where it is another.
+(empty for the others), the upstream that the baseline's YAML names (empty where it is the same), the name of the folder
+that stage 0 puts the upstream into (empty for a folder), and the upstream (absolute folder, hub id, "mini" or "micro").
 """
 
 import argparse
@@ -63,9 +63,8 @@ def main() -> None:
         raise ValueError(f"{where}{error}") from None
     method = block.get("method", DEFAULT_METHOD)
     print(method, block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
-    print(layer_sparsities)
-    print(*((os.path.abspath(source.folder), "") if source.folder else (source.name, source.folder_name)), sep="\n")
-    print("" if other in (None, upstream) else " ".join(str(other).split()))
+    print(layer_sparsities, "" if other in (None, upstream) else " ".join(str(other).split()), sep="\n")
+    print(*(("", os.path.abspath(source.folder)) if source.folder else (source.folder_name, source.name)), sep="\n")
 
 
 def _upstream(config):
