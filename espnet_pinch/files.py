@@ -75,6 +75,36 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def alone(path: str | os.PathLike, waiting: str) -> Iterator[None]:
+    """Hold ``path.lock`` while the block runs; where another process holds it, print ``waiting`` and wait for it.
+
+    The kernel lets go when a process ends, however it ends.
+    """
+    path = Path(path)
+    lock = path.with_name(path.name + ".lock")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(waiting, flush=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks
+                pass
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                    break
+            os.close(handle)  # its last holder has removed it
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def disk_errors(path: str | os.PathLike) -> Iterator[None]:
     """Of a disk that refuses what the block writes, make an OSError that names ``path`` and says what to do.
 

@@ -168,19 +168,18 @@ fi
 if "${gpu_inference}" && [ -z "${decode_cmd}" ] && { within 7 || ! "${skip_eval}" && within 5; }; then
     gpus+=(--gpu_inference)
 fi
-checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" \
+trained=
+[ "${stage}" -lt 5 ] || trained=--trained
+checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" ${trained} \
+    ${baseline_config:+--baseline_config "${baseline_config}"} \
     --layer_sparsities "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
     ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
     ${unknown_characters:+--unknown_characters "${unknown_characters}"})
-{
-    IFS= read -r method
-    IFS= read -r target_sparsity
-    IFS= read -r layer_sparsities
-    IFS= read -r upstream_source
-    IFS= read -r unknown_characters
-} <<<"${checked}"
-upstream_dir=downloads/upstreams/${upstream}
-[ ! -d "${upstream_source}" ] || upstream_dir=${upstream_source}
+while IFS= read -r line; do
+    printf -v "${line%%=*}" '%s' "${line#*=}"
+done <<<"${checked}"
+upstream_dir=${upstream_name:+downloads/upstreams/${upstream_name}}
+upstream_dir=${upstream_dir:-${upstream_source}}
 
 data=data/${corpus}
 dump=${dumpdir}/${corpus}/${upstream}/raw
@@ -214,10 +213,43 @@ need() {
     [ -f "$1" ] || die "$1 is missing: run stage $2 first (./run.sh --stage $2)"
 }
 
+# current DONE STAGE: stop unless an earlier stage has left DONE, and with the dump that is there now
+current() {
+    need "$1" "$2"
+    [ "$(cat "$1")" = "$(key "${dump}/dump.done")" ] ||
+        die "$1 is of another dump than the one that is there: run stage $2 again (./run.sh --stage $2)"
+}
+
 # upstream_files: hash of the listing of the upstream's files
 upstream_files() {
     listing "${upstream_dir}" '*.json' '*.safetensors' '*.bin'
 }
+
+# noted FILE: the line in FILE, nothing where there is none
+noted() {
+    cat "$1" 2>/dev/null || true
+}
+
+# note FILE TEXT: have TEXT in FILE; runs of a sweep do so at once
+note() {
+    [ "$(noted "$1")" != "$2" ] || return 0
+    writable "$(dirname "$1")"
+    printf '%s\n' "$2" >"$1.$$"
+    mv "$1.$$" "$1"
+}
+
+# same_upstream DIR ADVICE: stop where DIR was made with another upstream than the one that the YAML names
+same_upstream() {
+    local begun
+    begun=$(noted "$1/upstream.txt")
+    [ -z "${begun}" ] || [ "${begun}" = "${upstream_source}" ] ||
+        die "$1 was begun with the upstream ${begun}, and ${asr_config} names ${upstream_source}: $2"
+}
+other_dump="run stages 2 and 3 again (./run.sh --stage 2)"
+other_experiment="give other names (--upstream with a YAML of its own, --asr_tag), or remove that folder"
+
+[ -z "${other_source}" ] || log "note: ${baseline_config} names the upstream ${other_source}; the baseline starts from" \
+    "${upstream_source}, which ${asr_config} names, as the run does"
 
 # ---- Stages 0 to 3: data
 
@@ -227,9 +259,13 @@ if ! "${skip_data_prep}" && within 0; then
         step "${corpus_dir}/corpus.done" "corpus ${corpus}" "=${corpus}" -- \
             "${python}" -m espnet_pinch.bin.fetch_corpus --corpus "${corpus}" --out "${corpus_dir}"
     fi
-    if [ "${upstream_dir}" != "${upstream_source}" ]; then
-        step "downloads/upstreams/${upstream}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
+    if [ -n "${upstream_name}" ]; then
+        # Where its files are not those that were left there, the program looks again.
+        found=$([ ! -d "${upstream_dir}" ] || upstream_files)
+        [ "${found}" = "$(noted "${upstream_dir}.files")" ] || rm -f "${upstream_dir}.done"
+        step "${upstream_dir}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
             "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
+        note "${upstream_dir}.files" "$(upstream_files)"
     fi
 fi
 
@@ -250,9 +286,11 @@ if ! "${skip_data_prep}"; then
         [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
         own_baseline=()
         [ -n "${baseline_config}" ] || own_baseline=(--own_baseline)
+        [ "$(noted "${dump}/upstream.txt")" = "${upstream_source}" ] || rm -f "${dump}/dump.done"
+        note "${dump}/upstream.txt" "${upstream_source}"
         # shellcheck disable=SC2086
         step "${dump}/dump.done" "token list and dump ${dump}" "${data}/prepare.done" \
-            "=$(upstream_files)" \
+            "=${upstream_source} $(upstream_files)" \
             "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" \
             "=${unknown_characters} ${own_baseline[*]}" -- \
             "${python}" -m espnet_pinch.bin.prepare_dump --data "${data}" --upstream "${upstream_dir}" \
@@ -265,6 +303,7 @@ if ! "${skip_data_prep}"; then
     if within 3; then
         log "stage 3: shapes"
         need "${dump}/dump.done" 2
+        same_upstream "${dump}" "${other_dump}"
         step "${stats}/shapes.done" "shapes ${stats}" "${dump}/dump.done" -- \
             "${python}" -m espnet_pinch.bin.collect_shapes --train "${dump}/${train_set}" \
             --valid "${dump}/${valid_set}" --out "${stats}"
@@ -313,11 +352,19 @@ train() {
 
 if ! "${skip_train}" && within 4; then
     log "stage 4: training"
-    need "${stats}/shapes.done" 3
+    need "${dump}/dump.done" 2
+    same_upstream "${dump}" "${other_dump}"
+    current "${stats}/shapes.done" 3
+    for dir in "${baseline}" "${run}"; do
+        same_upstream "${dir}" "${other_experiment}"
+    done
+    [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
     sound=sound
     [ "${audio_format}" = flac ] || sound=kaldi_ark
     data_options
     upstream_key=$(upstream_files)
+    note "${baseline}/upstream.txt" "${upstream_source}"
+    note "${run}/upstream.txt" "${upstream_source}"
     if [ -n "${baseline_config}" ]; then
         # shellcheck disable=SC2086
         train "${baseline}" "the dense baseline" "${baseline_config}" "${upstream_dir}" "${upstream_key}" \
@@ -355,6 +402,13 @@ decode() {
         ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded" --data "${test_sets_in_dump[@]}" \
         --out "${dir}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
 }
+
+if within 5 || within 6 || within 7; then
+    same_upstream "${dump}" "${other_dump}"
+    for dir in "${baseline}" "${run}"; do
+        same_upstream "${dir}" "${other_experiment}"
+    done
+fi
 
 test_sets_in_dump=()
 for name in ${test_sets}; do

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import http.server
 import io
-import json
 import shutil
 import socket
 import struct
@@ -12,9 +11,7 @@ import tarfile
 import threading
 
 import pytest
-from huggingface_hub import constants
 
-from espnet_pinch.bin.fetch_upstream import fetch_from_hub
 from espnet_pinch.data import download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -278,84 +275,3 @@ def test_members_with_odd_slashes_stay_inside(tmp_path):
     download.unpack_subset(tmp_path / "a.tar.gz", "dev-clean", tmp_path / "out" / "dev-clean")
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert found == ["dev-clean/etc/x", "dev-clean/y"]
-
-
-# ---- The hub
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """What huggingface_hub asks of the hub for one model."""
-
-    def do_GET(self, body=True):
-        server, name = self.server, self.path.rpartition("/")[2]
-        if server.status:
-            self.reply(server.status, b"{}", body)
-        elif self.path.startswith("/api/models/"):
-            files = [{"type": "file", "path": n, "rfilename": n, "size": len(c)} for n, c in server.files.items()]
-            for file, content in zip(files, server.files.values()):
-                large = {"sha256": sha(content), "oid": sha(content), "size": len(content), "pointerSize": 1}
-                file.update(oid=sha(content), **({"lfs": large} if file["path"].endswith(".safetensors") else {}))
-            answer = files if "/tree/" in self.path else {"id": "a/b", "sha": "c" * 40, "siblings": files}
-            self.reply(200, json.dumps(answer).encode(), body)
-        elif name in server.files:
-            content = server.sent.get(name, server.files[name])
-            self.reply(200, content, body, ETag=f'"{sha(content)}"', **{"X-Repo-Commit": "c" * 40})
-        else:
-            self.reply(404, b"{}", body, **{"X-Error-Code": "EntryNotFound"})
-
-    def do_HEAD(self):
-        self.do_GET(body=False)
-
-    def reply(self, status, content, body, **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    log_message = Handler.log_message
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.status, server.sent = 0, {}
-        server.files = {"config.json": b"{}", "vocab.json": b"{}", "model.safetensors": CONTENT, "tf_model.h5": b"x"}
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-
-        url = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        yield server
-        server.shutdown()
-
-
-def test_an_upstream_is_fetched_whole_and_checked(hub, tmp_path):
-    hub.sent["model.safetensors"] = CONTENT[::-1]
-    with pytest.raises(ValueError, match="model.safetensors has another SHA-256 than the hub states"):
-        fetch_from_hub("a/b", tmp_path / "up")
-    assert not (tmp_path / "up" / "model.safetensors").exists()
-    hub.sent.clear()
-    fetch_from_hub("a/b", tmp_path / "up")
-    assert {p.name for p in (tmp_path / "up").iterdir()} == {"config.json", "vocab.json", "model.safetensors"}
-    assert (tmp_path / "up" / "model.safetensors").read_bytes() == CONTENT
-    hub.status = 500
-    fetch_from_hub("a/b", tmp_path / "up")  # nothing is asked of the hub
-
-
-def test_an_upstream_that_was_not_finished_is_not_taken_for_whole(hub, tmp_path):
-    (tmp_path / "up" / ".cache").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / "up" / name).write_bytes(hub.files[name])
-    fetch_from_hub("a/b", tmp_path / "up")
-    assert (tmp_path / "up" / "vocab.json").is_file() and not (tmp_path / "up" / ".cache").exists()
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 500])
-def test_a_hub_that_refuses_is_one_line(hub, tmp_path, status):
-    hub.status = status
-    with pytest.raises(OSError, match="could not fetch a/b .*By hand: put its config.json") as caught:
-        fetch_from_hub("a/b", tmp_path / "up")
-    assert "\n" not in str(caught.value) and not (tmp_path / "up").exists()

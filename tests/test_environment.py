@@ -179,7 +179,7 @@ def test_what_a_user_has_exported_changes_nothing(recipe, trap, tmp_path):  # no
     root = recipe.parents[1]
     options = ("--upstream", "mini", "--corpus", "mini", "--stage", "4", "--target_sparsity", "0.5")
     done = recipe_from(root, recipe, *options, **hostile)
-    line = "error: exp/mini/asr_stats_mini/shapes.done is missing: run stage 3 first (./run.sh --stage 3)"
+    line = "error: dump/mini/mini/raw/dump.done is missing: run stage 2 first (./run.sh --stage 2)"
     assert (done.returncode, done.stderr.splitlines()) == (1, [line])
     assert done.stdout.endswith("stage 4: training\n") and len(done.stdout.splitlines()) == 1
     done = recipe_from(root, recipe, "--upstream", "none", **hostile)

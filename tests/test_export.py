@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import test_sparse_file
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from test_sparse_file import AUDIO, TOKENS, make_model, states_equal
 
@@ -17,6 +18,7 @@ from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
+from espnet_pinch.data.source import HUB, Source, read_record, write_record
 from espnet_pinch.data.tokens import write_tokens
 from espnet_pinch.export.check import Probe, noise
 from espnet_pinch.export.encoding import VALUES
@@ -144,6 +146,24 @@ def test_a_format_that_differs_is_an_error_and_leaves_nothing(experiment, tmp_pa
     with pytest.raises(ValueError, match="AutoModelForCTC: logits"):
         export(exp, tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["exp", "out"]
+
+
+def test_the_card_has_commit_and_licence_of_the_upstreams_record(tiny_config, tmp_path):
+    from espnet_pinch.export.write import export
+
+    known = {"commit": "c" * 40, "licence": "other", "licence_name": "our-own", "licence_link": "LICENSE.md"}
+    source = Source("own/model@v1", repo="own/model", revision="v1")
+    write_record(tmp_path / "hf", source.record(**known, origin=HUB))
+    exp = fold_experiment(tmp_path, make_model(tiny_config))
+    figures = export(exp, tmp_path / "out", formats=["hf"], upstream=str(tmp_path))
+    assert figures["upstream"] == "own/model" and figures["upstream_source"] == read_record(tmp_path / "hf")
+    assert read_json(tmp_path / "out" / "export.json")["upstream_source"]["commit"] == "c" * 40
+    page = (tmp_path / "out" / "README.md").read_text()
+    head = yaml.safe_load(page.split("---")[1])
+    assert (head["license"], head["license_name"], head["license_link"]) == ("other", "our-own", "LICENSE.md")
+    assert head["base_model"] == "own/model"
+    assert f"Upstream: own/model@v1 at commit {'c' * 40}; its licence: other." in page
+    assert read_record(exp / "folded" / "hf") == figures["upstream_source"]  # for a run that starts from it
 
 
 @pytest.mark.parametrize("mask", [False, True])

@@ -14,8 +14,10 @@ import soundfile
 import torch
 
 from espnet_pinch.asr.resume import owned
+from espnet_pinch.asr.small_upstreams import make_small_upstream
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.mini_corpus import make_mini_corpus
+from espnet_pinch.data.source import read_record
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +55,9 @@ def finished(recipe) -> Path:
 def test_all_stages_leave_what_they_promise(recipe, finished):
     results = json.loads((finished / "results.json").read_text())
     assert results["upstream"] == "mini" and results["method"] == "pinch" and results["target_sparsity"] == 0.8
+    for system in (results, results["baseline"]):
+        assert system["upstream_source"] == read_record(recipe / "downloads" / "upstreams" / "mini")
+    assert results["upstream_source"]["origin"] == "made by espnet_pinch, random weights, seed 0"
     assert 0.8 <= results["sparsity"] <= 0.801
     assert "--target-sparsity 0.8" in results["command"] and "--train_set" not in results["command"]
     for system in (results, results["baseline"]):
@@ -73,6 +78,7 @@ def test_all_stages_leave_what_they_promise(recipe, finished):
         and "| sparsity % | 0.00 | 80.0" in page
         and "images/course.png" in page
         and "images/layers.png" in page
+        and "Upstream: mini (made by espnet_pinch, random weights, seed 0); licence: not known." in page
     )
     for name in ("course", "layers"):
         assert (finished / "images" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -249,7 +255,10 @@ def test_no_network_says_what_to_put_where(recipe):
     done = run(recipe, "--upstream", "wav2vec2_base", "--librispeech", "../../corpus", "--stop_stage", "0", **proxy)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert "could not fetch facebook/wav2vec2-base-100h" in line and "downloads/upstreams/wav2vec2_base" in line
+    assert (
+        "could not fetch facebook/wav2vec2-base-100h" in line
+        and "downloads/upstreams/facebook--wav2vec2-base-100h" in line
+    )
 
 
 def test_an_upstream_folder_without_config_is_named(recipe, finished, tmp_path):
@@ -261,3 +270,68 @@ def test_an_upstream_folder_without_config_is_named(recipe, finished, tmp_path):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "has no config.json" in line
+
+
+def with_upstream(recipe, path, upstream):
+    """A YAML like conf/mini.yaml with another upstream."""
+    path.write_text((recipe / "conf" / "mini.yaml").read_text().replace("upstream: mini", f"upstream: {upstream}"))
+    return str(path)
+
+
+def test_an_experiment_does_not_go_on_with_another_upstream(recipe, finished, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(recipe / "downloads" / "upstreams" / "mini", other)  # times and sizes too
+    conf = with_upstream(recipe, tmp_path / "other.yaml", other)
+    options = ("--librispeech", "../../corpus", "--target-sparsity", "0.8", *SHORT, "--asr_config", conf)
+    done = run(recipe, *options, "--stage", "3", "--stop_stage", "3")
+    [line] = done.stderr.splitlines()
+    assert re.search(f"dump/.*/mini/raw was begun with the upstream mini, and .*other.yaml names {other}: run", line)
+    before = {path: path.read_bytes() for path in finished.parent.rglob("*.done")}
+    for stage in ("4", "5", "7"):
+        (recipe / "dump").rename(tmp_path / "dump")  # as if it were the other's
+        shutil.copytree(tmp_path / "dump", recipe / "dump")
+        [note] = (recipe / "dump").glob("corpus_*/mini/raw/upstream.txt")
+        note.write_text(f"{other}\n")
+        done = run(recipe, *options, "--stage", stage, "--stop_stage", stage)
+        shutil.rmtree(recipe / "dump")
+        (tmp_path / "dump").rename(recipe / "dump")
+        [line] = done.stderr.splitlines()
+        assert done.returncode == 1 and "asr_mini_baseline was begun with the upstream mini, and" in line
+        assert "conf/mini_baseline.yaml names the upstream mini; the baseline starts from" in done.stdout
+    assert {path: path.read_bytes() for path in finished.parent.rglob("*.done")} == before
+
+
+def test_the_dump_follows_the_upstream_that_the_yaml_names(recipe, finished, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(recipe / "downloads" / "upstreams" / "mini", other)  # of the same names, sizes and times
+    conf = with_upstream(recipe, tmp_path / "other.yaml", other)
+    options = ("--librispeech", "../../corpus", "--stage", "2", "--dumpdir", str(tmp_path / "dump"))
+    assert run(recipe, *options, "--stop_stage", "2").returncode == 0
+    done = run(recipe, *options, "--stop_stage", "2", "--asr_config", conf)
+    assert done.returncode == 0 and "nothing changed" not in done.stdout
+    done = run(recipe, *options[:2], "--stage", "4", *options[4:], "--stop_stage", "4", "--asr_config", conf)
+    assert "asr_stats_mini/shapes.done is of another dump than the one that is there: run stage 3 again" in done.stderr
+
+
+def test_stage_0_fetches_what_the_yaml_names_and_again_what_was_removed(recipe, tmp_path):
+    cache, commit = tmp_path / "hub" / "models--own--tiny", "c" * 40
+    for name in (commit, "d" * 40):
+        make_small_upstream(cache / "snapshots" / name, "micro")
+    (cache / "refs").mkdir()
+    for name, of in (("main", commit), ("v1", "d" * 40)):
+        (cache / "refs" / name).write_text(of)
+    folders = recipe / "downloads" / "upstreams"
+    for upstream, of in (("own/tiny", commit), ("own/tiny@v1", "d" * 40)):
+        conf = with_upstream(recipe, tmp_path / "tiny.yaml", upstream)  # edited in between
+        options = ("--librispeech", "../../corpus", "--stop_stage", "0", "--asr_config", conf)
+        done = run(recipe, *options, HF_HUB_CACHE=str(tmp_path / "hub"))
+        assert done.returncode == 0, done.stderr
+        assert read_record(folders / upstream.replace("/", "--"))["commit"] == of
+    shutil.rmtree(folders / "own--tiny@v1")
+    for lost in ("config.json", "preprocessor_config.json"):
+        done = run(recipe, *options, HF_HUB_CACHE=str(tmp_path / "hub"))
+        assert done.returncode == 0 and (folders / "own--tiny@v1" / lost).is_file(), done.stderr
+        (folders / "own--tiny@v1" / lost).unlink()
+    with_upstream(recipe, tmp_path / "tiny.yaml", "conf/tiny")
+    done = run(recipe, *options)
+    assert done.stderr.startswith(f"error: {tmp_path}/tiny.yaml: the upstream folder conf/tiny does not exist")

@@ -5,10 +5,13 @@ import json
 import sys
 
 import pytest
+import yaml
 
 from espnet_pinch.bin import report
+from espnet_pinch.data.source import KEYS
 from espnet_pinch.files import write_text
 from espnet_pinch.results import paper
+from espnet_pinch.results.experiment import Experiment, write_report
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import NO_TRANSCRIPTS, head_to_head
 from espnet_pinch.results.significance import compare
@@ -16,6 +19,22 @@ from espnet_pinch.results.sweep import read_runs, systems
 from espnet_pinch.results.tables import NOT_RUN, by_target, table1, table2
 
 SETS = ("dev_clean", "dev_other", "test_clean", "test_other")
+
+
+def test_systems_of_different_upstreams_are_not_compared(tmp_path):
+    found = []
+    for name, commit in (("asr_baseline", "c"), ("asr_run", "d")):
+        source = {**dict.fromkeys(KEYS), "upstream": "a/b", "commit": commit * 40}
+        write_text(
+            tmp_path / name / "folded" / "config.yaml", yaml.safe_dump({"frontend_conf": {"built": {"source": source}}})
+        )
+        found.append(Experiment(tmp_path / name, "decode_ctc_greedy", tmp_path, ("test",)))
+    wanted = (
+        "asr_baseline is of the upstream a/b at commit c+, and .*asr_run of a/b at commit d+: they cannot be compared"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        write_report(tmp_path / "out", found[1], found[0], "tiny")
+    assert not (tmp_path / "out").exists()
 
 
 def write_run(exp, upstream, method, target, errors, seed=0, reached=None, **settings):

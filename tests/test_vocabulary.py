@@ -238,10 +238,10 @@ def test_a_shard_that_is_missing_is_named(ctc_folder, tmp_path):
     as_shards(folder)
     shard = sorted(folder.glob("model-00002*"))[0]
     shard.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{shard.name} is missing, which .*index.json lists"):
+    with pytest.raises(FileNotFoundError, match=f"has no {shard.name}, which model.safetensors.index.json lists"):
         load_upstream(str(folder))
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../outside"}}')
-    with pytest.raises(ValueError, match="index.json is damaged: its shard '../outside' is not in the same folder"):
+    with pytest.raises(ValueError, match="index.json is not a list of the shards beside it"):
         load_upstream(str(folder))
 
 

@@ -14,6 +14,7 @@ from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
 from espnet_pinch.core.settings import MethodSettings
+from espnet_pinch.data.source import write_record
 from espnet_pinch.files import whole_folder, write_json
 
 
@@ -87,6 +88,8 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     frontend = model.frontend
     with whole_folder(folder) as new:
         save_ctc_model(new / "hf", frontend.upstream, model.ctc.ctc_lo, model.token_list, frontend.processing)
+        if any((frontend.source or {}).values()):
+            write_record(new / "hf", frontend.source)
         if structured:
             pruning["dense"] = {"channels": compact(frontend.upstream, counts["layers"])}
         counts["params_stored"] = sum(p.numel() for p in model.parameters())

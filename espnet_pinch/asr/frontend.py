@@ -7,17 +7,19 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from torch import Tensor, nn
 
 from espnet_pinch.asr.upstream import WaveformProcessing, config_as_dict, load_upstream, model_from_dict
+from espnet_pinch.data.source import read_record
 
 
 class UpstreamFrontend(AbsFrontend):
     """Waveform in, last hidden states of a speech foundation model out.
 
     Args:
-        upstream: Hugging Face folder or hub id.
+        upstream: Hugging Face folder.
         upstream_conf: fields of its configuration to change (dropouts, SpecAugment, layerdrop).
         freeze_feature_encoder: keep the convolutional feature extractor as it is.
-        built: what a trained model's config.yaml carries (``self.built``): configuration and processing. With it
-            nothing is read or fetched from ``upstream``, and the weights are expected from a checkpoint.
+        built: what a trained model's config.yaml carries (``self.built``): configuration, processing and the
+            record of where the upstream comes from. With it nothing is read from ``upstream``, and the weights are
+            expected from a checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_upstream``.
@@ -35,10 +37,12 @@ class UpstreamFrontend(AbsFrontend):
         if built is None:
             loaded = load_upstream(upstream, upstream_conf)
             self.upstream, self.processing, self.tokens = loaded.model, loaded.processing, loaded.tokens
+            self.source = read_record(upstream)
             self._head = [loaded.head]  # in a list: the head becomes a part of ESPnet's CTC, not of the frontend
         else:
             self.upstream = model_from_dict(built["config"])
             self.processing = WaveformProcessing(**built["processing"])
+            self.source = built.get("source")
             self._head = [None]
         self.dropout = nn.Dropout(self.upstream.config.final_dropout)
         if freeze_feature_encoder:
@@ -47,7 +51,11 @@ class UpstreamFrontend(AbsFrontend):
     @property
     def built(self) -> dict:
         """Everything that is needed to build this frontend again without its upstream's files."""
-        return {"config": config_as_dict(self.upstream.config), "processing": dataclasses.asdict(self.processing)}
+        return {
+            "config": config_as_dict(self.upstream.config),
+            "processing": dataclasses.asdict(self.processing),
+            "source": self.source,
+        }
 
     def take_head(self) -> nn.Linear | None:
         """Hand over the checkpoint's CTC head, rows in the order of ``self.tokens``; None if it has none."""

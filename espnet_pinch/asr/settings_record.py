@@ -7,6 +7,7 @@ from pathlib import Path
 
 from espnet_pinch.asr.resume import NEWEST, PREVIOUS
 from espnet_pinch.core.registry import DEFAULT_METHOD, all_methods, method_of, self_contained
+from espnet_pinch.data.source import FILE as SOURCE
 from espnet_pinch.files import read_json, write_json
 
 FILE = "settings.json"
@@ -80,7 +81,8 @@ def describe(args: argparse.Namespace) -> dict:
     if upstream.is_dir():
         options["frontend_conf"] = {k: v for k, v in options["frontend_conf"].items() if k != "upstream"}
         for pattern in ("*.json", "*.safetensors", "*.bin"):
-            inputs.update({f"upstream {path.name}": str(path) for path in sorted(upstream.glob(pattern))})
+            files = (path for path in sorted(upstream.glob(pattern)) if path.name != SOURCE)  # says nothing of content
+            inputs.update({f"upstream {path.name}": str(path) for path in files})
     for name in list(options):
         if name in NEUTRAL or name.startswith(NEUTRAL_PREFIXES):
             del options[name]

@@ -5,6 +5,7 @@ import os
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from espnet_pinch.data.source import MADE, MADE_HERE, Source, write_record
 from espnet_pinch.files import whole_folder
 
 
@@ -43,7 +44,7 @@ def micro_config(**changes) -> Wav2Vec2Config:
     return mini_config(**{**fields, **changes})
 
 
-SMALL = {"mini": mini_config, "micro": micro_config}
+SMALL = dict(zip(MADE_HERE, (mini_config, micro_config)))
 
 
 def make_small_upstream(folder: str | os.PathLike, name: str = "mini", seed: int = 0, **changes) -> None:
@@ -60,3 +61,4 @@ def make_small_upstream(folder: str | os.PathLike, name: str = "mini", seed: int
     with whole_folder(folder) as new:
         model.save_pretrained(new)
         Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(new)
+        write_record(new, Source(name).record(origin=f"{MADE}, seed {seed}"))

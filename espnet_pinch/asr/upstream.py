@@ -23,9 +23,9 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME
 
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
-from espnet_pinch.asr.weight_files import weight_files, weight_names
+from espnet_pinch.asr.weight_files import weight_names
+from espnet_pinch.data.upstream_files import check_folder
 from espnet_pinch.files import write_json
-from espnet_pinch.unreadable import why_unreadable
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
@@ -65,29 +65,8 @@ class Upstream:
     tokens: list[str] | None = None
 
 
-def check_folder(upstream: str) -> None:
-    """Say clearly why ``upstream`` cannot be loaded, where that can be seen without loading it.
-
-    Raises:
-        FileNotFoundError: a folder without config.json or weights, or a path that is not there.
-        OSError: one of its files cannot be read, or is a Git LFS pointer.
-        ValueError: the index of the weights is damaged.
-    """
-    folder = Path(upstream)
-    if not folder.exists():
-        if len(folder.parts) != 2 or upstream.startswith((".", "/", "~")):  # otherwise taken for a hub id, "owner/name"
-            raise FileNotFoundError(f"the upstream folder {upstream} does not exist")
-        return
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"the upstream folder {upstream} has no config.json; it must be a Hugging Face folder")
-    for file in (*sorted(folder.glob("*.json")), *weight_files(folder)):
-        wrong = why_unreadable(file, whole=False)
-        if wrong:
-            raise OSError(f"{file} {wrong}")
-
-
 def read_config(upstream: str) -> PretrainedConfig:
-    """The configuration of an upstream, from a folder or a hub id.
+    """The configuration of an upstream in a folder. Nothing is fetched: that is stage 0's.
 
     Raises:
         FileNotFoundError: no such folder, or no config.json in it.
@@ -96,7 +75,7 @@ def read_config(upstream: str) -> PretrainedConfig:
     check_folder(upstream)
     try:
         # Where this is left open, transformers asks on the terminal whether to run code that comes with a model.
-        config = AutoConfig.from_pretrained(upstream, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(upstream, trust_remote_code=False, local_files_only=True)
     except OSError:
         raise
     except Exception as error:  # transformers checks the fields, and raises many kinds
@@ -135,7 +114,7 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
     """
     files = [Path(upstream) / name for name in (FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME)]
     try:
-        processor = Wav2Vec2FeatureExtractor.from_pretrained(upstream)
+        processor = Wav2Vec2FeatureExtractor.from_pretrained(upstream, local_files_only=True)
     except Exception as error:
         there = next((file for file in files if file.is_file()), None)
         if there:
@@ -147,10 +126,10 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
 
 
 def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
-    """Load a foundation model from a Hugging Face folder or a hub id.
+    """Load a foundation model from a Hugging Face folder. Nothing is fetched: that is stage 0's.
 
     Args:
-        upstream: folder, or "owner/name".
+        upstream: the folder.
         overrides: fields of its configuration to change, such as dropout or SpecAugment.
 
     Raises:
@@ -164,7 +143,7 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with tensors_only():
-            model, info = auto.from_pretrained(upstream, **options)
+            model, info = auto.from_pretrained(upstream, **options, local_files_only=True)
     except SafetensorError as error:
         weight_names(upstream)  # names the file where that can be seen
         raise ValueError(f"the weights of {upstream} are damaged: {' '.join(str(error).split())}") from None

@@ -1,7 +1,9 @@
-"""Before stage 0: check the settings of a run and say what they come to.
+"""Before stage 0: check the settings of a run and say what they come to, a "name=value" a line.
 
-Prints, one a line: the method, the target sparsity, the run that mixed_sparsity takes its layers' sparsities from
-(empty for the others), the upstream (folder, hub id, "mini" or "micro"), and unknown_characters.
+``method`` and ``target_sparsity``; ``layer_sparsities``, the run that mixed_sparsity takes its layers' sparsities from
+(empty for the others); ``other_source``, the upstream that the baseline's YAML names (empty where it is the same);
+``upstream_name``, the folder that stage 0 puts the upstream into (empty for a folder); ``upstream_source``, the
+upstream (absolute folder, hub id, "mini" or "micro"); ``unknown_characters``.
 """
 
 import argparse
@@ -12,6 +14,7 @@ from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
 from espnet_pinch.core.registry import DEFAULT_METHOD, build_method
 from espnet_pinch.core.settings import MethodSettings, shown
+from espnet_pinch.data.source import Source, parse_source
 from espnet_pinch.data.spelling import UnknownCharacters
 from espnet_pinch.gpus import check_gpus
 
@@ -27,6 +30,8 @@ def main() -> None:
     parser.add_argument("--layer_sparsities", help="mixed_sparsity's, where the YAML has none; {} is the target")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs that this machine must have")
     parser.add_argument("--gpu_inference", action="store_true", help="this machine must have a GPU to decode on")
+    parser.add_argument("--baseline_config", help="YAML of the baseline")
+    parser.add_argument("--trained", action="store_true", help="the upstream is not needed any more")
     args = parser.parse_args()
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -34,11 +39,18 @@ def main() -> None:
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     check_gpus(int(args.gpu_inference), "--gpu_inference true")
     config = read_yaml(args.config)
-    frontend = config.get("frontend_conf") if isinstance(config, dict) else None
-    upstream = frontend.get("upstream") if isinstance(frontend, dict) else None
+    upstream = _upstream(config)
     if not isinstance(upstream, str) or not upstream or not upstream.isprintable():
         raise ValueError(f"{args.config} has no frontend_conf.upstream: a folder, a hub id or mini")
     unknown = UnknownCharacters(args.unknown_characters or config.get("unknown_characters", UnknownCharacters.policy))
+    upstream = os.path.expanduser(upstream)
+    try:
+        source = parse_source(upstream)
+    except (ValueError, FileNotFoundError) as error:
+        if not args.trained:
+            raise ValueError(f"{args.config}: {error}") from None
+        source = Source(upstream, folder=upstream)
+    other = _upstream(read_yaml(args.baseline_config)) if args.baseline_config else None
     block = config.get("pruning") or {}
     if not isinstance(block, dict):
         raise ValueError(f"{args.config}: pruning must be a block of settings, not {shown(block)}")
@@ -60,8 +72,23 @@ def main() -> None:
         where = "" if args.method or args.target_sparsity else f"{args.config}: "
         raise ValueError(f"{where}{error}") from None
     method = block.get("method", DEFAULT_METHOD)
-    print(method, block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0, sep="\n")
-    print(layer_sparsities, os.path.expanduser(upstream), unknown.policy, sep="\n")
+    other = "" if other in (None, upstream) else " ".join(str(other).split())
+    found = {
+        "method": method,
+        "target_sparsity": block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0,
+        "layer_sparsities": layer_sparsities,
+        "other_source": other,
+        "upstream_name": "" if source.folder else source.folder_name,
+        "upstream_source": os.path.abspath(source.folder) if source.folder else source.name,
+        "unknown_characters": unknown.policy,
+    }
+    print("\n".join(f"{name}={value}" for name, value in found.items()))
+
+
+def _upstream(config):
+    """What a YAML has as frontend_conf.upstream; None where it has none."""
+    frontend = config.get("frontend_conf") if isinstance(config, dict) else None
+    return frontend.get("upstream") if isinstance(frontend, dict) else None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="data directories to compare the formats on")
     parser.add_argument("--wer", action="store_true", help="score fp16, bf16 and int8 on all of --data")
     parser.add_argument("--decoded", default="decode_ctc_greedy", help="EXP's transcripts, to test these WERs against")
-    parser.add_argument("--upstream", default="unknown", help="hub id of the upstream, for the card and the licence")
+    parser.add_argument("--upstream", default="unknown", help="for the card, where the model does not know it")
     parser.add_argument("--corpus", default="unknown", help="its name, for the card")
     parser.add_argument("--batch_size", type=int, default=8, help="of --wer")
     parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU for --wer")

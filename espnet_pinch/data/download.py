@@ -1,4 +1,5 @@
-"""Download a corpus: resumed where it was cut, checked before it is used, unpacked before it is called there."""
+"""Downloads: resumed where they were cut, checked before they are used; archives are unpacked before they are called
+there."""
 
 import hashlib
 import http.client
@@ -7,8 +8,10 @@ import os
 import shutil
 import tarfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_pinch.files import disk_errors, whole_folder
@@ -27,38 +30,106 @@ CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
 
 
-def fetch(url: str, path: str | os.PathLike, sha256: str) -> None:
+class Refused(OSError):
+    """A server's answer that is no file.
+
+    Attributes:
+        url: the one that answers so, after redirects.
+        status: of HTTP, such as 404.
+        code: what the Hugging Face hub calls the error (``X-Error-Code``), None elsewhere.
+    """
+
+    def __init__(self, url: str, error: urllib.error.HTTPError):
+        super().__init__(f"{url}: the server answers {error.code} {error.reason}")
+        self.url, self.status, self.code = error.url or url, error.code, error.headers.get("X-Error-Code")
+
+
+def fetch(
+    url: str,
+    path: str | os.PathLike,
+    sha256: str | None = None,
+    *,
+    size: int | None = None,
+    git_blob: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Download ``url`` to ``path``; what an interrupted download left in ``path.part`` is continued.
 
     ``path.etag`` beside it names the version of the file on the server; of another version nothing is kept.
 
+    Args:
+        sha256, size, git_blob: as ``check_file``.
+        headers: of the request. ``Authorization`` goes to the host of ``url`` alone, not where it redirects to.
+
     Raises:
-        OSError: the network, the server or the disk fails; what has arrived is kept.
-        ValueError: the checksum is wrong; the file is deleted.
+        Refused: the server answers with an error; what has arrived is kept.
+        OSError: the network or the disk fails; what has arrived is kept.
+        ValueError: size or checksum is wrong; the file is deleted.
     """
     path = Path(path)
     part, etag = (path.with_name(path.name + end) for end in (".part", ".etag"))
     if not path.is_file():
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _download(url, part, etag)
+            _download(url, part, etag, headers or {})
             os.replace(part, path)
             etag.unlink(missing_ok=True)
-    digest = sha256_of(path)
-    if digest != sha256:
+    try:
+        check_file(path, sha256, size=size, git_blob=git_blob)
+    except ValueError as error:
         path.unlink()
-        raise ValueError(f"{path} has SHA-256 {digest}, expected {sha256}: deleted, fetch it again")
+        raise ValueError(f"{error}: deleted, fetch it again") from None
 
 
-def _download(url: str, part: Path, etag: Path) -> None:
+def check_file(
+    path: str | os.PathLike, sha256: str | None = None, *, size: int | None = None, git_blob: str | None = None
+) -> None:
+    """Compare a file with what is known of it; what is None is not known.
+
+    Args:
+        sha256: in hexadecimal.
+        size: bytes.
+        git_blob: SHA-1 under which git stores the content.
+
+    Raises:
+        ValueError: it is another file; the message says in what.
+    """
+    found = os.path.getsize(path)
+    if size is not None and found != size:
+        raise ValueError(f"{path} has {found} bytes, expected {size}")
+    if sha256 is not None and (digest := sha256_of(path)) != sha256:
+        raise ValueError(f"{path} has SHA-256 {digest}, expected {sha256}")
+    if git_blob is not None and (digest := _digest(path, hashlib.sha1(b"blob %d\0" % found))) != git_blob:
+        raise ValueError(f"{path} has the git blob id {digest}, expected {git_blob}")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """urllib's; a redirect within one host keeps the token, as for a model that has another name by now."""
+
+    def redirect_request(self, request, fp, code, msg, headers, newurl):
+        new = super().redirect_request(request, fp, code, msg, headers, newurl)
+        token = request.unredirected_hdrs.get("Authorization")
+        if new is not None and token and _host(new.full_url) == _host(request.full_url):
+            new.add_unredirected_header("Authorization", token)
+        return new
+
+
+def _host(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _download(url: str, part: Path, etag: Path, more: Mapping[str, str]) -> None:
     have = part.stat().st_size if part.is_file() else 0
     version = etag.read_text(encoding="utf-8") if have and etag.is_file() else None
     headers = {"Range": f"bytes={have}-"} if have else {}
     if version:
         headers["If-Range"] = version  # the server sends the whole file where it has another by now
     request = urllib.request.Request(url, headers=headers)
+    for name, value in more.items():
+        request.add_unredirected_header(name.capitalize(), value)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
             if response.status != 206:
                 have = 0  # the whole file comes
             elif not _begins_at(response.headers.get("Content-Range"), have):
@@ -75,12 +146,13 @@ def _download(url: str, part: Path, etag: Path) -> None:
             with open(part, "ab") as file, bar:
                 while chunk := response.read1(CHUNK):
                     file.write(chunk)
+                    file.flush()  # a kill loses nothing that has come
                     bar.update(len(chunk))
         if total is not None and part.stat().st_size != total:
             raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes; run again to resume")
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
-            raise OSError(f"{url}: the server answers {error.code} {error.reason}") from None
+            raise Refused(url, error) from None
         if error.headers.get("Content-Range") != f"bytes */{have}":  # otherwise nothing is left to fetch
             part.unlink()
             raise OSError(
@@ -107,7 +179,10 @@ def _need(size: int, path: Path) -> None:
 
 def sha256_of(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
+    return _digest(path, hashlib.sha256())
+
+
+def _digest(path: str | os.PathLike, digest) -> str:
     bar = progress_bar(desc=f"checking {Path(path).name}", total=os.path.getsize(path), unit="B", unit_scale=True)
     with open(path, "rb") as file, bar:
         while chunk := file.read(CHUNK):

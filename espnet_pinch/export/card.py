@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import espnet_pinch
+from espnet_pinch.data.source import named
 from espnet_pinch.results.experiment import markdown_table, significance_table, system_name
 
-# As their model cards on the Hugging Face hub state it. Others, those of WavLM among them, state none or were not read.
+# Where no record has the licence (files put there by hand, older experiments): as the model cards on the Hugging Face
+# hub state it. Others, those of WavLM among them, state none or were not read.
 LICENCES = {
     "facebook/wav2vec2-base": "apache-2.0",
     "facebook/wav2vec2-base-100h": "apache-2.0",
@@ -81,7 +83,7 @@ def write_card(folder: Path, figures: dict, results: dict | None) -> None:
         figures: what ``export`` returns.
         results: the experiment's results.json; None where it has none.
     """
-    licence = LICENCES.get(figures["upstream"], UNKNOWN)
+    licence = figures["upstream_source"]["licence"] or LICENCES.get(figures["upstream"], UNKNOWN)
     formats = list(dict.fromkeys(entry["format"] for entry in figures["files"].values()))
     sparse = [name for name, entry in figures["files"].items() if entry["format"] == "sparse"]
     names = {"folder": "path/to/this/folder", "sparse": sparse[-1] if sparse else "", "rate": figures["sampling_rate"]}
@@ -99,9 +101,14 @@ def write_card(folder: Path, figures: dict, results: dict | None) -> None:
 
 
 def _front_matter(figures: dict, licence: str) -> str:
-    lines = [f"license: {'unknown' if licence == UNKNOWN else licence}", "pipeline_tag: automatic-speech-recognition"]
+    several = f"[{licence}]" if "," in licence else licence
+    lines = [f"license: {'unknown' if licence == UNKNOWN else several}", "pipeline_tag: automatic-speech-recognition"]
+    for key in ("licence_name", "licence_link"):  # where the licence is "other"
+        value = figures["upstream_source"][key]
+        lines += [f"{key.replace('licence', 'license')}: {value}"] if value else []
     lines += ["library_name: transformers"] if "model.safetensors" in figures["files"] else []
-    lines += [f"base_model: {figures['upstream']}"] if "/" in figures["upstream"] else []
+    repo = figures["upstream_source"]["repo"] or figures["upstream"].partition("@")[0]
+    lines += [f"base_model: {repo}"] if "/" in repo else []
     return "\n".join(["---", *lines, "tags: [ctc, pruning, sparse]", "---"])
 
 
@@ -111,7 +118,7 @@ def _summary(figures: dict, results: dict | None, licence: str) -> str:
         [
             f"A CTC speech recogniser, {100 * figures['sparsity']:.2f} % of whose gated weights are zero{method}.",
             "",
-            f"- Upstream: {figures['upstream']}; its licence: {licence}.",
+            f"- Upstream: {named(figures['upstream_source'], figures['upstream'])}; its licence: {licence}.",
             f"- Corpus: {figures['corpus']}.",
             f"- Parameters: {figures['params_kept']:,} of {figures['params_total']:,} kept; "
             f"{figures['gated']:,} were behind gates.",

@@ -12,6 +12,7 @@ from espnet_pinch.asr.decode import decode_data_dir
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import read_data_dir
+from espnet_pinch.data.source import KEYS
 from espnet_pinch.export.card import write_card
 from espnet_pinch.export.check import Probe, check_weights, noise
 from espnet_pinch.export.hugging_face import check_hugging_face, copy_hugging_face
@@ -52,11 +53,13 @@ def export(
         data: data directories; formats are compared on some of their utterances, on noise where there is none.
         wer: decode all of ``data`` with every sparse file that rounds weights, and score.
         decoded: folder in ``exp`` with the model's own transcripts, to test such a WER against.
-        upstream, corpus: for the card; the upstream's hub id says what its licence is, of a folder the name is given.
+        upstream, corpus: for the card; ``upstream`` counts where the model does not know its own, of a folder the name
+            is given.
         batch_size, device: of that decoding.
 
-    Returns: ``name, upstream, corpus, sampling_rate, checked_on, versions``, the counts of parameters.json, and
-    ``files``: ``{file: {"format", "bytes", "loader", "logit_difference", "texts_differing", ...}}``.
+    Returns: ``name, upstream, upstream_source, corpus, sampling_rate, checked_on, versions``, the counts of
+    parameters.json, and ``files``:
+    ``{file: {"format", "bytes", "loader", "logit_difference", "texts_differing", ...}}``.
 
     Raises:
         FileNotFoundError: the experiment is not folded, or a data directory is missing.
@@ -69,9 +72,11 @@ def export(
     model, _ = load_model(folded / "config.yaml", folded / "model.pth")
     audio = [torch.from_numpy(read_audio(u.audio)) for d in data for u in _spread(read_data_dir(d))]
     probe = Probe.of(model, audio or noise(rate=model.frontend.processing.sampling_rate))
+    source = model.frontend.source or dict.fromkeys(KEYS)
     figures = {
         "name": exp.absolute().name,
-        "upstream": Path(upstream).name if Path(upstream).is_dir() else upstream,
+        "upstream": source["repo"] or (Path(upstream).name if Path(upstream).is_dir() else upstream),
+        "upstream_source": source,
         "corpus": corpus,
         "sampling_rate": model.frontend.processing.sampling_rate,
         "checked_on": f"{len(audio)} utterances of {', '.join(d.name for d in data)}" if audio else "seeded noise",

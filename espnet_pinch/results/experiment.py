@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from espnet_pinch.asr import history
+from espnet_pinch.data.source import named
 from espnet_pinch.data.spelling import UnknownCharacters, describe
 from espnet_pinch.files import read_json, write_json, write_text
 from espnet_pinch.progress import progress_bar
@@ -37,6 +38,11 @@ class Experiment:
     def hypothesis(self, name: str) -> Path:
         return self.folder / self.decoded / name / "text"
 
+    def upstream_source(self) -> dict | None:
+        """What was known of the upstream's origin when its weights were read; None of runs that did not note it."""
+        with open(self.folder / "folded" / "config.yaml", encoding="utf-8") as file:
+            return yaml.safe_load(file)["frontend_conf"].get("built", {}).get("source")
+
     def figures(self) -> dict:
         """Sparsity, parameters, error rates, and the cost of training (0 epochs where nothing was trained)."""
         parameters = read_json(self.folder / "folded" / "parameters.json")
@@ -45,6 +51,7 @@ class Experiment:
         scores = {name: score_files(self.reference(name), self.hypothesis(name)) for name in sets}
         return {
             "experiment": str(self.folder),
+            "upstream_source": self.upstream_source(),
             **{key: parameters[key] for key in keys},
             "compression_ratio": parameters["params_total"] / parameters["params_kept"],
             "wer": scores,
@@ -63,7 +70,16 @@ def write_report(
         upstream: name of the upstream, such as "wav2vec2_base".
         corpus: name of the corpus, such as "librispeech_100".
         command: the command line that made it.
+
+    Raises:
+        ValueError: the two systems are of different upstreams.
     """
+    first, second = baseline.upstream_source(), run.upstream_source()
+    if first and second and any(first[key] != second[key] for key in ("upstream", "commit")):
+        raise ValueError(
+            f"{baseline.folder} is of the upstream {named(first)}, and {run.folder} of {named(second)}: they cannot be "
+            "compared; train both from one (stage 4)"
+        )
     with open(run.folder / "config.yaml", encoding="utf-8") as file:
         config = yaml.safe_load(file)
     pruning = config["pruning"]
@@ -100,6 +116,7 @@ def write_report(
 
 def markdown(results: dict) -> str:
     """The report of ``results.json`` as Markdown."""
+    source = results.get("upstream_source")
     return "\n".join(
         [
             f"# {results['upstream']}: {system_name(results)} beside its baseline",
@@ -110,6 +127,11 @@ def markdown(results: dict) -> str:
             "",
             *significance_table(results),
             "",
+            *(
+                [f"Upstream: {named(source, results['upstream'])}; licence: {source['licence'] or 'not known'}."]
+                if source
+                else []
+            ),
             f"Made by `{results['command']}`. Error rates are of this run, none is the paper's.",
             "Hours are of training and validation; the baseline's are 0 where a published model is used as it is.",
             "MAPSSWE (matched pairs sentence-segment word error test), alpha = 0.05; intervals by paired bootstrap.",

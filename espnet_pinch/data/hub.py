@@ -1,0 +1,289 @@
+"""Fetch an upstream from the Hugging Face hub, or from the hub's cache where HF_HUB_OFFLINE is set."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import urllib.parse
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import yaml
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url, metadata_load, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import build_hf_headers
+
+from espnet_pinch.data import download
+from espnet_pinch.data.download import Refused, check_file
+from espnet_pinch.data.source import CACHE, FILE, HUB, Source, commit_of, write_record
+from espnet_pinch.data.upstream_files import CONFIG, choose
+from espnet_pinch.files import DISK_REASONS, disk_errors
+
+# Of a licence only what is a plain word there too becomes a part of another card's metadata.
+_LICENCE = {
+    "licence": r"\w[\w.+-]*(, \w[\w.+-]*)*",
+    "licence_name": r"\w[\w. +-]*",
+    "licence_link": r"https?://[\w./~%?&=+-]+|\w[\w./-]*",
+}
+NOTE = ".of"  # beside a file under way: the checksum of what it is to become
+
+
+@dataclasses.dataclass(frozen=True)
+class Repository:
+    """One commit of a model, on the hub or in its cache.
+
+    Attributes:
+        checks: of every file, what ``check_file`` takes.
+        bring: puts a file to a path, checked.
+        commit, licence: for the record; None and {} where not known.
+        origin: of the record.
+    """
+
+    checks: dict[str, dict]
+    bring: Callable[[str, Path], None]
+    commit: str | None
+    licence: dict[str, str]
+    origin: str
+
+
+def fetch_from_hub(source: Source, folder: Path) -> None:
+    """Bring the files of an upstream to ``folder``, which takes its name, or gets its last file, when all have come.
+
+    ``folder.part`` holds what has come; the next call goes on with it. Files that are in ``folder`` are kept and
+    checked.
+
+    Raises:
+        OSError: the hub cannot be reached or refuses, or the model lacks a file; the message says what to do.
+        ValueError: a checksum is wrong.
+    """
+    part = folder.with_name(folder.name + ".part")
+    open_repository = _cached if constants.HF_HUB_OFFLINE else _on_hub
+    with disk_errors(part):
+        part.mkdir(parents=True, exist_ok=True)
+        try:
+            _fill(source, folder, part, open_repository(source, folder))
+        finally:
+            with contextlib.suppress(OSError):  # not empty: kept for the next call
+                part.rmdir()
+
+
+def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> None:
+    checks = repository.checks
+
+    def bring(name: str) -> Path:
+        if (folder / name).is_file():
+            try:
+                check_file(folder / name, **checks[name])
+            except ValueError as error:
+                raise ValueError(f"{error} by {source.name}: remove it, and it is fetched") from None
+            return folder / name
+        _begin(part / name, checks[name])
+        repository.bring(name, part / name)
+        return part / name
+
+    try:
+        names = choose(checks, lambda name: bring(name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        what = "the hub's cache has of it" if repository.origin == CACHE else "it has"
+        raise FileNotFoundError(_line(source, f"{what} {error}{_others(checks)}")) from None
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from None
+    _room(folder, part, {name: checks[name].get("size") or 0 for name in names})
+    for name in names:
+        bring(name)
+    files = {
+        name: {"size": (part if (part / name).is_file() else folder).joinpath(name).stat().st_size}
+        | {key: value for key, value in checks[name].items() if value is not None}
+        for name in names
+    }
+    record = source.record(commit=repository.commit, origin=repository.origin, **repository.licence, files=files)
+    write_record(part, record)
+    for path in part.iterdir():
+        if path.name not in (*names, FILE):
+            path.unlink()
+    os.sync()
+    if not folder.exists():
+        os.rename(part, folder)
+        return
+    # What makes the folder whole comes last: the weights, and the configuration after them.
+    for name in (FILE, *names[1:], CONFIG):
+        if (part / name).is_file():
+            os.replace(part / name, folder / name)
+
+
+def _begin(path: Path, checks: dict) -> None:
+    """Drop what has come of ``path`` where it was to become another file; note what it is to become."""
+    wanted = " ".join(f"{key}={value}" for key, value in sorted(checks.items()))
+    note = path.with_name(path.name + NOTE)
+    if not (note.is_file() and note.read_text(encoding="utf-8") == wanted):
+        for end in ("", ".part", ".etag"):
+            path.with_name(path.name + end).unlink(missing_ok=True)
+        note.write_text(wanted, encoding="utf-8")
+
+
+def _room(folder: Path, part: Path, sizes: dict[str, int]) -> None:
+    have = sum(path.stat().st_size for path in part.iterdir())
+    size = sum(size for name, size in sizes.items() if not (folder / name).is_file()) - have
+    free = shutil.disk_usage(part).free
+    if size > free:
+        raise OSError(f"{part.parent} has {free / 1e9:.3f} GB left, and {size / 1e9:.3f} GB are to be fetched")
+
+
+def _others(names: Collection[str]) -> str:
+    """What a model has instead of the weights that transformers reads, for an error line."""
+    found = [
+        name for name in names if name.endswith((".safetensors", ".bin", ".h5", ".msgpack", ".pt", ".pth", ".gguf"))
+    ]
+    return f"; there is {', '.join(found[:3])}{', ...' if found[3:] else ''}" if found else ""
+
+
+# ---- The hub
+
+
+def _on_hub(source: Source, folder: Path) -> Repository:
+    endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
+    if endpoint.scheme not in ("http", "https") or not re.fullmatch(r"([\w.-]+|\[[\da-f:]+\])(:\d+)?", endpoint.netloc):
+        raise ValueError(f"HF_ENDPOINT must be an address such as https://huggingface.co, not {constants.ENDPOINT!r}")
+    # Of a folder that has lost a file the rest is of the commit that its record names.
+    revision = commit_of(folder) or source.revision
+    try:
+        info = HfApi().model_info(source.repo, revision=revision, files_metadata=True, timeout=download.TIMEOUT)
+    except HfHubHTTPError as error:
+        headers = error.response.headers
+        reason = _refusal(source, error.response.status_code, headers.get("X-Error-Code"))
+        raise OSError(_line(source, reason, None if error.response.status_code == 404 else folder)) from None
+    except (HTTPError, OSError) as error:
+        reason = f"the hub at {constants.ENDPOINT} cannot be reached: {str(error) or type(error).__name__}"
+        if _in_cache(source):
+            reason += "; it is in the hub's cache on this machine, from where HF_HUB_OFFLINE=1 takes it"
+        raise OSError(_line(source, reason, folder)) from None
+    except (ValueError, KeyError, TypeError):
+        info = None
+    if info is None or not info.sha or info.siblings is None:
+        raise OSError(_line(source, f"{constants.ENDPOINT} answers, but not as the hub does (a proxy?)", folder))
+    files = {file.rfilename: file for file in info.siblings}
+    checks = {
+        name: {
+            "size": file.lfs.size if file.lfs else file.size,
+            "sha256": file.lfs.sha256 if file.lfs else None,
+            "git_blob": None if file.lfs else file.blob_id,
+        }
+        for name, file in files.items()
+    }
+
+    def bring(name: str, path: Path) -> None:
+        url = hf_hub_url(source.repo, name, revision=info.sha)
+        try:
+            download.fetch(url, path, **checks[name], headers=build_hf_headers())
+        except Refused as error:
+            elsewhere = urllib.parse.urlsplit(error.url)
+            if elsewhere.netloc != endpoint.netloc:
+                reason = (
+                    f"{elsewhere.hostname}, where the hub keeps {name}, answers {error.status}; run again to resume"
+                )
+            else:
+                reason = _refusal(source, error.status, error.code, name)
+            raise OSError(_line(source, reason, folder)) from None
+        except OSError as error:
+            if error.errno in DISK_REASONS:
+                raise
+            raise OSError(_line(source, str(error), folder)) from None
+
+    print(f"{source.name}: commit {info.sha}", flush=True)
+    return Repository(checks, bring, info.sha, _licence(info.card_data), HUB)
+
+
+def _line(source: Source, reason: str, folder: Path | None = None) -> str:
+    line = f"could not fetch {source.name} from the Hugging Face hub: {reason}"
+    if folder is None:
+        return line
+    return (
+        f"{line}. By hand: put its config.json, preprocessor_config.json, vocab.json and model.safetensors (or "
+        f"pytorch_model.bin) into {folder}"
+    )
+
+
+def _refusal(source: Source, status: int, code: str | None, file: str | None = None) -> str:
+    """What an answer of the hub means and what to do about it."""
+    terms = f"accept its terms on {constants.ENDPOINT}/{source.repo}"
+    token = "HF_TOKEN (or hf auth login)"
+    if code == "RevisionNotFound":
+        return f"it has no revision {source.revision!r}: no branch, tag or commit of that name"
+    if code == "EntryNotFound" or (status == 404 and file):
+        return f"it has no file {file}"
+    if code == "GatedRepo" or status == 403:
+        account = f"with the account of the token in {token}" if get_token() else f"and give your token in {token}"
+        return f"the hub answers {status}, access is granted on conditions: {terms} {account}"
+    if status in (401, 404):
+        reason = f"the hub answers {status}: it is misspelt, or "
+        if source.revision and status == 404 and code is None:
+            reason += f"has no revision {source.revision!r}, or "
+        if get_token():
+            return f"{reason}private or gated: the token in {token} is not valid or may not read it; {terms}"
+        return f"{reason}private or gated: for that, give your token in {token} and {terms}"
+    if status == 429:
+        return "the hub answers 429, too many requests: wait some minutes and run again"
+    return f"the hub answers {status}" + ("; try again later" if status >= 500 else "")
+
+
+def _licence(card) -> dict[str, str]:
+    """``licence``, and its name and link where the licence is "other", of a model card's metadata."""
+    known = {}
+    for key, allowed in _LICENCE.items() if card else ():
+        value = card.get(key.replace("licence", "license"))
+        value = ", ".join(map(str, value)) if isinstance(value, list) else value
+        if isinstance(value, str) and re.fullmatch(allowed, value, re.ASCII):
+            known[key] = value
+    return known
+
+
+# ---- Its cache
+
+
+def _snapshot(source: Source) -> Path:
+    return Path(
+        snapshot_download(source.repo, revision=source.revision, local_files_only=True, allow_patterns=[CONFIG])
+    )
+
+
+def _in_cache(source: Source) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return bool(choose([p.name for p in _snapshot(source).iterdir() if p.is_file()], lambda name: "{}"))
+    return False
+
+
+def _cached(source: Source, folder: Path) -> Repository:
+    try:
+        snapshot = _snapshot(source)
+    except LocalEntryNotFoundError:
+        reason = (
+            "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and it is not in the hub's cache "
+            f"({constants.HF_HUB_CACHE}); unset it to fetch it"
+        )
+        raise OSError(_line(source, reason, folder)) from None
+    checks = {path.name: _check_of(path) for path in snapshot.iterdir() if path.is_file()}
+
+    def bring(name: str, path: Path) -> None:
+        print(f"copying {name} out of the hub's cache", flush=True)
+        shutil.copyfile(snapshot / name, path)
+        try:
+            check_file(path, **checks[name])
+        except ValueError:
+            path.unlink()
+            raise ValueError(
+                f"the hub's cache is damaged: {snapshot / name} has another checksum than its name"
+            ) from None
+
+    card = {}
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        card = metadata_load(snapshot / "README.md") or {}
+    commit = snapshot.name if re.fullmatch("[0-9a-f]{40}", snapshot.name) else None
+    return Repository(checks, bring, commit, _licence(card), CACHE)
+
+
+def _check_of(path: Path) -> dict:
+    """The cache names a file's content by the checksum that the hub states."""
+    name = os.path.basename(os.path.realpath(path))
+    kind = {40: "git_blob", 64: "sha256"}.get(len(name)) if re.fullmatch("[0-9a-f]+", name) else None
+    return {"size": path.stat().st_size, **({kind: name} if kind else {})}

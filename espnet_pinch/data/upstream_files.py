@@ -1,0 +1,97 @@
+"""Which files of a Hugging Face folder or repository make an upstream: those that transformers reads, no others."""
+
+import json
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from espnet_pinch.unreadable import why_unreadable
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # transformers takes the first that is there, whole or in shards
+INDEX = ".index.json"  # what the list of a file's shards has behind the file's name
+PROCESSOR = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def choose(names: Collection[str], read: Callable[[str], str]) -> list[str]:
+    """The files of an upstream out of all that are there.
+
+    Args:
+        names: of the files; those in subfolders are left out.
+        read: gives the text of a file.
+
+    Raises:
+        FileNotFoundError: no configuration, no weights, or a shard is missing.
+        ValueError: the list of shards is damaged.
+    """
+    if CONFIG not in names:
+        raise FileNotFoundError(f"no {CONFIG}; it must be a Hugging Face folder")
+    return [CONFIG, *(name for name in PROCESSOR if name in names), *_weights(names, read)]
+
+
+def _weights(names: Collection[str], read: Callable[[str], str]) -> list[str]:
+    for name in WEIGHTS:
+        if name in names:
+            return [name]
+        index = name + INDEX
+        if index in names:
+            shards = _shards(index, read(index))
+            missing = [shard for shard in shards if shard not in names]
+            if missing:
+                raise FileNotFoundError(f"no {missing[0]}, which {index} lists")
+            return [index, *shards]
+    raise FileNotFoundError(f"no weights ({' or '.join(WEIGHTS)})")
+
+
+def _shards(index: str, text: str) -> list[str]:
+    try:
+        shards = sorted(set(json.loads(text)["weight_map"].values()))
+        inside = bool(shards) and all(
+            shard == os.path.basename(shard) and shard not in ("", ".", "..") for shard in shards
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        inside = False
+    if not inside:
+        raise ValueError(f"{index} is not a list of the shards beside it")
+    return shards
+
+
+def check_folder(folder: str | os.PathLike) -> list[str]:
+    """The files of an upstream's folder; says clearly why it cannot be loaded, where that can be seen without loading.
+
+    Raises:
+        OSError: a file cannot be read, or is a Git LFS pointer.
+        FileNotFoundError: no such folder, or no configuration or weights in it.
+        NotADirectoryError: a file.
+        ValueError: as ``choose``.
+    """
+    path = Path(folder)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the upstream folder {folder} does not exist; a model of the Hugging Face hub is fetched by stage 0, or "
+            "python -m espnet_pinch.bin.fetch_upstream --upstream OWNER/NAME --out FOLDER"
+        )
+    if not path.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; an upstream is a folder")
+    try:
+        names = choose([p.name for p in path.iterdir() if p.is_file()], lambda name: _text(path / name))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the upstream folder {folder} has {error}") from None
+    except ValueError as error:
+        raise ValueError(f"the upstream folder {folder}: {error}") from None
+    for name in names:
+        wrong = why_unreadable(path / name, whole=False)
+        if wrong:
+            raise OSError(f"{path / name} {wrong}")
+    return names
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
