@@ -5,7 +5,7 @@ set -euo pipefail
 help_message=$(cat <<'HELP'
 Usage: ./run.sh [--stage N] [--stop_stage N] [options]        ("-" and "_" alike in option names)
 
-Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 3 shapes, 4 train, 5 decode, 6 score;
+Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 3 nothing, 4 train, 5 decode, 6 score;
 7 export (to be asked for with --stop_stage 7).
 
 What to run
@@ -13,7 +13,7 @@ What to run
                                                                                                   [wav2vec2_base]
   --corpus NAME            librispeech_100 (downloaded) or mini (made here)                       [librispeech_100]
   --librispeech DIR        a corpus in LibriSpeech's layout that is there already
-  --method NAME            pinch, ump, mixed_sparsity, nas_cp or dense, instead of the YAML's
+  --method NAME            pinch, ump, mixed_sparsity, nas_cp, dense or a method of your own, instead of the YAML's
   --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's
   --layer_sparsities RUN   of mixed_sparsity: the finished run to take them from      [asr_UPSTREAM_pinch_TARGET]
 Stages
@@ -172,7 +172,7 @@ trained=
 [ "${stage}" -lt 5 ] || trained=--trained
 checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" ${trained} \
     ${baseline_config:+--baseline_config "${baseline_config}"} \
-    --layer_sparsities "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
+    --from_run "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
     ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
     ${unknown_characters:+--unknown_characters "${unknown_characters}"})
 while IFS= read -r line; do
@@ -183,7 +183,6 @@ upstream_dir=${upstream_dir:-${upstream_source}}
 
 data=data/${corpus}
 dump=${dumpdir}/${corpus}/${upstream}/raw
-stats=${exp}/asr_stats_${upstream}
 baseline=${exp}/asr_${upstream}_baseline
 if [ -z "${asr_tag}" ]; then
     asr_tag=${upstream}_${method}
@@ -211,13 +210,6 @@ quoted() {
 # need FILE STAGE: stop unless an earlier stage has left FILE
 need() {
     [ -f "$1" ] || die "$1 is missing: run stage $2 first (./run.sh --stage $2)"
-}
-
-# current DONE STAGE: stop unless an earlier stage has left DONE, and with the dump that is there now
-current() {
-    need "$1" "$2"
-    [ "$(cat "$1")" = "$(key "${dump}/dump.done")" ] ||
-        die "$1 is of another dump than the one that is there: run stage $2 again (./run.sh --stage $2)"
 }
 
 # upstream_files: hash of the listing of the upstream's files
@@ -301,12 +293,9 @@ if ! "${skip_data_prep}"; then
     fi
 
     if within 3; then
-        log "stage 3: shapes"
         need "${dump}/dump.done" 2
         same_upstream "${dump}" "${other_dump}"
-        step "${stats}/shapes.done" "shapes ${stats}" "${dump}/dump.done" -- \
-            "${python}" -m espnet_pinch.bin.collect_shapes --train "${dump}/${train_set}" \
-            --valid "${dump}/${valid_set}" --out "${stats}"
+        log "stage 3: nothing to do, stage 2 has left the lengths by which batches are formed"
     fi
 fi
 
@@ -318,10 +307,10 @@ data_options() {
         --token_list "${dump}/token_list/char/tokens.txt"
         --train_data_path_and_name_and_type "${dump}/${train_set}/wav.scp,speech,${sound}"
         --train_data_path_and_name_and_type "${dump}/${train_set}/text,text,text"
-        --train_shape_file "${stats}/train/speech_shape"
+        --train_shape_file "${dump}/${train_set}/utt2num_samples"
         --valid_data_path_and_name_and_type "${dump}/${valid_set}/wav.scp,speech,${sound}"
         --valid_data_path_and_name_and_type "${dump}/${valid_set}/text,text,text"
-        --valid_shape_file "${stats}/valid/speech_shape"
+        --valid_shape_file "${dump}/${valid_set}/utt2num_samples"
     )
 }
 
@@ -340,7 +329,7 @@ launcher() {
 train() {
     local dir=$1 title=$2 config=$3 from=$4 from_key=$5 inputs
     shift 5
-    inputs=("${config}" "${stats}/shapes.done" "=${from_key}" "=$*")
+    inputs=("${config}" "${dump}/dump.done" "=${from_key}" "=$*")
     launcher "${dir}"
     step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
         "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
@@ -354,7 +343,6 @@ if ! "${skip_train}" && within 4; then
     log "stage 4: training"
     need "${dump}/dump.done" 2
     same_upstream "${dump}" "${other_dump}"
-    current "${stats}/shapes.done" 3
     for dir in "${baseline}" "${run}"; do
         same_upstream "${dir}" "${other_experiment}"
     done
@@ -380,9 +368,9 @@ if ! "${skip_train}" && within 4; then
     fi
     # shellcheck disable=SC2086
     train "${run}" "${asr_tag}" "${asr_config}" "${start}" \
-        "$(cat "${baseline}/fold.done" ${layer_sparsities:+"${layer_sparsities}/folded/parameters.json"})" \
+        "$(cat "${baseline}/fold.done" ${from_run:+"${from_run}/folded/parameters.json"})" \
         --pruning "method=${method}" --pruning "target_sparsity=${target_sparsity}" \
-        ${layer_sparsities:+--pruning "mixed_sparsity.layer_sparsities=$(quoted "${layer_sparsities}")"} ${asr_args}
+        ${from_run:+--pruning "${from_run_setting}=$(quoted "${from_run}")"} ${asr_args}
 fi
 
 # ---- Stages 5 and 6: decoding and scoring

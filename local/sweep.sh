@@ -7,7 +7,7 @@ help_message=$(cat <<'HELP'
 Usage: local/sweep.sh [options] [-- options of run.sh]
 
   --upstream NAME          as of run.sh                                                [wav2vec2_base]
-  --methods "NAMES"        of pinch ump mixed_sparsity nas_cp; dense is always run     [pinch]
+  --methods "NAMES"        as of run.sh's --method; dense is always run                [pinch]
   --ratios "X ..."         target sparsities                                           [0.65]
   --seeds "N ..."          of all but the dense baseline, which is trained once        [the YAML's]
   --asr_args "ARGS"        as of run.sh, of all runs of the methods                    [none]
@@ -15,8 +15,9 @@ Usage: local/sweep.sh [options] [-- options of run.sh]
   --report true            tables and figures of what has finished, at the end         [false]
   --python PROGRAM         as of run.sh                                                [python3]
 
-Called again it skips what is finished. mixed_sparsity is run after pinch, whose layers' sparsities it takes. nas_cp is
-left out where a ratio is more than its 0.925. A run that fails does not stop the others; the status is then 1.
+Called again it skips what is finished. A method that reads a finished run of another one (mixed_sparsity: of pinch) is
+run after it. A ratio over the most that a method can prune (nas_cp: 0.925) is left out. A run that fails does not stop
+the others; the status is then 1.
 HELP
 )
 options="upstream methods ratios seeds asr_args jobs report python"
@@ -40,8 +41,17 @@ set -- "${own[@]}"
 . ./path.sh
 . utils/step.sh
 . utils/parse_options.sh
+declare -A most after # of every method: its largest target sparsity, the method whose runs it reads
+while read -r method largest other; do
+    most[${method}]=${largest}
+    after[${method}]=${other}
+done < <("${python}" -m espnet_pinch.bin.list_methods)
+[ ${#most[@]} -gt 0 ] || die "${python} cannot list the methods; run make venv in the repository, or give --python"
+first= # methods that read no run
+second=
 for method in ${methods}; do
-    [[ " pinch ump mixed_sparsity nas_cp " == *" ${method} "* ]] || die "--methods: unknown method '${method}'"
+    [ -n "${most[${method}]:-}" ] || die "--methods: unknown method '${method}'; there is: ${!most[*]}"
+    if [ "${after[${method}]}" = - ]; then first+=" ${method}"; else second+=" ${method}"; fi
 done
 [[ ${report} =~ ^(true|false)$ ]] || die "--report must be true or false, not '${report}'"
 [[ ${jobs} =~ ^[1-9][0-9]*$ ]] || die "--jobs must be a whole number over 0, not '${jobs}'"
@@ -79,8 +89,8 @@ all() {
     for ratio in ${ratios}; do
         for seed in ${seeds}; do
             for method in $1; do
-                if [ "${method}" = nas_cp ] && awk "BEGIN {exit !(${ratio} > 0.925)}"; then
-                    log "nas_cp at ${ratio}: not run, its candidates remove at most 92.5 %"
+                if awk "BEGIN {exit !(${ratio} > ${most[${method}]})}"; then
+                    log "${method} at ${ratio}: not run, it prunes ${most[${method}]} at most"
                     continue
                 fi
                 while [ "$(jobs -rp | wc -l)" -ge "${jobs}" ]; do
@@ -97,8 +107,8 @@ log "data, the dense baseline and a dense run of the same length (${logs}/dense.
 for seed in ${seeds}; do
     recipe "${seed}" "" --method dense >>"${logs}/dense.log" 2>&1 || die "dense run: $(tail -n 1 "${logs}/dense.log")"
 done
-all "${methods//mixed_sparsity/}"
-[[ ${methods} != *mixed_sparsity* ]] || all mixed_sparsity
+all "${first}"
+all "${second}"
 if "${report}"; then
     exp=$(recipe yaml "" --print_exp true) # where the runs are is for run.sh to know
     "${python}" -m espnet_pinch.bin.report --exp "${exp}"

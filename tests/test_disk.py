@@ -18,7 +18,7 @@ from espnet_pinch import files
 from espnet_pinch.asr.decode import write_transcripts
 from espnet_pinch.asr.small_upstreams import make_small_upstream
 from espnet_pinch.data import download
-from espnet_pinch.data.dump import pack_audio, write_shapes
+from espnet_pinch.data.dump import pack_audio
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.mini_corpus import make_mini_corpus
 from espnet_pinch.data.tokens import write_tokens
@@ -85,9 +85,6 @@ WRITERS = {
     "1 data directory": lambda path, tmp_path: write_data_dir(path, rows(tmp_path, 4000)),
     "2 packed audio": lambda path, tmp_path: pack_audio(rows(tmp_path), path),
     "2 token list": lambda path, tmp_path: write_tokens(path, [chr(i) * 9 for i in range(0x4E00, 0x9F00)]),
-    "3 shapes": lambda path, tmp_path: write_shapes(
-        [Utterance(f"a-{i}", "a", "A", "a", 9) for i in range(40000)], path
-    ),
     "5 transcripts": transcripts,
     "6 results": lambda path, tmp_path: write_json(path, list(range(200_000))),
     "6 pictures": pictures,

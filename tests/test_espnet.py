@@ -22,7 +22,6 @@ from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream, save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.data.audio import read_audio
-from espnet_pinch.data.dump import write_shapes
 from espnet_pinch.data.kaldi_dir import read_data_dir, write_data_dir
 from espnet_pinch.data.librispeech import read_subset
 from espnet_pinch.data.mini_corpus import make_mini_corpus
@@ -33,13 +32,12 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Data directories, shapes and token list of a corpus of 40 utterances."""
+    """Data directories and token list of a corpus of 40 utterances."""
     folder = tmp_path_factory.mktemp("data")
     root = make_mini_corpus(folder, scale=0.05)
     for name, subset in (("train", "train-clean-100"), ("valid", "dev-clean")):
         rows = read_subset(root, subset)
         write_data_dir(folder / name, rows)
-        write_shapes(rows, folder / f"{name}_shape")
     write_tokens(folder / "tokens.txt", tokens_of_texts(u.text for u in read_data_dir(folder / "train")))
     return folder
 
@@ -56,10 +54,10 @@ def options(data: Path, upstream: Path, out: Path, config="mini.yaml", *more: st
         *("--output_dir", str(out), "--frontend_conf", f"upstream={upstream}"),
         *("--train_data_path_and_name_and_type", f"{data}/train/wav.scp,speech,sound"),
         *("--train_data_path_and_name_and_type", f"{data}/train/text,text,text"),
-        *("--train_shape_file", f"{data}/train_shape/speech_shape"),
+        *("--train_shape_file", f"{data}/train/utt2num_samples"),
         *("--valid_data_path_and_name_and_type", f"{data}/valid/wav.scp,speech,sound"),
         *("--valid_data_path_and_name_and_type", f"{data}/valid/text,text,text"),
-        *("--valid_shape_file", f"{data}/valid_shape/speech_shape"),
+        *("--valid_shape_file", f"{data}/valid/utt2num_samples"),
         *("--num_workers", "0", "--batch_size", "4", *more),
     ]
 

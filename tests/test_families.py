@@ -12,7 +12,7 @@ from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2Config, WavL
 
 import espnet_pinch
 from espnet_pinch.asr.decode import transcribe
-from espnet_pinch.bin import asr_decode, asr_train, collect_shapes, export, fold, prepare_data, prepare_dump, score
+from espnet_pinch.bin import asr_decode, asr_train, export, fold, prepare_data, prepare_dump, score
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.mini_corpus import make_mini_corpus
 
@@ -83,7 +83,6 @@ def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_fold
     sets = ("--train_set", "train_clean_100", "--valid_set", "dev", "--test_sets", "test_clean", "test_other")
     drop = ("--unknown_characters", "drop")
     run(prepare_dump, "--data", "data", "--upstream", "up", "--own_baseline", "--out", "dump", *sets, *drop)
-    run(collect_shapes, "--train", "dump/train_clean_100", "--valid", "dump/dev", "--out", "stats")
     common = ("--token_list", "dump/token_list/char/tokens.txt", "--frontend_conf", "upstream=up", *drop)
     common = ("--config", CONF / "mini.yaml", "--frontend_conf", "upstream_conf={layerdrop: 0.0}", *common)
     run(fold, "--exp", "baseline", "--untrained", *common, "--pruning", "method=dense")
@@ -91,7 +90,7 @@ def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_fold
     for mode, name in (("train", "train_clean_100"), ("valid", "dev")):
         training += [f"--{mode}_data_path_and_name_and_type", f"dump/{name}/wav.scp,speech,sound"]
         training += [f"--{mode}_data_path_and_name_and_type", f"dump/{name}/text,text,text"]
-        training += [f"--{mode}_shape_file", f"stats/{mode}/speech_shape"]
+        training += [f"--{mode}_shape_file", f"dump/{name}/utt2num_samples"]
     asr_train.main(list(map(str, training)))
     run(fold, "--exp", "run")
     data = ("--data", "dump/test_clean", "dump/test_other")

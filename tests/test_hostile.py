@@ -21,7 +21,7 @@ from espnet_pinch.bin import check_config
 from espnet_pinch.bin.prepare_data import main as prepare_data
 from espnet_pinch.config import read_yaml
 from espnet_pinch.data.audio import read_audio, read_file
-from espnet_pinch.data.dump import Limits, pack_audio, prepare_training_set, write_shapes
+from espnet_pinch.data.dump import Limits, pack_audio, prepare_training_set
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir, read_table, write_data_dir
 from espnet_pinch.data.librispeech import SUBSETS, read_subset
 from espnet_pinch.data.spelling import Spelling, UnknownCharacters
@@ -133,9 +133,7 @@ def test_ids_come_back_sorted_or_are_refused(ids):
             assert not bad
             back = read_data_dir(root / "d")
             assert back == sorted(rows, key=lambda u: u.id.encode())
-            write_shapes(back, root / "shapes")
-            shapes = read_table(root / "shapes" / "speech_shape")
-            assert {u.id: str(u.samples) for u in rows} == shapes
+            assert {u.id: str(u.samples) for u in rows} == read_table(root / "d" / "utt2num_samples")
 
 
 def test_ids_that_leave_the_chapter_or_come_twice_are_refused(tmp_path):

@@ -13,7 +13,6 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from espnet_pinch.asr.processes import is_first
 from espnet_pinch.asr.task import PruningASRTask
-from espnet_pinch.data.dump import write_shapes
 from espnet_pinch.data.kaldi_dir import read_data_dir, write_data_dir
 from espnet_pinch.data.librispeech import read_subset
 from espnet_pinch.data.mini_corpus import make_mini_corpus
@@ -66,7 +65,6 @@ def command(corpus, tiny_config, tmp_path) -> list[str]:
     for name, subset in (("train", "train-clean-100"), ("valid", "dev-clean")):
         rows = read_subset(corpus / "LibriSpeech", subset)
         write_data_dir(tmp_path / name, rows)
-        write_shapes(rows, tmp_path / f"{name}_shape")
     write_tokens(tmp_path / "tokens.txt", tokens_of_texts(u.text for u in read_data_dir(tmp_path / "train")))
     tiny_config.update(feat_extract_norm="layer", conv_bias=True)  # an utterance's output does not depend on the batch
     Wav2Vec2Model(Wav2Vec2Config(**tiny_config)).save_pretrained(tmp_path / "upstream")
@@ -78,7 +76,7 @@ def command(corpus, tiny_config, tmp_path) -> list[str]:
     for name in ("train", "valid"):
         data += [f"--{name}_data_path_and_name_and_type", f"{tmp_path}/{name}/wav.scp,speech,sound"]
         data += [f"--{name}_data_path_and_name_and_type", f"{tmp_path}/{name}/text,text,text"]
-        data += [f"--{name}_shape_file", f"{tmp_path}/{name}_shape/speech_shape"]
+        data += [f"--{name}_shape_file", f"{tmp_path}/{name}/utt2num_samples"]
     return [
         *(sys.executable, "-m", "espnet_pinch.bin.asr_train", "--config", str(ROOT / "conf" / "mini.yaml"), *data),
         *("--frontend_conf", f"upstream={tmp_path}/upstream", "--frontend_conf", f"upstream_conf={json.dumps(still)}"),

@@ -95,7 +95,7 @@ def test_a_second_run_does_nothing_again(recipe, finished):
     before = (finished / "checkpoint.pth").stat().st_mtime_ns
     done = run(recipe, "--librispeech", "../../corpus", "--target-sparsity", "0.8", *SHORT, "--nj", "2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done before, nothing changed") == 10
+    assert done.stdout.count("done before, nothing changed") == 9
     assert (finished / "checkpoint.pth").stat().st_mtime_ns == before
 
 
@@ -310,7 +310,7 @@ def test_the_dump_follows_the_upstream_that_the_yaml_names(recipe, finished, tmp
     done = run(recipe, *options, "--stop_stage", "2", "--asr_config", conf)
     assert done.returncode == 0 and "nothing changed" not in done.stdout
     done = run(recipe, *options[:2], "--stage", "4", *options[4:], "--stop_stage", "4", "--asr_config", conf)
-    assert "asr_stats_mini/shapes.done is of another dump than the one that is there: run stage 3 again" in done.stderr
+    assert done.returncode == 1 and "asr_mini_baseline was begun with the upstream mini, and" in done.stderr
 
 
 def test_stage_0_fetches_what_the_yaml_names_and_again_what_was_removed(recipe, tmp_path):

@@ -252,7 +252,7 @@ def test_what_has_changed_is_named(data, upstream, tmp_path):
     shapes.write_text("")
     args = args_of(data, upstream, folder)
     args.valid_shape_file = [str(shapes)]
-    with pytest.raises(ValueError, match=f"valid_shape_file: {data}/.*speech_shape -> {shapes}, of other content"):
+    with pytest.raises(ValueError, match=f"valid_shape_file: {data}/.*utt2num_samples -> {shapes}, of other content"):
         settings_record.check_unchanged(args)
     config = upstream / "config.json"
     config.write_text(config.read_text() + "\n")

@@ -21,7 +21,6 @@ from espnet_pinch.asr.upstream import load_upstream
 from espnet_pinch.bin import asr_beam_search, asr_decode, asr_train, check_config, fold, run_main
 from espnet_pinch.core.methods.mixed_sparsity import read_layer_sparsities
 from espnet_pinch.data.audio import omniio, read_audio
-from espnet_pinch.data.dump import write_shapes
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.tokens import write_tokens
 from espnet_pinch.export.check import Probe
@@ -61,7 +60,6 @@ def work(tmp_path, tiny_config) -> Path:
         soundfile.write(tmp_path / f"{i}.flac", np.random.default_rng(i).normal(0, 0.1, 9600), 16000)
         rows.append(Utterance(f"a-{i}", str(tmp_path / f"{i}.flac"), "AB", "a", 9600))
     write_data_dir(tmp_path / "data", rows)
-    write_shapes(rows, tmp_path / "shapes")
     write_tokens(tmp_path / "tokens.txt", ["<blank>", "<unk>", "<space>", "A", "B", "<sos/eos>"])
     args = PruningASRTask.get_parser().parse_args([*options(tmp_path), "--output_dir", str(tmp_path / "exp")])
     write_folded(PruningASRTask.build_model(args).eval(), plain(args), tmp_path / "folded")
@@ -79,7 +77,7 @@ def options(work: Path, kind="sound") -> list[str]:
     for name in ("train", "valid"):
         data += [f"--{name}_data_path_and_name_and_type", f"{work}/data/wav.scp,speech,{kind}"]
         data += [f"--{name}_data_path_and_name_and_type", f"{work}/data/text,text,text"]
-        data += [f"--{name}_shape_file", f"{work}/shapes/speech_shape"]
+        data += [f"--{name}_shape_file", f"{work}/data/utt2num_samples"]
     return [
         *("--config", str(ROOT / "conf" / "mini.yaml"), "--frontend_conf", f"upstream={work}/upstream", *data),
         *("--token_list", f"{work}/tokens.txt", "--batch_size", "2", "--max_epoch", "1", "--resume", "true"),

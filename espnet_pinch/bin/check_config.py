@@ -1,9 +1,10 @@
 """Before stage 0: check the settings of a run and say what they come to, a "name=value" a line.
 
-``method`` and ``target_sparsity``; ``layer_sparsities``, the run that mixed_sparsity takes its layers' sparsities from
-(empty for the others); ``other_source``, the upstream that the baseline's YAML names (empty where it is the same);
-``upstream_name``, the folder that stage 0 puts the upstream into (empty for a folder); ``upstream_source``, the
-upstream (absolute folder, hub id, "mini" or "micro"); ``unknown_characters``.
+``method`` and ``target_sparsity``; ``from_run``, the finished run that the method reads, and ``from_run_setting``, the
+setting that names it (both empty where it reads none, or the YAML names it); ``other_source``, the upstream that the
+baseline's YAML names (empty where it is the same); ``upstream_name``, the folder that stage 0 puts the upstream into
+(empty for a folder); ``upstream_source``, the upstream (absolute folder, hub id, "mini" or "micro");
+``unknown_characters``.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import os
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
-from espnet_pinch.core.registry import DEFAULT_METHOD, build_method
+from espnet_pinch.core.registry import UNPRUNED, build_method, method_of
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
 from espnet_pinch.data.spelling import UnknownCharacters
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--method", help="instead of the YAML's")
     parser.add_argument("--target_sparsity", help="instead of the YAML's")
     parser.add_argument("--unknown_characters", help="instead of the YAML's")
-    parser.add_argument("--layer_sparsities", help="mixed_sparsity's, where the YAML has none; {} is the target")
+    parser.add_argument("--from_run", help="the finished run for a method that reads one; {} is the target")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs that this machine must have")
     parser.add_argument("--gpu_inference", action="store_true", help="this machine must have a GPU to decode on")
     parser.add_argument("--baseline_config", help="YAML of the baseline")
@@ -61,22 +62,23 @@ def main() -> None:
             block["target_sparsity"] = float(args.target_sparsity)
         except ValueError:
             raise ValueError(f"--target_sparsity must be a number such as 0.65, not {args.target_sparsity!r}") from None
-    layer_sparsities = ""
-    if block.get("method") == "mixed_sparsity" and not block.get("mixed_sparsity") and args.layer_sparsities:
-        target = block.get("target_sparsity", MethodSettings.target_sparsity)
-        layer_sparsities = args.layer_sparsities.replace("{}", str(target))
-        block["mixed_sparsity"] = {"layer_sparsities": layer_sparsities}
+    target = block.get("target_sparsity", MethodSettings.target_sparsity)
+    run = setting = ""
     try:
+        method = method_of(block)
+        if method.from_run and not block.get(method.name) and args.from_run:
+            run, setting = args.from_run.replace("{}", str(target)), f"{method.name}.{method.from_run}"
+            block[method.name] = {method.from_run: run}
         build_method(block)
     except (ValueError, FileNotFoundError) as error:
         where = "" if args.method or args.target_sparsity else f"{args.config}: "
         raise ValueError(f"{where}{error}") from None
-    method = block.get("method", DEFAULT_METHOD)
     other = "" if other in (None, upstream) else " ".join(str(other).split())
     found = {
-        "method": method,
-        "target_sparsity": block.get("target_sparsity", MethodSettings.target_sparsity) if method != "dense" else 0.0,
-        "layer_sparsities": layer_sparsities,
+        "method": method.name,
+        "target_sparsity": target if method.name != UNPRUNED else 0.0,
+        "from_run": run,
+        "from_run_setting": setting,
         "other_source": other,
         "upstream_name": "" if source.folder else source.folder_name,
         "upstream_source": os.path.abspath(source.folder) if source.folder else source.name,

@@ -117,19 +117,6 @@ def _states_length(audio: str) -> bool:
         return True  # an archive, or a file that whoever reads it will name
 
 
-def write_shapes(utterances: list[Utterance], folder: str | os.PathLike) -> None:
-    """``speech_shape`` (samples) and ``text_shape.char`` (tokens), by which ESPnet forms batches.
-
-    ESPnet's own collect-stats reads every audio file for the same figures.
-    """
-    with whole_folder(folder) as new:
-        for name, lengths in (
-            ("speech_shape", ((u.id, u.samples) for u in utterances)),
-            ("text_shape.char", ((u.id, len(u.text)) for u in utterances)),
-        ):
-            (new / name).write_text("".join(f"{id_} {n}\n" for id_, n in lengths), encoding="utf-8")
-
-
 def spelled(utterances: list[Utterance], spelling: Spelling) -> list[Utterance]:
     """The utterances with their transcripts in a vocabulary's spelling."""
     return [dataclasses.replace(u, text=spelling(u.text)) for u in utterances]

@@ -38,6 +38,7 @@ def read_runs(exp: Path) -> list[Run]:
     """
     if not exp.is_dir():
         raise FileNotFoundError(f"the experiment folder {exp} does not exist")
+    # Folders asr_stats_* are left from earlier releases.
     folders = [folder for folder in sorted(exp.glob("asr_*")) if folder.is_dir()]
     return [_read(f) for f in folders if not f.name.startswith("asr_stats") and not f.name.endswith("_baseline")]
 
