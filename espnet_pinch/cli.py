@@ -12,7 +12,8 @@ from pathlib import Path
 
 import espnet_pinch
 from espnet_pinch.bin import run_main, use_utf8
-from espnet_pinch.errors import explain
+from espnet_pinch.errors import UserError
+from espnet_pinch.explain import explain
 
 WORTH_MEASURING = 300  # seconds of audio: with less, measuring takes longer than it saves
 BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
@@ -71,7 +72,7 @@ def load_quietly(path: Path):
 
 def transcribe(args: argparse.Namespace) -> None:
     if args.stride < 1 or args.chunk <= 2 * args.stride:
-        raise ValueError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
+        raise UserError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
     model = load_quietly(args.model)
     import torch
     from tqdm import tqdm
@@ -81,7 +82,7 @@ def transcribe(args: argparse.Namespace) -> None:
     from espnet_pinch.sound.read import seconds_of
 
     if args.device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"--device {args.device}: torch sees no GPU here")
+        raise UserError(f"--device {args.device}: torch sees no GPU here")
     failed = 0
 
     def fail(line: str) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import yaml
 
+from espnet_pinch.errors import UserError
+
 
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that is there twice, of which YAML takes the last, and aliases, which can grow without end."""
@@ -37,8 +39,8 @@ def read_yaml(path: str | os.PathLike):
         return yaml.load(Path(path).read_text(encoding="utf-8-sig"), _StrictLoader)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line} is not UTF-8 text: {error}") from None
+        raise UserError(f"{path}, line {line} is not UTF-8 text: {error}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # no date, no number
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except (RecursionError, MemoryError):
-        raise ValueError(f"{path} is not YAML for a run: too deep") from None
+        raise UserError(f"{path} is not YAML for a run: too deep") from None

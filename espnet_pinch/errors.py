@@ -1,42 +1,9 @@
-"""What to tell the user of an error."""
-
-import re
-
-import yaml
-
-from espnet_pinch.files import DISK_REASONS
-from espnet_pinch.unreadable import permission_reason
-
-_SMALLER = "lower batch_size (and raise accum_grad as much) or max_wav_duration; in decoding, inference_batch_size"
-# What torch, CUDA and numpy say when memory ends: what to do.
-_ADVICE = {
-    r"CUDA out of memory|_STATUS_ALLOC_FAILED": f"the memory of the GPU is full: {_SMALLER}",
-    r"can't allocate memory|Unable to allocate": f"the memory is full: {_SMALLER}",
-    r"DataLoader worker .*(killed|exited)|shared memory|Bus error": "a process that loads batches has ended, as "
-    "happens where memory or /dev/shm is full: lower num_workers, or give the container more (docker run --shm-size)",
-    r"Not a Kaldi object|Unexpected end of archive": "an archive of audio is damaged, or is not the one that "
-    "its wav.scp was made for: prepare the data again",
-    r"PytorchStreamWriter|inline_container": "a file of weights cannot be written: is the disk full?",
-}
+"""Whose fault an error is."""
 
 
-def explain(error: Exception) -> str | None:
-    """One line for an error that its user can cause; None for a fault of the program, which wants its traceback."""
-    if isinstance(error, PermissionError) and error.filename:
-        return f"{error.filename}: {permission_reason(error.filename)}"
-    if isinstance(error, OSError) and error.errno in DISK_REASONS and error.strerror:
-        reason = DISK_REASONS[error.errno]
-        return f"{error.filename}: {reason}" if error.filename else reason
-    if isinstance(error, RuntimeError):
-        advice = _advice(error)
-        if advice:
-            return advice
-    if isinstance(error, (ValueError, OSError, FloatingPointError, yaml.YAMLError)):
-        return " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        return _advice(error) or explain(MemoryError("Unable to allocate"))
-    return None
+class UserError(ValueError):
+    """A mistake of the user, or of what the user has given: settings, files, data, a machine that lacks something.
 
-
-def _advice(error: Exception) -> str | None:
-    return next((line for pattern, line in _ADVICE.items() if re.search(pattern, str(error))), None)
+    Its message is one line: what is wrong, where, and what to do. Programs print that line and no traceback. Every
+    other exception but the system's own (``OSError``) is a mistake of the program, and shows its traceback.
+    """

@@ -2,6 +2,8 @@
 
 import torch
 
+from espnet_pinch.errors import UserError
+
 
 def check_gpus(number: int, option: str) -> None:
     """See that there are as many GPUs as are asked for.
@@ -15,4 +17,4 @@ def check_gpus(number: int, option: str) -> None:
     """
     found = torch.cuda.device_count()
     if number > found:
-        raise ValueError(f"{option}: this machine has {found} GPUs that torch can use")
+        raise UserError(f"{option}: this machine has {found} GPUs that torch can use")

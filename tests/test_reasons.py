@@ -13,7 +13,7 @@ from espnet_pinch.asr.safe_load import damage, load
 from espnet_pinch.asr.upstream import load_upstream
 from espnet_pinch.data.dump import pack_audio
 from espnet_pinch.data.librispeech import read_subset
-from espnet_pinch.errors import explain
+from espnet_pinch.explain import explain
 from espnet_pinch.export.long_audio import transcribe_file
 from espnet_pinch.export.sparse_file import read_sparse
 from espnet_pinch.unreadable import why_unreadable
@@ -113,7 +113,7 @@ from pathlib import Path
 from espnet_pinch.asr.safe_load import damage, load
 from espnet_pinch.config import read_yaml
 from espnet_pinch.data.librispeech import read_subset
-from espnet_pinch.errors import explain
+from espnet_pinch.explain import explain
 from espnet_pinch.files import whole_file, write_text
 
 root = Path(sys.argv[1])

@@ -16,7 +16,7 @@ from espnet_pinch.asr.safe_load import load
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.bin import fold
-from espnet_pinch.errors import explain
+from espnet_pinch.explain import explain
 from espnet_pinch.files import whole_file
 
 data, upstream = test_espnet.data, test_espnet.upstream

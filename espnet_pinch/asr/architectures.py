@@ -17,6 +17,7 @@ from transformers import (
 
 from espnet_pinch.asr.small_upstreams import SMALL
 from espnet_pinch.asr.upstream import read_config
+from espnet_pinch.errors import UserError
 
 # Targets of HuBERT's pre-training: 500 clusters, and the four special symbols of every fairseq dictionary. With 500
 # the paper's figures come out as well.
@@ -68,13 +69,13 @@ def ctc_model(upstream: str) -> PreTrainedModel:
         ValueError: neither of them, or a folder that is not the model of an upstream.
     """
     if upstream not in CONFIGS and not Path(upstream).is_dir():
-        raise ValueError(f"unknown upstream {upstream!r}; there is: {', '.join(CONFIGS)}, or a Hugging Face folder")
+        raise UserError(f"unknown upstream {upstream!r}; there is: {', '.join(CONFIGS)}, or a Hugging Face folder")
     try:
         config = CONFIGS[upstream]() if upstream in CONFIGS else read_config(upstream)
         with torch.device("meta"):
             return AutoModelForCTC.from_config(config)
     except Exception as error:  # transformers raises many kinds, some of several lines
-        raise ValueError(f"cannot build the upstream {upstream}: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot build the upstream {upstream}: {' '.join(str(error).split())}") from None
 
 
 def pretraining_model(upstream: str) -> nn.Module:

@@ -15,6 +15,7 @@ from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
 from espnet_pinch.core.settings import MethodSettings
 from espnet_pinch.data.source import write_record
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder, write_json
 
 
@@ -33,13 +34,13 @@ def load_model(
         args = argparse.Namespace(**yaml.safe_load(file))
     wrong = damage(model_file)
     if wrong:
-        raise ValueError(f"{model_file} is damaged: {wrong}")
+        raise UserError(f"{model_file} is damaged: {wrong}")
     state = load(model_file, map_location="cpu")
     model = ASRTask.build_model(args)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{model_file} does not fit {config_file}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{model_file} does not fit {config_file}: {' '.join(str(error).split())}") from None
     return model.eval(), args
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from espnet2.train.reporter import Reporter, SubReporter, aggregate
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_json
 
 FILE = "history.json"
@@ -24,7 +25,7 @@ def read(folder: str | Path) -> dict[str, dict]:
     try:
         return read_json(path) if path.is_file() else {}
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged; remove it and train.done beside it, and run stage 4 again: it is made anew from the "
             "checkpoint"
         ) from None
@@ -38,7 +39,7 @@ def mend(folder: str | Path, reporter: Reporter) -> None:
     path = Path(folder) / FILE
     try:
         epochs = read(folder)
-    except ValueError:
+    except UserError:
         epochs = {}
     lost = [e for e, phases in reporter.stats.items() if {"train", "valid"} <= phases.keys() and str(e) not in epochs]
     if not lost:

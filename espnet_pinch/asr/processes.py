@@ -4,6 +4,7 @@ import argparse
 
 from espnet2.train.distributed_utils import get_node_rank, resolve_distributed_mode
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.gpus import check_gpus
 
 
@@ -22,8 +23,8 @@ def is_first(args: argparse.Namespace) -> bool:
         resolve_distributed_mode(mode)
         rank = get_node_rank(args.dist_rank, args.dist_launcher) if mode.distributed else None
     except (RuntimeError, ImportError) as error:
-        raise ValueError(f"cannot tell the processes of this run apart: {error}") from None
+        raise UserError(f"cannot tell the processes of this run apart: {error}") from None
     if args.ngpu > 1 and not mode.distributed:
         # DataParallel copies the model at every step; the method would go on reading the weights of the first copy.
-        raise ValueError("several GPUs take a process each: give --multiprocessing_distributed true")
+        raise UserError("several GPUs take a process each: give --multiprocessing_distributed true")
     return not rank  # None where there is but one node

@@ -12,6 +12,7 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
 from espnet_pinch.asr.safe_load import damage, load, tensors_only
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_file
 
 NEWEST, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
@@ -85,14 +86,14 @@ def recover(folder: Path) -> None:
         return
     if not newest.exists() and not previous.exists():
         if any(folder.glob("[0-9]*epoch.pth")):
-            raise ValueError(
+            raise UserError(
                 f"{folder} has the models of a training, but no {NEWEST} to go on from: put it back, or remove "
                 "that folder to train anew"
             )
         return
     wrong_too = _wrong(previous)
     if wrong_too is not None:
-        raise ValueError(
+        raise UserError(
             f"nothing to go on from: {newest}: {wrong}; {previous}: {wrong_too}; put a copy of one of them back as "
             f"{NEWEST}, or remove {folder} to train anew"
         )
@@ -126,7 +127,7 @@ def mend(folder: Path, reporter: Reporter, criteria: Sequence[Sequence[str]], ke
             logging.warning(f"{path}: {wrong}; written again from the checkpoint")
             torch.save(state, path)
         elif path.exists():
-            raise ValueError(
+            raise UserError(
                 f"{path}: {wrong}; it is one of the best epochs. Put a copy back, or remove it to choose among the "
                 "others"
             )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
 # What ESPnet's reporter leaves in checkpoint.pth besides tensors, numbers and text: durations and numpy's numbers.
@@ -50,7 +51,7 @@ def load(file, map_location=None, *_, mmap: bool | None = None, **__):
             reason = f"holds {name[1]}, which is no tensor, number or text and could run code: refused"
         else:
             reason = "is damaged, or no file of weights"
-        raise ValueError(f"{'the checkpoint' if path is None else path} {reason}") from None
+        raise UserError(f"{'the checkpoint' if path is None else path} {reason}") from None
 
 
 @contextlib.contextmanager

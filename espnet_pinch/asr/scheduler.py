@@ -4,6 +4,8 @@ from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from espnet_pinch.errors import UserError
+
 
 class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
     """Linear warm-up to the optimizer's learning rates, then linear decay to 0 at the end of the run.
@@ -16,7 +18,7 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
 
     def __init__(self, optimizer: Optimizer, warmup_ratio: float = 0.1, total_steps: int | None = None):
         if not 0 <= warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio must be at least 0 and under 1, not {warmup_ratio}")
+            raise UserError(f"warmup_ratio must be at least 0 and under 1, not {warmup_ratio}")
         self.warmup_ratio = warmup_ratio
         self.total_steps = total_steps
         super().__init__(optimizer)

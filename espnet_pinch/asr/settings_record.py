@@ -8,6 +8,7 @@ from pathlib import Path
 from espnet_pinch.asr.resume import NEWEST, PREVIOUS
 from espnet_pinch.core.registry import DEFAULT_METHOD, all_methods, method_of, self_contained
 from espnet_pinch.data.source import FILE as SOURCE
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_json
 
 FILE = "settings.json"
@@ -50,7 +51,7 @@ def check_unchanged(args: argparse.Namespace) -> None:
             before = read_json(folder / FILE)
             changes = _changes(before, now)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(
+            raise UserError(
                 f"{folder / FILE} is damaged: whether the settings are those of the training cannot be told; remove "
                 "that file if you know that they are"
             ) from None
@@ -59,7 +60,7 @@ def check_unchanged(args: argparse.Namespace) -> None:
             hint = ""
             if any(change.startswith("max_epoch:") for change in changes):
                 hint = " (its course is annealed over max_epoch: a longer one is a run of its own)"
-            raise ValueError(
+            raise UserError(
                 f"{folder} was trained with other settings or data: {'; '.join(changes[:SHOWN])}{more}{hint}; give "
                 "another --asr_tag, or remove that folder"
             )

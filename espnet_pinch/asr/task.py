@@ -24,7 +24,8 @@ from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.registry import self_contained
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.spelling import POLICIES, UnknownCharacters
-from espnet_pinch.errors import explain
+from espnet_pinch.errors import UserError
+from espnet_pinch.explain import explain
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
 model_choices.classes["pruning"] = PruningASRModel
@@ -81,13 +82,13 @@ class PruningASRTask(ASRTask):
         if args.output_dir is None or args.print_config:
             return super().main(args)
         if args.save_every_steps < 0 or args.max_skipped_steps < 1:
-            raise ValueError("save_every_steps must be at least 0, max_skipped_steps at least 1")
+            raise UserError("save_every_steps must be at least 0, max_skipped_steps at least 1")
         first = is_first(args)
         # On other nodes, and for other ranks, the folder is held already: by the first.
         with owned(args.output_dir) if first else contextlib.nullcontext():
             if first and not args.dry_run and not args.collect_stats:
                 if not args.resume and (Path(args.output_dir) / NEWEST).exists():
-                    raise ValueError(
+                    raise UserError(
                         f"{args.output_dir} holds a training: --resume true goes on with it; remove that folder to "
                         "train anew"
                     )
@@ -125,12 +126,12 @@ class PruningASRTask(ASRTask):
         head = frontend.take_head()
         if head is not None:
             if frontend.tokens is None:
-                raise ValueError(
+                raise UserError(
                     f"{args.frontend_conf['upstream']} has a CTC head and no vocab.json to name its outputs"
                 )
             known, new = model.token_list[: len(frontend.tokens)], model.token_list[len(frontend.tokens) :]
             if frontend.tokens != known or (new and args.unknown_characters != "extend"):
-                raise ValueError(
+                raise UserError(
                     f"the token list differs from the vocabulary of {args.frontend_conf['upstream']}: "
                     f"{len(model.token_list)} and {len(frontend.tokens)} tokens; make it anew with stage 2"
                 )
@@ -153,4 +154,7 @@ class PruningASRTask(ASRTask):
         groups = model.pruning.parameter_groups(lr, model, **options)
         for group in groups:
             logging.info(f"{sum(p.numel() for p in group['params']):,} parameters at lr {group['lr']}")
-        return [optimizer_class(groups, **args.optim_conf)]
+        try:
+            return [optimizer_class(groups, **args.optim_conf)]
+        except (TypeError, ValueError) as error:  # torch checks the settings
+            raise UserError(f"optim_conf: {' '.join(str(error).split())}") from None

@@ -26,6 +26,7 @@ from espnet_pinch.asr.steps import (
     set_random_state,
     unpack_figures,
 )
+from espnet_pinch.errors import UserError
 from espnet_pinch.progress import duration
 
 # Added to the error rate of an epoch that ends short of the target sparsity, so that none of these is ever
@@ -82,7 +83,7 @@ class PruningTrainer(Trainer):
         iterations = train_iter_factory.num_iters_per_epoch or len(train_iter_factory.sampler)
         steps = iterations // trainer_options.accum_grad * trainer_options.max_epoch
         if steps == 0:
-            raise ValueError(
+            raise UserError(
                 f"an epoch has {iterations} batches, accum_grad {trainer_options.accum_grad} needs more: no step"
             )
         logging.info(f"{steps} optimizer steps: {trainer_options.max_epoch} epochs of {iterations} batches")
@@ -126,11 +127,11 @@ class PruningTrainer(Trainer):
         try:
             Trainer.resume(checkpoint=checkpoint, model=model, reporter=reporter, **kwargs)
         except KeyError as error:
-            raise ValueError(f"{checkpoint} is no checkpoint of a training: it has no {error}") from None
+            raise UserError(f"{checkpoint} is no checkpoint of a training: it has no {error}") from None
         except RuntimeError as error:
             if "state_dict" not in str(error):
                 raise
-            raise ValueError(f"{checkpoint} does not fit the model: {' '.join(str(error).split())}") from None
+            raise UserError(f"{checkpoint} does not fit the model: {' '.join(str(error).split())}") from None
         cls.middle = load(checkpoint, map_location="cpu", mmap=True).get(MIDDLE)
         options = cls.options
         if options.patience is not None and reporter.get_epoch() > 0:

@@ -25,6 +25,7 @@ from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
 from espnet_pinch.asr.weight_files import weight_names
 from espnet_pinch.data.upstream_files import check_folder
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_json
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
@@ -80,13 +81,13 @@ def read_config(upstream: str) -> PretrainedConfig:
         raise
     except Exception as error:  # transformers checks the fields, and raises many kinds
         reason = re.split(r"\n\S|\. ", str(error))[0]
-        raise ValueError(
+        raise UserError(
             f"{upstream} is not a model of type {', '.join(MODEL_TYPES)}: {' '.join(reason.split())}"
         ) from None
     if config.model_type not in MODEL_TYPES:
-        raise ValueError(f"{upstream} is a model of type {config.model_type}; supported: {', '.join(MODEL_TYPES)}")
+        raise UserError(f"{upstream} is a model of type {config.model_type}; supported: {', '.join(MODEL_TYPES)}")
     if getattr(config, "add_adapter", False):
-        raise ValueError(f"{upstream} has convolutional adapters on top (add_adapter), which are not supported")
+        raise UserError(f"{upstream} has convolutional adapters on top (add_adapter), which are not supported")
     return config
 
 
@@ -100,7 +101,7 @@ def has_ctc_head(upstream: str, config: PretrainedConfig) -> bool:
 def require_ctc_head(upstream: str) -> None:
     """Raises ValueError, which says what to do, where an upstream without a CTC head is to be its own baseline."""
     if not has_ctc_head(upstream, read_config(upstream)):
-        raise ValueError(
+        raise UserError(
             f"{upstream} has no CTC head, so it cannot be its own baseline: a baseline has to be trained first. Write "
             "conf/UPSTREAM_baseline.yaml, such as conf/hubert_large_baseline.yaml, or give --baseline_config"
         )
@@ -118,7 +119,7 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
     except Exception as error:
         there = next((file for file in files if file.is_file()), None)
         if there:
-            raise ValueError(f"{there} cannot be read: {' '.join(str(error).split())}") from None
+            raise UserError(f"{there} cannot be read: {' '.join(str(error).split())}") from None
         masked = getattr(config, "feat_extract_norm", "layer") == "layer"
         logging.warning(f"{upstream} has no preprocessor_config.json: waveform normalised, attention mask {masked}")
         return WaveformProcessing(return_attention_mask=masked)
@@ -146,7 +147,7 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
             model, info = auto.from_pretrained(upstream, **options, local_files_only=True)
     except SafetensorError as error:
         weight_names(upstream)  # names the file where that can be seen
-        raise ValueError(f"the weights of {upstream} are damaged: {' '.join(str(error).split())}") from None
+        raise UserError(f"the weights of {upstream} are damaged: {' '.join(str(error).split())}") from None
     _check_fit(upstream, config, info)
     processing = read_processing(upstream, config)
     if not ctc:
@@ -168,20 +169,20 @@ def _check_fit(upstream: str, config: PretrainedConfig, info: dict) -> None:
     shapes = {name: (list(have), list(want)) for name, have, want in info["mismatched_keys"]}
     have, want = shapes.get("lm_head.weight", ([0], [0]))
     if have[0] != want[0]:
-        raise ValueError(
+        raise UserError(
             f"the CTC head in the weights of {upstream} has {have[0]} rows, its config.json says {want[0]} (vocab_size)"
         )
     wrong = [f"{name} is {have}, not {want}" for name, (have, want) in sorted(shapes.items())]
     wrong += [f"{name} is missing" for name in sorted(info["missing_keys"]) if not name.endswith(MAY_BE_MISSING)]
     if wrong:
-        raise ValueError(f"the weights of {upstream} do not fit its config.json: {len(wrong)} wrong, first: {wrong[0]}")
+        raise UserError(f"the weights of {upstream} do not fit its config.json: {len(wrong)} wrong, first: {wrong[0]}")
 
 
 def apply_overrides(config: PretrainedConfig, overrides: dict | None) -> None:
     """Change fields of ``config``; ValueError for one it does not have."""
     for key, value in (overrides or {}).items():
         if not hasattr(config, key):
-            raise ValueError(f"a {config.model_type} configuration has no field {key!r}")
+            raise UserError(f"a {config.model_type} configuration has no field {key!r}")
         setattr(config, key, value)
 
 

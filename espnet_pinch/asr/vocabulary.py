@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PretrainedConfig, Wav2Vec2CTCTokenizer
 
 from espnet_pinch.data.tokens import line_name, token_of
+from espnet_pinch.errors import UserError
 
 FILE = "vocab.json"
 
@@ -30,7 +31,7 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
     try:
         tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many kinds
-        raise ValueError(f"the tokenizer of {folder} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"the tokenizer of {folder} cannot be read: {' '.join(str(error).split())}") from None
     names = _rows(tokenizer, config, path)
     blank = _blank(tokenizer, config, path, names)
     roles: dict[str | None, str] = {
@@ -49,7 +50,7 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
         tokens.append(own or (f"<{listed.strip('<>')}#{row}>" if listed in reserved else listed))
     for needed in ("<space>", "<unk>"):
         if needed not in tokens:
-            raise ValueError(f"{path} has no token for {needed}")
+            raise UserError(f"{path} has no token for {needed}")
     return tokens, rows
 
 
@@ -59,13 +60,13 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"{path} is missing, which names the outputs of the CTC head")
     data = path.read_bytes()
     if data.startswith(b"\xef\xbb\xbf"):
-        raise ValueError(f"{path} begins with a byte order mark, which transformers does not take: save it without one")
+        raise UserError(f"{path} begins with a byte order mark, which transformers does not take: save it without one")
     try:
         vocabulary = json.loads(data.decode("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(vocabulary, dict) or not vocabulary:
-        raise ValueError(f"{path} is no vocabulary: it must be a JSON object of tokens and their rows")
+        raise UserError(f"{path} is no vocabulary: it must be a JSON object of tokens and their rows")
 
 
 def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path) -> dict[int, str]:
@@ -76,15 +77,15 @@ def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path)
     vocabulary: dict[str, int] = tokenizer.encoder
     for token, row in vocabulary.items():
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
-            raise ValueError(f"{path} is damaged: the token {token!r} has the row {row!r}")
+            raise UserError(f"{path} is damaged: the token {token!r} has the row {row!r}")
         if row >= config.vocab_size and row >= 0 and len(token) == 1:
-            raise ValueError(
+            raise UserError(
                 f"{path} has the token {token!r} in row {row}, and the head has {config.vocab_size} rows (vocab_size)"
             )
     row, count = Counter(vocabulary.values()).most_common(1)[0]
     if count > 1:
         twice = " and ".join(repr(token) for token, r in vocabulary.items() if r == row)
-        raise ValueError(f"{path} is damaged: {twice} have the same row {row}")
+        raise UserError(f"{path} is damaged: {twice} have the same row {row}")
     names = {row: token for token, row in tokenizer.get_vocab().items()}
     names.update((row, token) for token, row in vocabulary.items())
     return {row: token for row, token in names.items() if row < config.vocab_size}
@@ -99,14 +100,14 @@ def _blank(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path
     trained = config.pad_token_id
     decoded = next((row for row, name in names.items() if name == tokenizer.pad_token), None)
     if trained is None and decoded is None:
-        raise ValueError(f"{path} has no blank: neither config.json nor the tokenizer names a token for padding")
+        raise UserError(f"{path} has no blank: neither config.json nor the tokenizer names a token for padding")
     if trained is not None and not 0 <= trained < config.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"{path.parent}/config.json has the blank (pad_token_id) in row {trained}, and the head has "
             f"{config.vocab_size} rows"
         )
     if None not in (trained, decoded) and trained != decoded:
-        raise ValueError(
+        raise UserError(
             f"which token is CTC's blank? {path.parent}/config.json says {names.get(trained)!r} (pad_token_id "
             f"{trained}), the tokenizer says {tokenizer.pad_token!r} (row {decoded}); correct the one that the model "
             "was not trained with"

@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 
 from espnet_pinch.asr.safe_load import load
 from espnet_pinch.data.upstream_files import check_folder
+from espnet_pinch.errors import UserError
 
 
 def weight_files(folder: str | os.PathLike) -> list[Path]:
@@ -31,7 +32,7 @@ def weight_names(folder: str | os.PathLike) -> set[str]:
                 with safe_open(file, framework="pt") as tensors:
                     names.update(tensors.keys())
             except SafetensorError as error:
-                raise ValueError(f"{file} is damaged: {error}") from None
+                raise UserError(f"{file} is damaged: {error}") from None
         else:
             names.update(load(file, map_location="meta"))
     return names

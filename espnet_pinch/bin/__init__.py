@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from espnet_pinch.errors import explain
+from espnet_pinch.explain import explain
 
 # A notebook's terminal hands on a backend that draws into the notebook; it may not even be installed here.
 os.environ["MPLBACKEND"] = "Agg"

@@ -17,6 +17,7 @@ from espnet_pinch.core.registry import UNPRUNED, build_method, method_of
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
 from espnet_pinch.data.spelling import UnknownCharacters
+from espnet_pinch.errors import UserError
 from espnet_pinch.gpus import check_gpus
 
 PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
@@ -42,26 +43,26 @@ def main() -> None:
     config = read_yaml(args.config)
     upstream = _upstream(config)
     if not isinstance(upstream, str) or not upstream or not upstream.isprintable():
-        raise ValueError(f"{args.config} has no frontend_conf.upstream: a folder, a hub id or mini")
+        raise UserError(f"{args.config} has no frontend_conf.upstream: a folder, a hub id or mini")
     unknown = UnknownCharacters(args.unknown_characters or config.get("unknown_characters", UnknownCharacters.policy))
     upstream = os.path.expanduser(upstream)
     try:
         source = parse_source(upstream)
-    except (ValueError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         if not args.trained:
-            raise ValueError(f"{args.config}: {error}") from None
+            raise UserError(f"{args.config}: {error}") from None
         source = Source(upstream, folder=upstream)
     other = _upstream(read_yaml(args.baseline_config)) if args.baseline_config else None
     block = config.get("pruning") or {}
     if not isinstance(block, dict):
-        raise ValueError(f"{args.config}: pruning must be a block of settings, not {shown(block)}")
+        raise UserError(f"{args.config}: pruning must be a block of settings, not {shown(block)}")
     if args.method:
         block["method"] = args.method
     if args.target_sparsity:
         try:
             block["target_sparsity"] = float(args.target_sparsity)
         except ValueError:
-            raise ValueError(f"--target_sparsity must be a number such as 0.65, not {args.target_sparsity!r}") from None
+            raise UserError(f"--target_sparsity must be a number such as 0.65, not {args.target_sparsity!r}") from None
     target = block.get("target_sparsity", MethodSettings.target_sparsity)
     run = setting = ""
     try:
@@ -70,9 +71,9 @@ def main() -> None:
             run, setting = args.from_run.replace("{}", str(target)), f"{method.name}.{method.from_run}"
             block[method.name] = {method.from_run: run}
         build_method(block)
-    except (ValueError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         where = "" if args.method or args.target_sparsity else f"{args.config}: "
-        raise ValueError(f"{where}{error}") from None
+        raise UserError(f"{where}{error}") from None
     other = "" if other in (None, upstream) else " ".join(str(other).split())
     found = {
         "method": method.name,

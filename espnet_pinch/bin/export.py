@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from espnet_pinch.bin import run_main
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.encoding import VALUES
 from espnet_pinch.export.write import FORMATS, export
 from espnet_pinch.gpus import check_gpus
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU for --wer")
     args = parser.parse_args()
     if args.wer and not args.data:
-        raise ValueError("--wer needs data directories to decode: give --data")
+        raise UserError("--wer needs data directories to decode: give --data")
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     options = {key: value for key, value in vars(args).items() if key not in ("exp", "out", "ngpu")}
     export(args.exp, args.out or args.exp / "export", device="cuda" if args.ngpu else "cpu", **options)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.data.source import MADE_HERE, is_there, parse_source
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import alone
 
 
@@ -18,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     source = parse_source(args.upstream)
     if source.folder:
-        raise ValueError(f"{source.folder} is a folder that is here: nothing is to be fetched")
+        raise UserError(f"{source.folder} is a folder that is here: nothing is to be fetched")
     out = Path(os.path.realpath(args.out))  # a link to a folder elsewhere stays one
     with alone(out, f"another process fetches {source.name}: waiting until it is done"):
         if is_there(source, out):

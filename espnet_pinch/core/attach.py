@@ -4,6 +4,8 @@ import re
 
 from torch import nn
 
+from espnet_pinch.errors import UserError
+
 # The six linears of every Transformer block of wav2vec2, HuBERT, WavLM and data2vec-audio in transformers:
 # q, k, v and out of the attention, fc1 and fc2 of the feed-forward network.
 TRANSFORMER_LINEARS = (
@@ -21,10 +23,10 @@ def find_linears(model: nn.Module, pattern: str = TRANSFORMER_LINEARS) -> dict[s
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
+        raise UserError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
     found = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and regex.search(name)}
     if not found:
-        raise ValueError(f"no linear layer of {type(model).__name__} has a name that matches {pattern!r}")
+        raise UserError(f"no linear layer of {type(model).__name__} has a name that matches {pattern!r}")
     return found
 
 

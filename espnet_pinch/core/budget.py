@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from espnet_pinch.core.gate import GatedLinear
+from espnet_pinch.errors import UserError
 
 
 def count_weights(gates: Sequence[GatedLinear]) -> int:
@@ -46,7 +47,7 @@ def land(gates: Sequence[GatedLinear], target: float, tolerance: float) -> None:
     while not reached(high):
         low, high, step = high, high * step, step * step
         if high > 1e30:
-            raise ValueError(f"no scale of the thresholds reaches a sparsity of {target}: are they 0 or not finite?")
+            raise UserError(f"no scale of the thresholds reaches a sparsity of {target}: are they 0 or not finite?")
     step = 1.05
     while low == high or reached(low):
         low, high, step = low / step, low, step * step

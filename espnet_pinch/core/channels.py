@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core.attach import replace_module
+from espnet_pinch.errors import UserError
 
 # Names of transformers: layers whose rows, and the layer whose columns are the channels.
 ATTENTION = (("q_proj", "k_proj", "v_proj"), "out_proj")
@@ -55,7 +56,7 @@ def find_channels(names: Iterable[str]) -> list[Channels]:
     grouped = [member for group in found.values() for member in group.members]
     left_out = [member for member in grouped if member not in names] or [n for n in names if n not in grouped]
     if left_out:
-        raise ValueError(
+        raise UserError(
             "channels are tied: of an attention q, k, v and out, of a feed-forward network fc1 and fc2 have to be "
             f"gated together and nothing else; this does not hold for {left_out[0]}"
         )

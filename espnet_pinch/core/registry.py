@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from espnet_pinch.core import methods as package
 from espnet_pinch.core.method import PruningMethod
 from espnet_pinch.core.settings import MethodSettings, check_keys, shown
+from espnet_pinch.errors import UserError
 
 DEFAULT_METHOD = "pinch"  # of a block that names none
 UNPRUNED = "dense"
@@ -79,7 +80,7 @@ def find_method(name) -> Method:
     """The method of that name; ValueError where there is none."""
     methods = all_methods()
     if not isinstance(name, str) or name not in methods:
-        raise ValueError(f"unknown pruning method {shown(name)}; there is: {', '.join(methods)}")
+        raise UserError(f"unknown pruning method {shown(name)}; there is: {', '.join(methods)}")
     return methods[name]
 
 

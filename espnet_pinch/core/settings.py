@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from numbers import Real
 
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS
+from espnet_pinch.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +32,11 @@ class MethodSettings:
     def __post_init__(self):
         check_target_sparsity(self.target_sparsity)
         if not isinstance(self.layers, str):
-            raise ValueError(f"layers must be a regular expression, not {shown(self.layers)}")
+            raise UserError(f"layers must be a regular expression, not {shown(self.layers)}")
         try:
             re.compile(self.layers)
         except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"layers is not a regular expression: {error}") from None
+            raise UserError(f"layers is not a regular expression: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +61,15 @@ class OnePassSettings(MethodSettings):
         for name in ("tau_start", "tau_end"):
             check_number(name, getattr(self, name), above=0.0)
         if self.landing not in ("hold", "paper"):
-            raise ValueError(f"landing must be 'hold' or 'paper', not {shown(self.landing)}")
+            raise UserError(f"landing must be 'hold' or 'paper', not {shown(self.landing)}")
         if check_number("reach_by", self.reach_by, above=0.0) > 1:
-            raise ValueError(f"reach_by must be at most 1, not {self.reach_by}")
+            raise UserError(f"reach_by must be at most 1, not {self.reach_by}")
         if isinstance(self.eta, Mapping):
             for start, eta in self.eta.items():
                 check_number("eta's key", start)
                 check_number("eta", eta)
             if not any(start <= self.target_sparsity for start in self.eta):
-                raise ValueError(f"eta has no entry for a target sparsity of {self.target_sparsity}: {dict(self.eta)}")
+                raise UserError(f"eta has no entry for a target sparsity of {self.target_sparsity}: {dict(self.eta)}")
         else:
             check_number("eta", self.eta)
 
@@ -82,7 +83,7 @@ class OnePassSettings(MethodSettings):
 def check_target_sparsity(value) -> float:
     """``value`` if it is a fraction of at least 0 and under 1; otherwise ValueError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
-        raise ValueError(
+        raise UserError(
             f"target_sparsity must be a number of at least 0 and under 1 (0.65 prunes 65 %), not {shown(value)}"
         )
     return float(value)
@@ -94,9 +95,9 @@ def check_number(name, value, above=None):
         hint = ""
         if isinstance(value, str):
             hint = " (YAML reads 2e-5 as text: write 2.0e-5)"
-        raise ValueError(f"{name} must be a number, not {shown(value)}{hint}")
+        raise UserError(f"{name} must be a number, not {shown(value)}{hint}")
     if not 0 <= value < 1e300 or (above is not None and value <= above):
-        raise ValueError(
+        raise UserError(
             f"{name} must be finite and {'over' if above is not None else 'at least'} 0, not {shown(value)}"
         )
     return value
@@ -112,7 +113,7 @@ def shown(value) -> str:
 def check_keys(block: Mapping, known: set[str], where: str) -> None:
     """ValueError if ``block`` is no mapping or has a key that is not ``known``."""
     if not isinstance(block, Mapping):
-        raise ValueError(f"{where} must be a mapping of settings, not {shown(block)}")
+        raise UserError(f"{where} must be a mapping of settings, not {shown(block)}")
     unknown = sorted(str(key) for key in set(block) - known)
     if unknown:
-        raise ValueError(f"unknown setting {shown(unknown[0])} in {where}; it takes: {', '.join(sorted(known))}")
+        raise UserError(f"unknown setting {shown(unknown[0])} in {where}; it takes: {', '.join(sorted(known))}")

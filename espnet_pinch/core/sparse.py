@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS, find_linears, replace_module
 from espnet_pinch.core.spmm import FRAMES, TILE, spmm
+from espnet_pinch.errors import UserError
 
 BACKENDS = ("auto", "dense", "sparse")
 
@@ -66,10 +67,10 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         if torch.is_grad_enabled() and x.requires_grad:
-            raise ValueError("SparseLinear has no backward pass: call the model under torch.inference_mode()")
+            raise UserError("SparseLinear has no backward pass: call the model under torch.inference_mode()")
         check_cpu_float32(x, "the input of a SparseLinear")
         if x.size(-1) != self.in_features:
-            raise ValueError(f"a SparseLinear of {self.in_features} input features, got {x.size(-1)}")
+            raise UserError(f"a SparseLinear of {self.in_features} input features, got {x.size(-1)}")
         rows = x.reshape(-1, self.in_features).contiguous()  # (N, in)
         y = x.new_empty(len(rows), self.out_features)
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
@@ -88,7 +89,7 @@ def check_cpu_float32(tensor: Tensor, name: str) -> None:
     """Raises ValueError where ``tensor`` is not float32 on the CPU."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
         dtype = str(tensor.dtype).removeprefix("torch.")
-        raise ValueError(f"{name} is {dtype} on {tensor.device}; sparse products need float32 on cpu")
+        raise UserError(f"{name} is {dtype} on {tensor.device}; sparse products need float32 on cpu")
 
 
 def use_backend(
@@ -112,7 +113,7 @@ def use_backend(
         ValueError: no such backend, no layer matches, or layers that are not float32 on the CPU.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"the backend {backend!r} is none of {', '.join(BACKENDS)}")
+        raise UserError(f"the backend {backend!r} is none of {', '.join(BACKENDS)}")
     chosen = dict.fromkeys(find_linears(model, layers), "dense")
     if backend == "dense":
         return chosen

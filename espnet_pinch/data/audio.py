@@ -11,6 +11,7 @@ import kaldiio
 import numpy as np
 import soundfile
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
 try:
@@ -42,7 +43,7 @@ def no_code() -> Iterator[None]:
     """
 
     def refuse(*_, **__):
-        raise ValueError("an archive of audio holds a pickle, or a wav.scp a command, and that could run code: refused")
+        raise UserError("an archive of audio holds a pickle, or a wav.scp a command, and that could run code: refused")
 
     no_commands = types.SimpleNamespace(Popen=refuse, PIPE=None)
     with (
@@ -82,7 +83,7 @@ def read_audio(entry: str) -> np.ndarray:
         except OSError:
             raise
         except ValueError as error:
-            raise ValueError(f"{entry}: {error}") from None
+            raise UserError(f"{entry}: {error}") from None
         except Exception as error:  # a damaged archive shows in many ways
             raise OSError(f"{entry} cannot be read: {error or type(error).__name__}") from None
         return (samples / 32768).astype(np.float32) if samples.dtype == np.int16 else samples.astype(np.float32)

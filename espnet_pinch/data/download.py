@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import disk_errors, whole_folder
 from espnet_pinch.progress import progress_bar
 
@@ -76,9 +77,9 @@ def fetch(
             etag.unlink(missing_ok=True)
     try:
         check_file(path, sha256, size=size, git_blob=git_blob)
-    except ValueError as error:
+    except UserError as error:
         path.unlink()
-        raise ValueError(f"{error}: deleted, fetch it again") from None
+        raise UserError(f"{error}: deleted, fetch it again") from None
 
 
 def check_file(
@@ -96,11 +97,11 @@ def check_file(
     """
     found = os.path.getsize(path)
     if size is not None and found != size:
-        raise ValueError(f"{path} has {found} bytes, expected {size}")
+        raise UserError(f"{path} has {found} bytes, expected {size}")
     if sha256 is not None and (digest := sha256_of(path)) != sha256:
-        raise ValueError(f"{path} has SHA-256 {digest}, expected {sha256}")
+        raise UserError(f"{path} has SHA-256 {digest}, expected {sha256}")
     if git_blob is not None and (digest := _digest(path, hashlib.sha1(b"blob %d\0" % found))) != git_blob:
-        raise ValueError(f"{path} has the git blob id {digest}, expected {git_blob}")
+        raise UserError(f"{path} has the git blob id {digest}, expected {git_blob}")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -236,19 +237,19 @@ def unpack_subset(archive: str | os.PathLike, subset: str, final: Path) -> None:
                         tar.extract(member, new, set_attrs=False, filter="data")
                     bar.update(file.tell() - bar.n)
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise ValueError(f"{archive} cannot be unpacked: {error}") from None
+            raise UserError(f"{archive} cannot be unpacked: {error}") from None
         except OSError as error:
             if error.errno is not None:  # not gzip's and bzip2's errors of damaged data
                 raise
-            raise ValueError(f"{archive} cannot be unpacked: {error}") from None
+            raise UserError(f"{archive} cannot be unpacked: {error}") from None
         bar.update(bar.total - bar.n)  # what follows the last member
         if not any(new.iterdir()):
-            raise ValueError(f"{archive} does not hold LibriSpeech/{subset}")
+            raise UserError(f"{archive} does not hold LibriSpeech/{subset}")
 
 
 def _check_member(member: tarfile.TarInfo, archive: str | os.PathLike) -> None:
     """LibriSpeech's archives hold folders and files; links and other things are how a member leaves the folder."""
     if not (member.isfile() or member.isdir()):
-        raise ValueError(f"{archive} cannot be unpacked: its member {member.name!r} is neither a file nor a folder")
+        raise UserError(f"{archive} cannot be unpacked: its member {member.name!r} is neither a file nor a folder")
     if member.name.startswith("/") or ".." in Path(member.name).parts:
-        raise ValueError(f"{archive} cannot be unpacked: its member {member.name!r} would leave the folder")
+        raise UserError(f"{archive} cannot be unpacked: its member {member.name!r} would leave the folder")

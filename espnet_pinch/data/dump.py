@@ -12,6 +12,7 @@ from espnet_pinch.data.audio import UNKNOWN, read_file
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.spelling import Spelling, UnknownCharacters
 from espnet_pinch.data.tokens import frames_needed, frames_of
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.unreadable import why_unreadable
@@ -70,7 +71,7 @@ def check_test_set(utterances: list[Utterance], limits: Limits, name: str) -> No
     """Raises ValueError where an utterance of a test set, none of which is dropped, is shorter than one frame."""
     for u in utterances:
         if frames_of(u.samples, limits.kernels, limits.strides) < 1:
-            raise ValueError(f"{name}: utterance {u.id} has {u.samples} samples, too few for one frame")
+            raise UserError(f"{name}: utterance {u.id} has {u.samples} samples, too few for one frame")
 
 
 def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[Utterance]:
@@ -85,7 +86,7 @@ def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[U
     """
     folder = Path(folder).absolute()
     if set(str(folder)) & set("[]|"):
-        raise ValueError(f"{folder}: kaldiio takes [ ] and | in a path for something else; give another --dumpdir")
+        raise UserError(f"{folder}: kaldiio takes [ ] and | in a path for something else; give another --dumpdir")
     flac = {"write_function": "soundfile", "write_kwargs": {"format": "flac", "subtype": "PCM_16"}}
     packed = []
     with whole_folder(folder) as new, open(new / "data_flac.ark", "wb") as ark:
@@ -102,11 +103,11 @@ def _read(u: Utterance):
     try:
         samples, rate = read_file(u.audio, "int16")
     except soundfile.LibsndfileError as error:
-        raise ValueError(
+        raise UserError(
             f"utterance {u.id}: {u.audio} {why_unreadable(u.audio) or f'cannot be read: {error}'}"
         ) from None
     if samples.shape != (u.samples,) or rate != u.rate:
-        raise ValueError(f"utterance {u.id}: {u.audio} has changed since stage 1; run it again (--stage 1)")
+        raise UserError(f"utterance {u.id}: {u.audio} has changed since stage 1; run it again (--stage 1)")
     return samples, rate
 
 

@@ -18,6 +18,7 @@ from espnet_pinch.data import download
 from espnet_pinch.data.download import Refused, check_file
 from espnet_pinch.data.source import CACHE, FILE, HUB, Source, commit_of, write_record
 from espnet_pinch.data.upstream_files import CONFIG, choose
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import DISK_REASONS, disk_errors
 
 # Of a licence only what is a plain word there too becomes a part of another card's metadata.
@@ -75,8 +76,8 @@ def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> N
         if (folder / name).is_file():
             try:
                 check_file(folder / name, **checks[name])
-            except ValueError as error:
-                raise ValueError(f"{error} by {source.name}: remove it, and it is fetched") from None
+            except UserError as error:
+                raise UserError(f"{error} by {source.name}: remove it, and it is fetched") from None
             return folder / name
         _begin(part / name, checks[name])
         repository.bring(name, part / name)
@@ -87,8 +88,8 @@ def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> N
     except FileNotFoundError as error:
         what = "the hub's cache has of it" if repository.origin == CACHE else "it has"
         raise FileNotFoundError(_line(source, f"{what} {error}{_others(checks)}")) from None
-    except ValueError as error:
-        raise ValueError(f"{source.name}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{source.name}: {error}") from None
     _room(folder, part, {name: checks[name].get("size") or 0 for name in names})
     for name in names:
         bring(name)
@@ -144,7 +145,7 @@ def _others(names: Collection[str]) -> str:
 def _on_hub(source: Source, folder: Path) -> Repository:
     endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
     if endpoint.scheme not in ("http", "https") or not re.fullmatch(r"([\w.-]+|\[[\da-f:]+\])(:\d+)?", endpoint.netloc):
-        raise ValueError(f"HF_ENDPOINT must be an address such as https://huggingface.co, not {constants.ENDPOINT!r}")
+        raise UserError(f"HF_ENDPOINT must be an address such as https://huggingface.co, not {constants.ENDPOINT!r}")
     # Of a folder that has lost a file the rest is of the commit that its record names.
     revision = commit_of(folder) or source.revision
     try:
@@ -269,9 +270,9 @@ def _cached(source: Source, folder: Path) -> Repository:
         shutil.copyfile(snapshot / name, path)
         try:
             check_file(path, **checks[name])
-        except ValueError:
+        except UserError:
             path.unlink()
-            raise ValueError(
+            raise UserError(
                 f"the hub's cache is damaged: {snapshot / name} has another checksum than its name"
             ) from None
 

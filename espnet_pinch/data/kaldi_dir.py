@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder
 from espnet_pinch.unreadable import POINTER, is_pointer
 
@@ -45,12 +46,12 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
     folder = Path(folder)
     rows = sorted(utterances, key=lambda u: u.id.encode())
     if not rows:
-        raise ValueError(f"no utterance left for {folder}")
+        raise UserError(f"no utterance left for {folder}")
     for u in rows:
         _check_fields(u, folder)
     for first, second in zip(rows, rows[1:]):
         if first.id == second.id:
-            raise ValueError(f"{folder}: utterance {first.id} is there twice")
+            raise UserError(f"{folder}: utterance {first.id} is there twice")
     by_speaker = defaultdict(list)
     for u in rows:
         by_speaker[u.speaker].append(u.id)
@@ -71,20 +72,20 @@ def _check_fields(u: Utterance, folder: Path) -> None:
     """Raises ValueError for a field that breaks the line it is written to, as ESPnet and Kaldi read it."""
     for name, value in (("id", u.id), ("speaker", u.speaker)):
         if value.split() != [value] or has_control(value):
-            raise ValueError(
+            raise UserError(
                 f"{folder}: the {name} {value!r} of utterance {u.id!r} must be one word of visible characters"
             )
     if u.text != " ".join(u.text.split()):
-        raise ValueError(f"{folder}: the transcript of utterance {u.id} has more than single spaces: {u.text!r}")
+        raise UserError(f"{folder}: the transcript of utterance {u.id} has more than single spaces: {u.text!r}")
     if not u.audio or u.audio != u.audio.strip() or "\n" in u.audio or "\r" in u.audio:
-        raise ValueError(
+        raise UserError(
             f"{folder}: the audio path of utterance {u.id} has a space at an end, or a new line: {u.audio!r}"
         )
     for value in (u.id, u.speaker, u.text, u.audio):
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"{folder}: utterance {u.id!r} has a name that is not UTF-8: {value!r}") from None
+            raise UserError(f"{folder}: utterance {u.id!r} has a name that is not UTF-8: {value!r}") from None
 
 
 def has_control(text: str) -> bool:
@@ -106,18 +107,18 @@ def read_table(path: str | os.PathLike) -> dict[str, str]:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line} is not UTF-8 text: {error}") from None
+        raise UserError(f"{path}, line {line} is not UTF-8 text: {error}") from None
     if is_pointer(text[:100].encode()):
-        raise ValueError(f"{path} {POINTER}")
+        raise UserError(f"{path} {POINTER}")
     lines = text.split("\n")
     if lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, 1):
         key, *rest = line.split(maxsplit=1)[:2] or [""]
         if not key:
-            raise ValueError(f"{path}, line {number} is empty")
+            raise UserError(f"{path}, line {number} is empty")
         if key in table:
-            raise ValueError(f"{path}, line {number}: {key} is there twice")
+            raise UserError(f"{path}, line {number}: {key} is there twice")
         table[key] = rest[0].rstrip() if rest else ""
     return table
 
@@ -135,9 +136,9 @@ def read_data_dir(folder: str | os.PathLike) -> list[Utterance]:
     for name, table in tables.items():
         if list(table) != ids:
             odd = sorted(set(table) ^ set(ids))
-            raise ValueError(f"{folder}/{name} and wav.scp differ in their ids: {odd[0] if odd else 'the order'}")
+            raise UserError(f"{folder}/{name} and wav.scp differ in their ids: {odd[0] if odd else 'the order'}")
     if ids != sorted(ids, key=str.encode):
-        raise ValueError(f"{folder}/wav.scp is not sorted (LC_ALL=C sort)")
+        raise UserError(f"{folder}/wav.scp is not sorted (LC_ALL=C sort)")
     rows = []
     for id_ in ids:
         where = f"{folder}, utterance {id_}"
@@ -154,5 +155,5 @@ def _positive(text: str, kind: type, where: str):
     except ValueError:
         value = 0
     if not 0 < value < float("inf"):
-        raise ValueError(f"{where} must be a number over 0, not {text!r}")
+        raise UserError(f"{where} must be a number over 0, not {text!r}")
     return value

@@ -20,6 +20,7 @@ import soundfile
 
 from espnet_pinch.data.audio import UNKNOWN, Stream
 from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
+from espnet_pinch.errors import UserError
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.unreadable import why_unreadable
 
@@ -81,7 +82,7 @@ def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utt
         problems += [_without_transcript(audio, found) for audio in audios if audio not in found]
     _raise_first(problems, subset)
     if not rows:
-        raise ValueError(f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
+        raise UserError(f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
     with ThreadPoolExecutor(jobs) as pool:
         checks = pool.map(_samples_or_problem, rows)
         checks = list(progress_bar(checks, desc=f"checking {subset}", total=len(rows), unit="files"))
@@ -121,7 +122,7 @@ def _without_transcript(audio: Path, found: Iterable[Path]) -> str:
 def _raise_first(problems: list[str], subset: str) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more problems in {subset})" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
+        raise UserError(problems[0] + more)
 
 
 def _stated_md5(audio: Path) -> bytes | None:

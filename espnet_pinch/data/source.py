@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from espnet_pinch.data.upstream_files import check_folder
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_json
 
 FILE = "source.json"
@@ -69,14 +70,14 @@ def parse_source(name: str) -> Source:
     if os.path.isdir(name):
         return Source(name, folder=name)
     if os.path.exists(name):
-        raise ValueError(f"the upstream {name} is a file; an upstream is a folder")
+        raise UserError(f"the upstream {name} is a file; an upstream is a folder")
     repo, at, revision = name.partition("@")
     first = repo.split("/")[0]
     if name.startswith((".", "/", "~")) or repo.count("/") > 1 or repo.endswith("/"):
         hint = " (~ stands for nothing here: write the path out)" if name.startswith("~") else ""
         raise FileNotFoundError(f"the upstream folder {name} does not exist{hint}")
     if "/" not in repo:
-        raise ValueError(
+        raise UserError(
             f"unknown upstream {name!r}: neither a folder, nor a model of the Hugging Face hub (owner/name or "
             f"owner/name@revision), nor {' or '.join(MADE_HERE)}"
         )
@@ -88,11 +89,11 @@ def parse_source(name: str) -> Source:
     try:
         validate_repo_id(repo)
     except HFValidationError:
-        raise ValueError(
+        raise UserError(
             f"the upstream {name!r} is neither a folder that exists nor a name that the hub allows"
         ) from None
     if at and (not re.fullmatch(r"\w[\w./+-]*", revision, re.ASCII) or ".." in revision):
-        raise ValueError(f"the upstream {name!r}: after @ comes a branch, a tag or a commit")
+        raise UserError(f"the upstream {name!r}: after @ comes a branch, a tag or a commit")
     return Source(name, repo=repo, revision=revision or None)
 
 
@@ -106,7 +107,7 @@ def is_there(source: Source, folder: Path) -> bool:
     """
     record = _read(folder)
     if record is not None and any(record.get(key) != getattr(source, key) for key in ("repo", "revision")):
-        raise ValueError(
+        raise UserError(
             f"{folder} holds the upstream {record.get('upstream')}, by its {FILE}, and not {source.name}: give another "
             "folder, or remove that one"
         )
@@ -115,7 +116,7 @@ def is_there(source: Source, folder: Path) -> bool:
             if not (folder / name).is_file():
                 return False
             if (folder / name).stat().st_size != known["size"]:
-                raise ValueError(
+                raise UserError(
                     f"{folder / name} has changed since it was fetched: remove it to have it fetched again, or {FILE} "
                     "beside it to use the folder as it is"
                 )
@@ -179,7 +180,7 @@ def _read(folder: Path) -> dict | None:
         or not all(isinstance(known, dict) and isinstance(known.get("size"), int) for known in files.values())
         or not all(isinstance(record.get(key), (str, type(None))) for key in KEYS)
     ):
-        raise ValueError(f"{path} is damaged: remove it to use the folder as it is, or the folder to fetch it again")
+        raise UserError(f"{path} is damaged: remove it to use the folder as it is, or the folder to fetch it again")
     return record
 
 

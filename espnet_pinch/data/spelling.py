@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from espnet_pinch.data.kaldi_dir import Utterance
 from espnet_pinch.data.tokens import by_frequency
+from espnet_pinch.errors import UserError
 
 # What becomes of a character that the vocabulary lacks.
 POLICIES = ("error", "drop", "unknown", "extend")
@@ -115,7 +116,7 @@ class UnknownCharacters:
 
     def __post_init__(self):
         if self.policy not in POLICIES:
-            raise ValueError(f"unknown_characters must be one of {', '.join(POLICIES)}, not {self.policy!r}")
+            raise UserError(f"unknown_characters must be one of {', '.join(POLICIES)}, not {self.policy!r}")
 
     def added(self, texts: Iterable[str], tokens: Sequence[str]) -> Counter[str]:
         """Under "extend", the characters of the training texts that have no token and get one, with their numbers."""
@@ -127,7 +128,7 @@ class UnknownCharacters:
         counts = spelling.unknown(u.text for u in utterances) if self.policy == "error" else Counter()
         if counts:
             first = next(u.id for u in utterances if not spelling.known.issuperset(u.text))
-            raise ValueError(
+            raise UserError(
                 f"{where}: the vocabulary of the upstream lacks {describe(counts)}; first in utterance {first}. Set "
                 "unknown_characters (in the YAML or as an option) to drop, unknown or extend: drop leaves them out of "
                 "the training transcripts"

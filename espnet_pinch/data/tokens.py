@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_text
 
 SPECIAL = ("<blank>", "<s>", "<sos/eos>", "<unk>", "<space>")
@@ -69,7 +70,7 @@ def write_tokens(path: str | os.PathLike, tokens: Sequence[str]) -> None:
     for token, count in Counter(tokens).items():
         if count > 1 or token != token.rstrip() or not token or "\n" in token or "\r" in token:
             what = "there twice" if count > 1 else "empty, ends in white space or has a new line"
-            raise ValueError(f"the token {token!r} of the vocabulary is {what}; a token list cannot hold it")
+            raise UserError(f"the token {token!r} of the vocabulary is {what}; a token list cannot hold it")
     write_text(path, "".join(f"{token}\n" for token in tokens))
 
 

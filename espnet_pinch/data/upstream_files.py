@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
 CONFIG = "config.json"
@@ -59,7 +60,7 @@ def _shards(index: str, text: str) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         inside = False
     if not inside:
-        raise ValueError(f"{index} is not a list of the shards beside it")
+        raise UserError(f"{index} is not a list of the shards beside it")
     return shards
 
 
@@ -84,8 +85,8 @@ def check_folder(folder: str | os.PathLike) -> list[str]:
         names = choose([p.name for p in path.iterdir() if p.is_file()], lambda name: _text(path / name))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the upstream folder {folder} has {error}") from None
-    except ValueError as error:
-        raise ValueError(f"the upstream folder {folder}: {error}") from None
+    except UserError as error:
+        raise UserError(f"the upstream folder {folder}: {error}") from None
     for name in names:
         wrong = why_unreadable(path / name, whole=False)
         if wrong:

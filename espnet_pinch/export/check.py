@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.encoding import OTHERS
 from espnet_pinch.export.model import UPSTREAM, gated_layers, weights
 
@@ -60,12 +61,12 @@ class Probe:
         largest = 0.0
         for i, (got, want) in enumerate(zip(logits, self.logits if wanted is None else wanted, strict=True)):
             if got.shape != want.shape:
-                raise ValueError(f"{what}: logits of utterance {i} are {tuple(got.shape)}, not {tuple(want.shape)}")
+                raise UserError(f"{what}: logits of utterance {i} are {tuple(got.shape)}, not {tuple(want.shape)}")
             difference = float((got - want).abs().max())
             if not difference <= TOLERANCE * max(1.0, float(want.abs().max())):
-                raise ValueError(f"{what}: logits of utterance {i} are off by {difference:.3g}")
+                raise UserError(f"{what}: logits of utterance {i} are off by {difference:.3g}")
             if self.text(got) != self.text(want):
-                raise ValueError(f"{what}: transcript of utterance {i} is {self.text(got)!r}, not {self.text(want)!r}")
+                raise UserError(f"{what}: transcript of utterance {i} is {self.text(got)!r}, not {self.text(want)!r}")
             largest = max(largest, difference)
         return largest
 
@@ -73,7 +74,7 @@ class Probe:
         """Raises ValueError where a transcript differs, special tokens ("<unk>") and runs of spaces aside."""
         for i, (got, want) in enumerate(zip(texts, self.texts, strict=True)):
             if " ".join(re.sub("<[^<> ]+>", "", got).split()) != want:
-                raise ValueError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
+                raise UserError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
 
 
 @torch.inference_mode()
@@ -98,7 +99,7 @@ def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, val
             kind = torch.finfo(OTHERS[values])
             close = ((got - want).abs() <= kind.eps / 2 * want.abs() + kind.eps * kind.tiny).all()
         if not close:
-            raise ValueError(f"{what}: {name} differs by more than {values} explains")
+            raise UserError(f"{what}: {name} differs by more than {values} explains")
 
 
 def noise(count: int = 3, rate: int = 16000) -> list[Tensor]:

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from espnet_pinch.errors import UserError
+
 # What the kept values of gated layers are stored as.
 VALUES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 # What all other weights are stored as: the same, but for int8, which is for gated layers alone.
@@ -17,10 +19,10 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
         ValueError: it holds a value that is not finite, or too large for ``dtype``.
     """
     if not tensor.isfinite().all():
-        raise ValueError("holds a value that is not finite")
+        raise UserError("holds a value that is not finite")
     rounded = tensor.to(dtype)
     if not rounded.isfinite().all():
-        raise ValueError(f"holds {tensor.abs().max():g}, too large for {str(dtype).removeprefix('torch.')}; take bf16")
+        raise UserError(f"holds {tensor.abs().max():g}, too large for {str(dtype).removeprefix('torch.')}; take bf16")
     return rounded
 
 
@@ -67,30 +69,30 @@ def decode(parts: dict[str, Tensor], shape: torch.Size) -> Tensor:
     else:
         weight = parts["dense"].float()
         if weight.shape != shape:
-            raise ValueError(f"has the shape {tuple(weight.shape)}, not {tuple(shape)}")
+            raise UserError(f"has the shape {tuple(weight.shape)}, not {tuple(shape)}")
     if "scales" not in parts:
         return weight
     scales = parts["scales"]
     if scales.shape != shape[:1] or scales.dtype != torch.float32 or not (scales >= 0).all():
-        raise ValueError(f"has scales that are not {shape[0]} numbers of at least 0")
+        raise UserError(f"has scales that are not {shape[0]} numbers of at least 0")
     if not (scales * 127).isfinite().all():
-        raise ValueError("holds a value that is not finite")
+        raise UserError("holds a value that is not finite")
     return weight * scales[:, None]
 
 
 def _unmask(mask: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     count = shape.numel()
     if mask.dtype != torch.uint8 or mask.shape != ((count + 7) // 8,):
-        raise ValueError(
+        raise UserError(
             f"has a mask of {mask.numel()} x {mask.dtype} that does not fit its shape {tuple(shape)}: "
             f"{(count + 7) // 8} bytes are needed"
         )
     bits = np.unpackbits(mask.numpy(), bitorder="little")
     if bits[count:].any():
-        raise ValueError(f"has a mask with bits beyond its {count} weights")
+        raise UserError(f"has a mask with bits beyond its {count} weights")
     kept = int(bits.sum())
     if values.shape != (kept,):
-        raise ValueError(f"has {values.numel()} values where its mask keeps {kept}")
+        raise UserError(f"has {values.numel()} values where its mask keeps {kept}")
     weight = torch.zeros(count)
     weight[torch.from_numpy(bits[:count]).bool()] = values.float()
     return weight.view(shape)

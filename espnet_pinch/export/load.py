@@ -9,6 +9,7 @@ from espnet_pinch.asr import safe_load
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.weight_files import weight_files
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.model import assemble, build, fill, one_line, weights
 from espnet_pinch.export.sparse_file import read_sparse
 
@@ -31,7 +32,7 @@ def load(path: str | os.PathLike) -> PruningASRModel:
     model = readers[kind](found)
     for name, tensor in weights(model).items():
         if not tensor.isfinite().all():
-            raise ValueError(f"{path}: {name} holds a value that is not finite")
+            raise UserError(f"{path}: {name} holds a value that is not finite")
     return model
 
 
@@ -73,24 +74,24 @@ def _read_espnet(folder: Path) -> PruningASRModel:
         built = config["frontend_conf"]["built"]
         description = {**built, "tokens": config["token_list"], "pruning": config["pruning"]}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.yaml'} is not that of a folded model: {one_line(error)}") from None
+        raise UserError(f"{folder / 'config.yaml'} is not that of a folded model: {one_line(error)}") from None
     if description["pruning"].get("method") != "dense":
-        raise ValueError(f"{folder / 'config.yaml'} is that of a model with gates; give the folder folded/")
+        raise UserError(f"{folder / 'config.yaml'} is that of a model with gates; give the folder folded/")
     reason = safe_load.damage(folder / "model.pth")
     if reason:
-        raise ValueError(f"{folder / 'model.pth'} is damaged: {reason}")
+        raise UserError(f"{folder / 'model.pth'} is damaged: {reason}")
     state = safe_load.load(folder / "model.pth", map_location="cpu")
     try:
         return fill(build(description), state)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
 
 
 def _read_hugging_face(folder: Path) -> PruningASRModel:
     frontend = UpstreamFrontend(str(folder))
     head = frontend.take_head()
     if head is None or frontend.tokens is None:
-        raise ValueError(f"{folder} has no CTC head, or no vocab.json to name its outputs")
+        raise UserError(f"{folder} has no CTC head, or no vocab.json to name its outputs")
     model = assemble(frontend, frontend.tokens, {"method": "dense"})
     model.ctc.ctc_lo = head
     return model.eval()

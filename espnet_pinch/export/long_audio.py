@@ -12,6 +12,7 @@ from scipy.signal import resample_poly
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.data.tokens import frames_of
+from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import open_sound
 
 # The filter that resamples is as long as the ratio's larger number: no one hears that 767999 Hz is 3e-8 off.
@@ -78,7 +79,7 @@ def transcribe_file(
     for samples, first, last in read_chunks(path, rate, chunk, stride):
         new = len(samples) / rate - (0 if first else 2 * stride)
         if frames_of(len(samples), config.conv_kernel, config.conv_stride) < 1:
-            raise ValueError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
+            raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
         speech = torch.from_numpy(samples)[None].to(device)
         hidden, _ = model.encode(speech, torch.tensor([len(samples)], device=device))
         start, end = 0 if first else stride * rate // ratio, None if last else (chunk - stride) * rate // ratio

@@ -10,6 +10,7 @@ from torch import nn
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import MODEL_TYPES
+from espnet_pinch.errors import UserError
 
 UPSTREAM = "frontend.upstream."  # what names in a model have before those of transformers
 EXTRA = "_extra_state"  # torch's name in a state_dict for what a module keeps besides tensors
@@ -57,24 +58,24 @@ def build(description: Mapping) -> PruningASRModel:
             frontend = UpstreamFrontend("", built={key: description[key] for key in ("config", "processing")})
             return assemble(frontend, list(description["tokens"]), description["pruning"]).eval()
     except Exception as error:  # transformers raises many kinds, some of several lines
-        raise ValueError(f"its description builds no model: {type(error).__name__}: {one_line(error)}") from None
+        raise UserError(f"its description builds no model: {type(error).__name__}: {one_line(error)}") from None
 
 
 def _check(description: Mapping) -> None:
     """Raises where building or running the model would fail late, or never end."""
     config, processing = description["config"], description["processing"]
     if config["model_type"] not in MODEL_TYPES:
-        raise ValueError(f"a model of type {config['model_type']}")
+        raise UserError(f"a model of type {config['model_type']}")
     for kind in ("hidden", "adapter"):
         if (count := config.get(f"num_{kind}_layers") or 0) > MOST_LAYERS:
-            raise ValueError(f"{count} {kind} layers")
+            raise UserError(f"{count} {kind} layers")
     if not all(stride >= 1 for stride in config["conv_stride"]):
-        raise ValueError(f"convolutions with strides {config['conv_stride']}")
+        raise UserError(f"convolutions with strides {config['conv_stride']}")
     if processing.get("sampling_rate", 16000) not in RATES:
-        raise ValueError(f"a sampling rate of {processing['sampling_rate']!r} Hz")
+        raise UserError(f"a sampling rate of {processing['sampling_rate']!r} Hz")
     re.compile(description["pruning"]["layers"])
     if re.search(r"\)[*+{]", description["pruning"]["layers"]):
-        raise ValueError("a pattern of layers that repeats a group, which may take forever to match")
+        raise UserError("a pattern of layers that repeats a group, which may take forever to match")
 
 
 def weights(model: PruningASRModel) -> dict[str, torch.Tensor]:
@@ -92,7 +93,7 @@ def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningAS
     try:
         model.load_state_dict({**extra, **state}, strict=True, assign=True)
     except RuntimeError as error:
-        raise ValueError(one_line(error)) from None
+        raise UserError(one_line(error)) from None
     return model
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.check import Probe
 
 # protobuf, which holds an ONNX file, ends at 2 GiB; weights of a larger model go to a file beside it.
@@ -65,7 +66,7 @@ def check_onnx(path: Path, probe: Probe) -> float:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     tokens = json.loads(session.get_modelmeta().custom_metadata_map["tokens"])
     if tokens != probe.tokens:
-        raise ValueError("onnxruntime: the tokens in the file's metadata differ")
+        raise UserError("onnxruntime: the tokens in the file's metadata differ")
 
     def run(audio: list[Tensor]) -> list[Tensor]:
         lengths = torch.tensor([len(samples) for samples in audio])

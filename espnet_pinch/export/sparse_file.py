@@ -39,6 +39,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.encoding import OTHERS, VALUES, cast, decode, encode
 from espnet_pinch.export.model import UPSTREAM, build, describe, fill, gated_layers, weights
 from espnet_pinch.files import whole_file
@@ -61,7 +62,7 @@ def write_sparse(path: str | os.PathLike, model: PruningASRModel, values: str = 
         ValueError: unknown ``values``, or a weight that they cannot hold.
     """
     if values not in VALUES:
-        raise ValueError(f"unknown values {values!r}; there is: {', '.join(VALUES)}")
+        raise UserError(f"unknown values {values!r}; there is: {', '.join(VALUES)}")
     gated = {f"{UPSTREAM}{name}.weight" for name in gated_layers(model)}
     stored, masked = {}, {}
     for name, tensor in weights(model).items():
@@ -73,8 +74,8 @@ def write_sparse(path: str | os.PathLike, model: PruningASRModel, values: str = 
                 stored.update({_stored_name(name, part): value for part, value in parts.items()})
             else:
                 stored[name] = cast(tensor, OTHERS[values]) if tensor.is_floating_point() else tensor
-        except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
+        except UserError as error:
+            raise UserError(f"{name} {error}") from None
     header = {
         "format_version": FORMAT_VERSION,
         "values": values,
@@ -101,8 +102,8 @@ def read_sparse(path: str | os.PathLike) -> PruningASRModel:
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         model = build(header["model"])
         return fill(model, _state(model, header, stored))
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    except (UserError, SafetensorError) as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def sizes(path: str | os.PathLike) -> dict:
@@ -123,10 +124,10 @@ def sizes(path: str | os.PathLike) -> dict:
             shapes = {name: torch.Size(part.get_shape()) for name, part in slices.items()}
             widths = {name: _width(part.get_dtype()) for name, part in slices.items()}
         layers = [(math.prod(shape), shapes[f"{name}.values"].numel()) for name, shape in header["masked"].items()]
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    except (UserError, SafetensorError) as error:
+        raise UserError(f"{path}: {error}") from None
     except KeyError as error:
-        raise ValueError(f"{path}: the tensor {error.args[0]} is missing") from None
+        raise UserError(f"{path}: the tensor {error.args[0]} is missing") from None
     parts = dict.fromkeys(("mask", "values", "scales", "others"), 0)
     plain = 0  # weights that are not masked
     for name, shape in shapes.items():
@@ -166,22 +167,22 @@ def _header(file) -> dict:
     """The JSON object of an open file, its version and checksum verified."""
     text = (file.metadata() or {}).get(KEY)
     if text is None:
-        raise ValueError("no sparse file of espnet_pinch: the metadata has no such key")
+        raise UserError("no sparse file of espnet_pinch: the metadata has no such key")
     try:
         header = json.loads(text)
         version = header["format_version"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError("the header is damaged: it is not the JSON object of a sparse file") from None
+        raise UserError("the header is damaged: it is not the JSON object of a sparse file") from None
     if version != FORMAT_VERSION:
-        raise ValueError(f"format version {version}; this release reads {FORMAT_VERSION}")
+        raise UserError(f"format version {version}; this release reads {FORMAT_VERSION}")
     if set(header) != FIELDS:
-        raise ValueError(f"the header is damaged: {', '.join(sorted(set(header) ^ FIELDS))} missing or too many")
+        raise UserError(f"the header is damaged: {', '.join(sorted(set(header) ^ FIELDS))} missing or too many")
     if zlib.crc32(_canonical({k: v for k, v in header.items() if k != "header_crc32"})) != header["header_crc32"]:
-        raise ValueError("the header is damaged: its checksum differs")
+        raise UserError("the header is damaged: its checksum differs")
     if not all(isinstance(header[field], dict) for field in ("masked", "model", "crc32")):
-        raise ValueError("the header is damaged: masked, model and crc32 are to be JSON objects")
+        raise UserError("the header is damaged: masked, model and crc32 are to be JSON objects")
     if header["values"] not in [*VALUES]:  # a list: not everything in JSON has a hash
-        raise ValueError(f"unknown values {header['values']!r}; there is: {', '.join(VALUES)}")
+        raise UserError(f"unknown values {header['values']!r}; there is: {', '.join(VALUES)}")
     return header
 
 
@@ -192,7 +193,7 @@ def _state(model: PruningASRModel, header: dict, stored: dict[str, Tensor]) -> d
     expected = weights(model)
     stray = sorted(set(masked) - gated)
     if stray:
-        raise ValueError(f"{stray[0]} is masked and no gated weight of the model")
+        raise UserError(f"{stray[0]} is masked and no gated weight of the model")
     wanted = {}
     for name in expected:
         wanted[name] = ["mask", "values"] if name in masked else ["dense"]
@@ -201,25 +202,25 @@ def _state(model: PruningASRModel, header: dict, stored: dict[str, Tensor]) -> d
     for what, difference in (("missing", names - set(stored)), ("not one of the model's", set(stored) - names)):
         if difference:
             more = f" (and {len(difference) - 1} more)" if len(difference) > 1 else ""
-            raise ValueError(f"the tensor {min(difference)} is {what}{more}")
+            raise UserError(f"the tensor {min(difference)} is {what}{more}")
     state = {}
     for name, tensor in expected.items():
         parts = {part: stored[_stored_name(name, part)] for part in wanted[name]}
         try:
             if masked.get(name, list(tensor.shape)) != list(tensor.shape):
-                raise ValueError(f"has the shape {masked[name]}, not {list(tensor.shape)}")
+                raise UserError(f"has the shape {masked[name]}, not {list(tensor.shape)}")
             own = VALUES[values] if name in gated else OTHERS[values] if tensor.is_floating_point() else tensor.dtype
             for part in ("values", "dense"):
                 if part in parts and parts[part].dtype != own:
-                    raise ValueError(f"is stored as {parts[part].dtype}, not {own}")
+                    raise UserError(f"is stored as {parts[part].dtype}, not {own}")
             state[name] = decode(parts, tensor.shape).to(tensor.dtype)
             for part, value in parts.items():
                 if header["crc32"].get(_stored_name(name, part)) != _crc32(value):
-                    raise ValueError("is damaged: its checksum differs")
+                    raise UserError("is damaged: its checksum differs")
                 if not value.isfinite().all():
-                    raise ValueError("holds a value that is not finite")
-        except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
+                    raise UserError("holds a value that is not finite")
+        except UserError as error:
+            raise UserError(f"{name} {error}") from None
     return state
 
 

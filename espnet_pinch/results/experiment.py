@@ -9,6 +9,7 @@ import yaml
 from espnet_pinch.asr import history
 from espnet_pinch.data.source import named
 from espnet_pinch.data.spelling import UnknownCharacters, describe
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_json, write_text
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.results.plots import plot_course, plot_layers
@@ -76,7 +77,7 @@ def write_report(
     """
     first, second = baseline.upstream_source(), run.upstream_source()
     if first and second and any(first[key] != second[key] for key in ("upstream", "commit")):
-        raise ValueError(
+        raise UserError(
             f"{baseline.folder} is of the upstream {named(first)}, and {run.folder} of {named(second)}: they cannot be "
             "compared; train both from one (stage 4)"
         )

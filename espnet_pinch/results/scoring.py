@@ -7,6 +7,7 @@ import jiwer
 
 from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.data.kaldi_dir import read_table
+from espnet_pinch.errors import UserError
 
 
 def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> list[tuple[str, str]]:
@@ -16,7 +17,7 @@ def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> 
         ValueError: an utterance is missing on one side, and the message names it; or no reference has a word.
     """
     if not any(references.values()):
-        raise ValueError(f"{where}: no reference has a word")
+        raise UserError(f"{where}: no reference has a word")
     for name, one, other in (
         ("hypothesis", references, hypotheses),
         ("reference", hypotheses, references),
@@ -24,7 +25,7 @@ def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> 
         missing = [id_ for id_ in one if id_ not in other]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise ValueError(f"{where}: utterance {missing[0]} has no {name}{more}")
+            raise UserError(f"{where}: utterance {missing[0]} has no {name}{more}")
     return [(text, hypotheses[id_]) for id_, text in references.items()]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from espnet_pinch.asr import history
 from espnet_pinch.core.registry import all_methods
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json
 
 BASELINE = "baseline"  # in the place of a method: the system that all others are compared with
@@ -48,7 +49,7 @@ def _read(folder: Path) -> Run:
     if not path.is_file():
         try:
             epochs = len(history.read(folder))
-        except ValueError:
+        except UserError:
             return Run(folder, None, "broken: history.json is not JSON")
         return Run(folder, None, f"not finished: {epochs} epochs trained")
     try:

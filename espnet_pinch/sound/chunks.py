@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.sound.mpeg import mpeg_parts
 from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import SLACK, end_of_sound, read_at, tag_length
@@ -90,7 +91,7 @@ def _chunked(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
             return (parts if coding in _MPEG else [Part(((start, at),))]), at
         if name in form.samples:
             if parts:
-                raise ValueError("has two chunks of samples")
+                raise UserError("has two chunks of samples")
             field = (at + form.id_bytes, form.size, form.head if form.inner else 0)
             if wide and size == 0xFFFFFFFF:
                 field, size = (wide, "<Q", 0), int.from_bytes(read_at(file, wide, 8), "little")
@@ -111,7 +112,7 @@ def _chunked(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
         at = _next(file, form, start, body + size, end)
     rest = _beside_tags(file, at, end)
     if parts is None:
-        raise ValueError(f"cut short or damaged: byte {at} begins no chunk, and no samples come before it")
+        raise UserError(f"cut short or damaged: byte {at} begins no chunk, and no samples come before it")
     if rest > SLACK:
         raise _more(rest)
     return parts, end
@@ -151,7 +152,7 @@ def _au(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
     order = ">" if read_at(file, start, 4) == b".snd" else "<"
     head = read_at(file, start + 4, 8)
     if len(head) < 8:
-        raise ValueError("cut short: its header is not whole")
+        raise UserError("cut short: its header is not whole")
     offset, size = struct.unpack(f"{order}II", head)
     body = start + offset
     if _unstated(size):
@@ -166,11 +167,11 @@ def _sphere(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
         fields = {row[0]: row[2] for row in rows if len(row) == 3}
         numbers = [int(fields[name]) for name in ("sample_count", "channel_count", "sample_n_bytes") if name in fields]
     except ValueError:
-        raise ValueError("damaged: its SPHERE header cannot be read") from None
+        raise UserError("damaged: its SPHERE header cannot be read") from None
     if len(numbers) < 3 or not numbers[0]:
         return [Part(((start, end),))], end
     if "," in fields.get("sample_coding", ""):
-        raise ValueError(f"has samples in the coding {fields['sample_coding']}: convert it with sph2pipe first")
+        raise UserError(f"has samples in the coding {fields['sample_coding']}: convert it with sph2pipe first")
     return _one(file, start, end, start + length, numbers[0] * numbers[1] * numbers[2])
 
 

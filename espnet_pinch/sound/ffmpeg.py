@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from espnet_pinch.errors import UserError
+
 ENDINGS = (
     *(".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".aac", ".adts", ".f4a"),
     *(
@@ -65,7 +67,7 @@ def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
     """
     program = shutil.which("ffmpeg")
     if not program:
-        raise ValueError("left out: files of this kind are read through ffmpeg, which is not on the PATH: install it")
+        raise UserError("left out: files of this kind are read through ffmpeg, which is not on the PATH: install it")
     # The file and nothing else: a playlist in it could name other files or addresses.
     source = ["-protocol_whitelist", "file", "-i", f"file:/dev/fd/{file.fileno()}"]
     sink = ["-map", "0:a:0", "-ac", "1", "-ar", str(rate), "-f", "f32le", "pipe:1"]
@@ -80,7 +82,7 @@ def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
         said.seek(0)
         problem = _problem(said.read(1 << 20).decode("utf-8", "replace"), status, samples / rate)
         if problem:
-            raise ValueError(f"ffmpeg: {problem}")
+            raise UserError(f"ffmpeg: {problem}")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import struct
 from typing import BinaryIO
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import read_at, tag_length
 
@@ -22,12 +23,12 @@ def flac_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
     """
     begins = _find(file, start, end)
     if not begins or begins[0] != start:
-        raise ValueError("damaged: its first block is no STREAMINFO")
+        raise UserError("damaged: its first block is no STREAMINFO")
     parts = []
     for begin, stop in zip(begins, [*begins[1:], end]):
         head = read_at(file, begin, 42)
         if len(head) < 42:
-            raise ValueError("cut short: its header is not whole")
+            raise UserError("cut short: its header is not whole")
         [samples] = struct.unpack(">Q", head[18:26])
         samples &= (1 << 36) - 1
         while begin < stop and (tag := _tag_before(file, begin, stop)):

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import BinaryIO
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import SLACK, read_at, tag_length
 
@@ -91,11 +92,11 @@ def mpeg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
                 break
             if not skipped:
                 cut = len(head) < 4 and head[0] == 0xFF
-                raise ValueError("cut short: its last frame is not whole" if cut else f"damaged at byte {at}")
+                raise UserError("cut short: its last frame is not whole" if cut else f"damaged at byte {at}")
             at += skipped
             continue
         if at + frame.size > end:
-            raise ValueError(f"cut short: its last frame lacks {at + frame.size - end} bytes")
+            raise UserError(f"cut short: its last frame lacks {at + frame.size - end} bytes")
         stated = _stated(head, frame, at)
         if stated:
             runs.append(_Run(frame.kind, frames=stated[0], size=stated[1], info=stated[2]))
@@ -105,7 +106,7 @@ def mpeg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
             runs[-1].add(at, frame)
         at += frame.size
     if not runs:
-        raise ValueError("holds no MPEG frame")
+        raise UserError("holds no MPEG frame")
     for before, run in list(zip(runs, runs[1:])):
         if run.count == 1 and run.info is None and run.kind == before.kind:  # mpg123 reads no file of one frame
             before.ranges, before.samples = before.ranges + run.ranges, before.samples + run.samples
@@ -126,7 +127,7 @@ def _part(file: BinaryIO, run: _Run) -> Part:
         part = Part((bytes(info), *ranges))
     # Some encoders count the frame that states the number; all its bytes are there then.
     if run.frames and (run.count + 1 < run.frames or (run.count < run.frames and not run.all_bytes())):
-        raise ValueError(f"cut short: {run.count} of its {run.frames} frames are there")
+        raise UserError(f"cut short: {run.count} of its {run.frames} frames are there")
     return part
 
 
@@ -139,7 +140,7 @@ def _frame(head: bytes) -> _Frame | None:
     if version == 1 or layer == 4 or index == 15 or rate_index == 3:
         return None
     if index == 0:
-        raise ValueError("MPEG audio of a free bit rate cannot be read: convert it to another format")
+        raise UserError("MPEG audio of a free bit rate cannot be read: convert it to another format")
     rate = _RATES[rate_index] >> (0, 1, 2)[(3, 2, 0).index(version)]
     bits = 1000 * _KBITS[version == 3, layer][index - 1]
     mono = head[3] >> 6 == 3
@@ -173,7 +174,7 @@ def _begins(head: bytes, then) -> bool:
     try:
         frame = _frame(head)
         second = frame and _frame(then(frame.size))
-    except ValueError:  # a free bit rate: its frames cannot be followed
+    except UserError:  # a free bit rate: its frames cannot be followed
         return False
     return bool(second) and second.kind == frame.kind
 

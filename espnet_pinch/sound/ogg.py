@@ -4,6 +4,7 @@ import struct
 import zlib
 from typing import BinaryIO
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import SLACK, read_at, tag_length
 
@@ -27,15 +28,15 @@ def ogg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
             end = at
             break
         if not MAGIC.startswith(head[:4]):
-            raise ValueError(f"damaged: byte {at} begins no Ogg page")
+            raise UserError(f"damaged: byte {at} begins no Ogg page")
         body = read_at(file, at + _HEADER, head[26]) if len(head) == _HEADER else b""
         length = _HEADER + len(body) + sum(body)
         if len(head) < _HEADER or len(body) < head[26] or at + length > end:
-            raise ValueError("cut short: its last page is not whole")
+            raise UserError("cut short: its last page is not whole")
         page = read_at(file, at, length)
         _, serial, number, checksum = struct.unpack_from("<qIII", page, 6)
         if checksum != _checksum(page):
-            raise ValueError(f"damaged: the Ogg page at byte {at} has another checksum than it states")
+            raise UserError(f"damaged: the Ogg page at byte {at} has another checksum than it states")
         first, last = page[5] & 2, page[5] & 4
         if first:
             if not pages and at > start:
@@ -43,13 +44,13 @@ def ogg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
                 begun = at
             pages[serial] = number
         if pages.get(serial) != number:
-            raise ValueError(f"damaged: Ogg pages before byte {at} are missing")
+            raise UserError(f"damaged: Ogg pages before byte {at} are missing")
         pages[serial] += 1
         if last:
             del pages[serial]
         at += length
     if pages:
-        raise ValueError("cut short: its last page does not end its stream")
+        raise UserError("cut short: its last page does not end its stream")
     return [Part((link,)) for link in [*links, (begun, end)]]
 
 

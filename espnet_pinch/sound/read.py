@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from espnet_pinch.data.audio import UNKNOWN, Stream
+from espnet_pinch.errors import UserError
 from espnet_pinch.sound import flac, mpeg, ogg
 from espnet_pinch.sound.chunks import stated_parts
 from espnet_pinch.sound.ffmpeg import ffmpeg_blocks, has_ending, has_magic
@@ -103,8 +104,8 @@ def _told(path: str | os.PathLike, blocks: Iterator) -> Iterator:
         yield from blocks
     except soundfile.LibsndfileError as error:
         raise OSError(f"{path}: {error.error_string.rstrip('.')}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise OSError(f"{path}: {error.strerror or error}") from None
 
@@ -113,7 +114,7 @@ def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
     """The rate first, then blocks of samples."""
     start, end = _bounds(file)
     if is_pointer(read_at(file, start, 64)):
-        raise ValueError(POINTER)
+        raise UserError(POINTER)
     parts = None
     if not has_magic(read_at(file, start, 16)):
         try:
@@ -121,7 +122,7 @@ def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
             native = _info(file, parts[0]).samplerate
         except soundfile.LibsndfileError:
             if path.suffix.lower() in HEADERLESS:
-                raise ValueError("holds samples without a header, of unknown rate: convert it to WAV") from None
+                raise UserError("holds samples without a header, of unknown rate: convert it to WAV") from None
             if not has_ending(path):
                 raise
             parts = None
@@ -130,7 +131,7 @@ def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
         yield from ffmpeg_blocks(file, rate)
         return
     if not RATES[0] <= native <= RATES[1]:
-        raise ValueError(f"states a rate of {native} Hz; from {RATES[0]} to {RATES[1]} Hz can be read")
+        raise UserError(f"states a rate of {native} Hz; from {RATES[0]} to {RATES[1]} Hz can be read")
     yield native
     for part in parts:
         yield from _part_blocks(file, part, native)
@@ -140,19 +141,19 @@ def _part_blocks(file: BinaryIO, part: Part, rate: int) -> Iterator[np.ndarray]:
     source = PiecesFile(file, part)
     with Stream(source) as sound:
         if sound.samplerate != rate:
-            raise ValueError(f"files of {rate} and {sound.samplerate} Hz were joined to it: take them apart")
+            raise UserError(f"files of {rate} and {sound.samplerate} Hz were joined to it: take them apart")
         stated = part.samples if part.samples is not None else sound.frames if sound.frames < UNKNOWN else 0
         count = 0
         while len(block := sound.read(max(1, _VALUES // sound.channels), dtype="float32", always_2d=True)):
             samples = block.mean(1)
             if not np.isfinite(samples).all():
-                raise ValueError("has samples that are not finite")
+                raise UserError("has samples that are not finite")
             count += len(samples)
             yield samples
     if source.error:
         raise source.error
     if count < stated:
-        raise ValueError(f"cut short or damaged: {count} of its {stated} samples can be read")
+        raise UserError(f"cut short or damaged: {count} of its {stated} samples can be read")
 
 
 def _bounds(file: BinaryIO) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from espnet_pinch.core.one_shot import TOLERANCE, OneShot
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import MethodSettings, shown
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json
 
 
@@ -53,11 +54,11 @@ class MixedSparsity(OneShot):
     def wanted(self, names: list[str]) -> Mapping[str, float]:
         if set(names) != set(self.layer_sparsities):
             differing = sorted(set(names) ^ set(self.layer_sparsities))
-            raise ValueError(f"mixed_sparsity: layer_sparsities are of another model; {differing[0]} is in one only")
+            raise UserError(f"mixed_sparsity: layer_sparsities are of another model; {differing[0]} is in one only")
         weights = {name: self.linears[name].weight.numel() for name in names}
         overall = sum(weights[name] * self.layer_sparsities[name] for name in names) / sum(weights.values())
         if abs(overall - self.settings.target_sparsity) > TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"mixed_sparsity: layer_sparsities come to {overall:.4f} over all layers, "
                 f"and target_sparsity is {self.settings.target_sparsity}"
             )
@@ -72,17 +73,17 @@ def read_layer_sparsities(source: Mapping[str, float] | str | None) -> dict[str,
         ValueError: none given, or no such file's content.
     """
     if source is None:
-        raise ValueError(
+        raise UserError(
             "mixed_sparsity takes its layers' sparsities from a finished pinch run at the same target: "
             "give its folder as mixed_sparsity.layer_sparsities"
         )
     if isinstance(source, Mapping):
         for name, value in source.items():
             if not isinstance(value, Real) or not 0 <= value <= 1:
-                raise ValueError(f"mixed_sparsity: the sparsity of {name} must be in [0, 1], not {shown(value)}")
+                raise UserError(f"mixed_sparsity: the sparsity of {name} must be in [0, 1], not {shown(value)}")
         return dict(source)
     if not isinstance(source, str) or "\0" in source:
-        raise ValueError(f"mixed_sparsity: layer_sparsities must be a folder or a mapping, not {shown(source)}")
+        raise UserError(f"mixed_sparsity: layer_sparsities must be a folder or a mapping, not {shown(source)}")
     path = Path(source)
     if path.suffix != ".json":
         path = path / "folded" / "parameters.json"
@@ -92,4 +93,4 @@ def read_layer_sparsities(source: Mapping[str, float] | str | None) -> dict[str,
         layers = read_json(path)["layers"]
         return read_layer_sparsities({name: counts["pruned"] / counts["weights"] for name, counts in layers.items()})
     except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError):
-        raise ValueError(f"mixed_sparsity: {path} is not the parameters.json of a folded run") from None
+        raise UserError(f"mixed_sparsity: {path} is not the parameters.json of a folded run") from None

@@ -19,6 +19,7 @@ from espnet_pinch.core.channels import find_channels
 from espnet_pinch.core.method import PruningMethod, cosine
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import OnePassSettings, check_number
+from espnet_pinch.errors import UserError
 
 # Fractions of the channels that the candidates remove (arXiv 2505.22608, section 4).
 CANDIDATES = (0.0, 0.25, 0.5, 0.75, 0.875, 0.9, 0.925)
@@ -38,7 +39,7 @@ class NasSettings(OnePassSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.target_sparsity > CANDIDATES[-1]:
-            raise ValueError(
+            raise UserError(
                 f"nas_cp cannot reach a target sparsity of {self.target_sparsity}: its candidates remove at most "
                 f"{100 * CANDIDATES[-1]:g} % of the channels"
             )
