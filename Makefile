@@ -9,7 +9,7 @@ demo: venv
 
 # Two tests at a time, a thread each: most of them start programs and wait.
 test: venv lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" --doctest-modules espnet_pinch tests
 
 test-slow: venv
 	.venv/bin/python -m pytest -q -m slow tests

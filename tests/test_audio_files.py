@@ -17,6 +17,7 @@ from espnet_pinch.data import audio as data_audio
 from espnet_pinch.data.dump import pack_audio, write_dump
 from espnet_pinch.data.kaldi_dir import read_data_dir
 from espnet_pinch.data.librispeech import read_subset
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.long_audio import _resample, read_chunks
 from espnet_pinch.sound import read
 from espnet_pinch.sound.find import find_audio
@@ -335,3 +336,28 @@ def test_a_flac_of_unstated_length_is_counted_packed_and_read(tmp_path):
     audio.write_bytes(audio.read_bytes()[:-9])
     with pytest.raises(ValueError, match=str(audio)):
         read_subset(tmp_path, "dev-clean")
+
+
+def sphere(**fields):
+    rows = {"sample_count": len(SAMPLES), "channel_count": 1, "sample_n_bytes": 2, "sample_rate": 16000} | fields
+    text = "NIST_1A\n   1024\n" + "".join(f"{name} -i {value}\n" for name, value in rows.items())
+    text += "sample_byte_format -s2 01\nsample_coding -s3 pcm\nend_head\n"
+    return text.encode().ljust(1024, b" ") + (SAMPLES * 32767).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize("fields", [{"sample_count": -512}, {"sample_n_bytes": -2}, {"sample_count": -100}])
+def test_a_negative_size_is_an_error_and_does_not_hang(tmp_path, fields):
+    assert len(samples_in(put(tmp_path, "whole.sph", sphere()))) == len(SAMPLES)
+    with pytest.raises(UserError, match="a.sph: damaged: its SPHERE header states a negative size"):
+        samples_in(put(tmp_path, "a.sph", sphere(**fields)))
+
+
+def test_joined_mpeg_4_files_and_avi_are_left_to_ffmpeg_or_refused(tmp_path, monkeypatch):
+    put(tmp_path, "samples", SAMPLES.tobytes())
+    put(tmp_path, "ffmpeg", f"#!/bin/sh\n/bin/cat '{tmp_path}/samples'\n".encode()).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    one = b"\0\0\0\x10ftypM4A \0\0\0\0" + b"\0\0\0\x0cmdat\1\2\3\4"
+    assert len(samples_in(put(tmp_path, "a.m4a", one))) == len(SAMPLES)
+    with pytest.raises(UserError, match="b.m4a: files were joined to it"):
+        samples_in(put(tmp_path, "b.m4a", one + one))
+    assert len(samples_in(put(tmp_path, "a.avi", b"RIFF\0\1\0\0AVI LIST" + bytes(300)))) == len(SAMPLES)

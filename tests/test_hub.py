@@ -620,3 +620,15 @@ def test_only_stage_0_asks_the_hub(server, tmp_path, monkeypatch):
     with pytest.raises(Exception):  # noqa: B017  (whatever: the point is that nobody is asked)
         load_upstream("a/b")
     assert not server.seen
+
+
+def test_a_folder_of_ones_own_has_the_licence_of_its_card(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    assert read_record(tmp_path)["licence"] == "apache-2.0" and read_record(tmp_path)["repo"] is None
+    (tmp_path / "README.md").write_text("---\nlicense: [\n")
+    assert read_record(tmp_path)["licence"] is None
+
+
+def test_an_address_is_no_name_of_a_model():
+    with pytest.raises(ValueError, match="is an address: give the model's name alone, owner/name"):
+        parse_source("https://huggingface.co/facebook/wav2vec2-base-100h")

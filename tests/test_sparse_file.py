@@ -245,11 +245,11 @@ FORGED = [
     (set_header("masked", K_PROJ, value=[16, 17]), r"k_proj.weight has the shape \[16, 17\], not \[16, 16\]"),
     (set_header("masked", value=[]), "the header is damaged: masked, model and crc32"),
     (set_header("masked", "ctc.ctc_lo.weight", value=[11, 16]), "ctc_lo.weight is masked and no gated weight"),
-    (set_header("model", "config", "model_type", value="bert"), "builds no model: ValueError: a model of type bert"),
+    (set_header("model", "config", "model_type", value="bert"), "builds no model: a model of type bert"),
     (set_header("model", "config", "hidden_act", value="magic"), "builds no model: KeyError"),
     (
         set_header("model", "config", "num_hidden_layers", value=10**9),
-        "ValueError: 1000000000 hidden layers",
+        "builds no model: 1000000000 hidden layers",
     ),
     (lambda t, h: h["model"]["config"].update(add_adapter=True, num_adapter_layers=10**9), "1000000000 adapter layers"),
     (set_header("model", "config", "conv_stride", value=[0, 0]), r"convolutions with strides \[0, 0\]"),

@@ -106,7 +106,7 @@ def test_unknown_characters_are_left_out_of_training_and_kept_in_the_references(
     assert tables["train"] == {"train-0": "dont go", "train-1": "its", "train-3": "go"}
     assert tables["dev"] == {"dev-0": "go on", "dev-1": "go"}
     assert tables["test"] == {"test-0": "no\u00ebl don't", "test-1": "go"}
-    assert len(tokens) == 12 and counts["sets"]["train"] == {"'": 4} and counts["policy"] == "drop"
+    assert len(tokens) == 12 and counts["characters"]["train"] == {"'": 4} and counts["policy"] == "drop"
     said = capsys.readouterr().out
     assert "train: 3 utterances; dropped: 1 without a character of the vocabulary\n" in said
     assert 'train: not in the vocabulary: "\'" (U+0027) 4 times; left out\n' in said
@@ -133,7 +133,7 @@ def test_a_letter_of_a_test_set_alone_does_not_stop_the_recipe(prepare, tmp_path
         rows = [Utterance(f"{name}-0", f"/{name}.flac", "GO ON", name, 32000)]
         write_data_dir(tmp_path / "data" / name, rows)
     tables, _, counts = prepare("error")
-    assert tables["test"]["test-0"] == "no\u00ebl don't" and counts["sets"]["test"]["'"] == 1
+    assert tables["test"]["test-0"] == "no\u00ebl don't" and counts["characters"]["test"]["'"] == 1
 
 
 def test_a_validation_set_that_is_scored_too_keeps_its_references(prepare):

@@ -154,6 +154,20 @@ WRONG = {
         lambda f: vocabulary(f, '{"<pad>": 0, "|": 1, "<unk>": 2, "A": 3, "B": 3}'),
         "'A' and 'B' have the same row 3",
     ),
+    "a token twice": (
+        lambda f: vocabulary(f, '{"<pad>": 0, "|": 1, "|": 2}'),
+        "vocab.json is damaged: '|' is there twice",
+    ),
+    "too deep": (lambda f: vocabulary(f, "[" * 100_000), "vocab.json is damaged"),
+    "no size": (lambda f: edit(f, vocab_size=None), "config.json has no vocab_size"),
+    "a rate that is none": (
+        lambda f: (f / "preprocessor_config.json").write_text('{"sampling_rate": "x"}'),
+        "has a sampling rate of 'x' Hz",
+    ),
+    "a rate of nothing": (
+        lambda f: (f / "preprocessor_config.json").write_text('{"sampling_rate": 0}'),
+        "has a sampling rate of 0 Hz",
+    ),
     "rows that are none": (lambda f: vocabulary(f, '{"<pad>": "0"}'), "'<pad>' has the row '0'"),
     "no space": (lambda f: vocabulary(f, '{"<pad>": 0, "<unk>": 1}'), "vocab.json has no token for <space>"),
     "a damaged processor": (
@@ -251,3 +265,15 @@ def test_an_upstream_without_head_is_no_baseline(architectures, tiny_wav2vec2, t
     edit(tmp_path, architectures=architectures)
     with pytest.raises(ValueError, match="has no CTC head, so it cannot be its own baseline.*--baseline_config"):
         require_ctc_head(str(tmp_path))
+
+
+@pytest.mark.parametrize("kept", [0.25, 0.75, -1])
+def test_a_cut_bin_is_named(kept, ctc_folder, tmp_path):
+    folder = ctc_folder(tmp_path / "up", [*SPECIAL, "|", *LETTERS], tokenizer={})
+    as_bin(folder)
+    whole = (folder / "pytorch_model.bin").read_bytes()
+    (folder / "pytorch_model.bin").write_bytes(whole[: int(kept * len(whole)) if kept > 0 else -1])
+    for architectures in (["Wav2Vec2ForCTC"], None):
+        edit(folder, architectures=architectures)
+        with pytest.raises(ValueError, match="up/pytorch_model.bin is damaged"):
+            load_upstream(str(folder))

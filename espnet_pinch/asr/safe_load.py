@@ -39,7 +39,7 @@ def load(file, map_location=None, *_, mmap: bool | None = None, **__):
     try:
         with torch.serialization.safe_globals(FIGURES):
             return _torch_load(file, map_location=map_location, mmap=mmap, weights_only=True)
-    except (OSError, torch.OutOfMemoryError):
+    except (FileNotFoundError, PermissionError, IsADirectoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged file makes torch raise errors of many kinds
         name = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None

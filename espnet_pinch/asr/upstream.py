@@ -28,6 +28,7 @@ from espnet_pinch.data.upstream_files import check_folder
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_json
 
+RATES = range(1000, 1_000_000)  # Hz
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
 # A learned vector that only SpecAugment's masking uses; some published checkpoints were saved without it.
@@ -123,7 +124,10 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
         masked = getattr(config, "feat_extract_norm", "layer") == "layer"
         logging.warning(f"{upstream} has no preprocessor_config.json: waveform normalised, attention mask {masked}")
         return WaveformProcessing(return_attention_mask=masked)
-    return WaveformProcessing(processor.sampling_rate, processor.do_normalize, bool(processor.return_attention_mask))
+    rate = processor.sampling_rate
+    if not isinstance(rate, int) or rate not in RATES:
+        raise UserError(f"the processor of {upstream} has a sampling rate of {rate!r} Hz")
+    return WaveformProcessing(rate, bool(processor.do_normalize), bool(processor.return_attention_mask))
 
 
 def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
@@ -139,6 +143,8 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
     """
     config = read_config(upstream)
     ctc = has_ctc_head(upstream, config)
+    if ctc and not isinstance(config.vocab_size, int):
+        raise UserError(f"{upstream}/config.json has no vocab_size, the number of rows of its CTC head")
     apply_overrides(config, overrides)
     auto = AutoModelForCTC if ctc else AutoModel
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -148,6 +154,10 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
     except SafetensorError as error:
         weight_names(upstream)  # names the file where that can be seen
         raise UserError(f"the weights of {upstream} are damaged: {' '.join(str(error).split())}") from None
+    except (UserError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of a model whose settings do not fit each other
+        raise UserError(f"{upstream} cannot be loaded: {' '.join(str(error).split())}") from None
     _check_fit(upstream, config, info)
     processing = read_processing(upstream, config)
     if not ctc:

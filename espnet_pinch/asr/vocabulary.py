@@ -50,7 +50,10 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
         tokens.append(own or (f"<{listed.strip('<>')}#{row}>" if listed in reserved else listed))
     for needed in ("<space>", "<unk>"):
         if needed not in tokens:
-            raise UserError(f"{path} has no token for {needed}")
+            where = "word_delimiter_token" if needed == "<space>" else "unk_token"
+            raise UserError(
+                f"{path} has no token for {needed}: name the one that stands for it in tokenizer_config.json ({where})"
+            )
     return tokens, rows
 
 
@@ -62,11 +65,20 @@ def _check_file(path: Path) -> None:
     if data.startswith(b"\xef\xbb\xbf"):
         raise UserError(f"{path} begins with a byte order mark, which transformers does not take: save it without one")
     try:
-        vocabulary = json.loads(data.decode("utf-8"))
-    except ValueError as error:
+        vocabulary = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise UserError(f"{path} is no vocabulary: it must be a JSON object of tokens and their rows")
+
+
+def _once(pairs: list[tuple]) -> dict:
+    """A JSON object none of whose keys is there twice; Python alone takes the last."""
+    counts = Counter(key for key, _ in pairs)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise UserError(f"{twice[0]!r} is there twice")
+    return dict(pairs)
 
 
 def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path) -> dict[int, str]:

@@ -65,7 +65,11 @@ def main() -> None:
         print(f"{name}: {len(utterances)} utterances" + (f"; dropped: {why}" if why else ""), flush=True)
         if counts[name]:
             print(f"{name}: not in the vocabulary: {describe(counts[name])}; {treatment}", flush=True)
-    write_json(args.out / "unknown_characters.json", {"policy": unknown.policy, "added": added, "sets": counts})
+    texts = {
+        u.id: u.text for utterances in sets.values() for u in utterances
+    }  # a validation set holds others' utterances
+    counts["all"] = spelling.unknown(texts.values())
+    write_json(args.out / "unknown_characters.json", {"policy": unknown.policy, "added": added, "characters": counts})
     write_tokens(args.out / "token_list" / "char" / "tokens.txt", tokens)
     print(f"{len(tokens)} tokens" + (f"; added to the vocabulary: {describe(added)}" if added else ""))
 

@@ -72,7 +72,7 @@ def fetch(
     if not path.is_file():
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _download(url, part, etag, headers or {})
+            _download(url, part, etag, headers or {}, size)
             os.replace(part, path)
             etag.unlink(missing_ok=True)
     try:
@@ -120,7 +120,7 @@ def _host(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
-def _download(url: str, part: Path, etag: Path, more: Mapping[str, str]) -> None:
+def _download(url: str, part: Path, etag: Path, more: Mapping[str, str], size: int | None) -> None:
     have = part.stat().st_size if part.is_file() else 0
     version = etag.read_text(encoding="utf-8") if have and etag.is_file() else None
     headers = {"Range": f"bytes={have}-"} if have else {}
@@ -136,7 +136,7 @@ def _download(url: str, part: Path, etag: Path, more: Mapping[str, str]) -> None
             elif not _begins_at(response.headers.get("Content-Range"), have):
                 raise OSError(f"{url}: the server sends another part of the file than was asked for")
             length = response.headers.get("Content-Length")
-            total = have + int(length) if length else None
+            total = have + int(length) if length else size
             if total is not None:
                 _need(total - have, part)
             if not have:

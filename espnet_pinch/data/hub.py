@@ -16,17 +16,11 @@ from huggingface_hub.utils import build_hf_headers
 
 from espnet_pinch.data import download
 from espnet_pinch.data.download import Refused, check_file
-from espnet_pinch.data.source import CACHE, FILE, HUB, Source, commit_of, write_record
+from espnet_pinch.data.source import CACHE, FILE, HUB, Source, commit_of, licence_of, write_record
 from espnet_pinch.data.upstream_files import CONFIG, choose
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import DISK_REASONS, disk_errors
 
-# Of a licence only what is a plain word there too becomes a part of another card's metadata.
-_LICENCE = {
-    "licence": r"\w[\w.+-]*(, \w[\w.+-]*)*",
-    "licence_name": r"\w[\w. +-]*",
-    "licence_link": r"https?://[\w./~%?&=+-]+|\w[\w./-]*",
-}
 NOTE = ".of"  # beside a file under way: the checksum of what it is to become
 
 
@@ -192,7 +186,7 @@ def _on_hub(source: Source, folder: Path) -> Repository:
             raise OSError(_line(source, str(error), folder)) from None
 
     print(f"{source.name}: commit {info.sha}", flush=True)
-    return Repository(checks, bring, info.sha, _licence(info.card_data), HUB)
+    return Repository(checks, bring, info.sha, licence_of(info.card_data), HUB)
 
 
 def _line(source: Source, reason: str, folder: Path | None = None) -> str:
@@ -226,17 +220,6 @@ def _refusal(source: Source, status: int, code: str | None, file: str | None = N
     if status == 429:
         return "the hub answers 429, too many requests: wait some minutes and run again"
     return f"the hub answers {status}" + ("; try again later" if status >= 500 else "")
-
-
-def _licence(card) -> dict[str, str]:
-    """``licence``, and its name and link where the licence is "other", of a model card's metadata."""
-    known = {}
-    for key, allowed in _LICENCE.items() if card else ():
-        value = card.get(key.replace("licence", "license"))
-        value = ", ".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(value, str) and re.fullmatch(allowed, value, re.ASCII):
-            known[key] = value
-    return known
 
 
 # ---- Its cache
@@ -280,7 +263,7 @@ def _cached(source: Source, folder: Path) -> Repository:
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
         card = metadata_load(snapshot / "README.md") or {}
     commit = snapshot.name if re.fullmatch("[0-9a-f]{40}", snapshot.name) else None
-    return Repository(checks, bring, commit, _licence(card), CACHE)
+    return Repository(checks, bring, commit, licence_of(card), CACHE)
 
 
 def _check_of(path: Path) -> dict:

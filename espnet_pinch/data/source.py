@@ -24,6 +24,14 @@ HUB, CACHE, BY_HAND, MADE, CHANGED = (
 )
 
 
+# Of a licence only what is a plain word there too becomes a part of another card's metadata.
+_LICENCE = {
+    "licence": r"\w[\w.+-]*(, \w[\w.+-]*)*",
+    "licence_name": r"\w[\w. +-]*",
+    "licence_link": r"https?://[\w./~%?&=+-]+|\w[\w./-]*",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """What the name of an upstream means: a folder, a model of the hub, or (neither) a small one made here.
@@ -71,6 +79,8 @@ def parse_source(name: str) -> Source:
         return Source(name, folder=name)
     if os.path.exists(name):
         raise UserError(f"the upstream {name} is a file; an upstream is a folder")
+    if re.match(r"\w+://", name):
+        raise UserError(f"the upstream {name} is an address: give the model's name alone, owner/name")
     repo, at, revision = name.partition("@")
     first = repo.split("/")[0]
     if name.startswith((".", "/", "~")) or repo.count("/") > 1 or repo.endswith("/"):
@@ -150,10 +160,11 @@ def read_record(folder: str | os.PathLike) -> dict:
     record = _read(folder)
     if record is None:
         cached = re.search(r"/models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})$", os.path.abspath(folder))
+        known = {**dict.fromkeys(KEYS), **_card_licence(folder)}
         if not cached:
-            return dict.fromkeys(KEYS)
+            return known
         repo = f"{cached[1]}/{cached[2]}"
-        return {**dict.fromkeys(KEYS), "upstream": repo, "repo": repo, "commit": cached[3], "origin": CACHE}
+        return {**known, "upstream": repo, "repo": repo, "commit": cached[3], "origin": CACHE}
     known = {key: record.get(key) for key in KEYS}
     for name, entry in record.get("files", {}).items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != entry["size"]:
@@ -182,6 +193,27 @@ def _read(folder: Path) -> dict | None:
     ):
         raise UserError(f"{path} is damaged: remove it to use the folder as it is, or the folder to fetch it again")
     return record
+
+
+def licence_of(card) -> dict[str, str]:
+    """``licence``, and its name and link where the licence is "other", of a model card's metadata."""
+    known = {}
+    for key, allowed in _LICENCE.items() if card else ():
+        value = card.get(key.replace("licence", "license"))
+        value = ", ".join(map(str, value)) if isinstance(value, list) else value
+        if isinstance(value, str) and re.fullmatch(allowed, value, re.ASCII):
+            known[key] = value
+    return known
+
+
+def _card_licence(folder: Path) -> dict[str, str]:
+    """What the model card in a folder says of the licence; nothing where there is none."""
+    from huggingface_hub import metadata_load
+
+    try:
+        return licence_of(metadata_load(folder / "README.md"))
+    except Exception:  # no card, or one without metadata: several libraries' errors
+        return {}
 
 
 def named(record: dict, otherwise: str = "a local folder") -> str:

@@ -9,14 +9,13 @@ from torch import nn
 
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
-from espnet_pinch.asr.upstream import MODEL_TYPES
+from espnet_pinch.asr.upstream import MODEL_TYPES, RATES
 from espnet_pinch.errors import UserError
 
 UPSTREAM = "frontend.upstream."  # what names in a model have before those of transformers
 EXTRA = "_extra_state"  # torch's name in a state_dict for what a module keeps besides tensors
 
 MOST_LAYERS = 1000  # to build more takes minutes, and no model has them
-RATES = range(1000, 1_000_000)  # Hz
 
 
 def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) -> PruningASRModel:
@@ -57,6 +56,8 @@ def build(description: Mapping) -> PruningASRModel:
         with torch.device("meta"):
             frontend = UpstreamFrontend("", built={key: description[key] for key in ("config", "processing")})
             return assemble(frontend, list(description["tokens"]), description["pruning"]).eval()
+    except UserError as error:
+        raise UserError(f"its description builds no model: {error}") from None
     except Exception as error:  # transformers raises many kinds, some of several lines
         raise UserError(f"its description builds no model: {type(error).__name__}: {one_line(error)}") from None
 

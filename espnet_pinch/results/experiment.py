@@ -153,7 +153,7 @@ def _unknown_characters(dump: Path) -> dict:
 
 
 def _note_on_characters(unknown: dict) -> list[str]:
-    total = sum((Counter(counts) for counts in unknown.get("sets", {}).values()), Counter())
+    total = Counter(unknown.get("characters", {}).get("all", {}))
     if not total:
         return []
     return [

@@ -76,8 +76,11 @@ def stated_parts(file: BinaryIO, start: int, end: int) -> list[Part] | None:
         read = _au if magic[:4] in (b".snd", b"dns.") else _sphere if magic == _SPHERE else _chunked
         if read is _chunked and magic[:4] not in _FORMS:
             return parts or None
+        before = start
         found, start = read(file, start, end)
         parts += found
+        if start <= before:
+            raise UserError("damaged: its header states that it ends where it begins")
         if start >= end:
             return parts
 
@@ -168,6 +171,8 @@ def _sphere(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
         numbers = [int(fields[name]) for name in ("sample_count", "channel_count", "sample_n_bytes") if name in fields]
     except ValueError:
         raise UserError("damaged: its SPHERE header cannot be read") from None
+    if length < 16 or min(numbers, default=0) < 0:
+        raise UserError("damaged: its SPHERE header states a negative size")
     if len(numbers) < 3 or not numbers[0]:
         return [Part(((start, end),))], end
     if "," in fields.get("sample_coding", ""):
@@ -219,9 +224,9 @@ def _beside_tags(file: BinaryIO, at: int, end: int) -> int:
     return max(0, end - at)
 
 
-def _cut(there: int, stated: int) -> ValueError:
-    return ValueError(f"cut short: {there} of its {stated} bytes of samples are there")
+def _cut(there: int, stated: int) -> UserError:
+    return UserError(f"cut short: {there} of its {stated} bytes of samples are there")
 
 
-def _more(count: int) -> ValueError:
-    return ValueError(f"damaged: {count} bytes behind its samples are neither chunks nor tags; are they samples too?")
+def _more(count: int) -> UserError:
+    return UserError(f"damaged: {count} bytes behind its samples are neither chunks nor tags; are they samples too?")

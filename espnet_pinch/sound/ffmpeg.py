@@ -1,8 +1,10 @@
 """Sound in containers that libsndfile does not read, such as MPEG-4 and Matroska, through the program ffmpeg."""
 
 import contextlib
+import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from espnet_pinch.errors import UserError
+from espnet_pinch.sound.tags import read_at
 
 ENDINGS = (
     *(".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".aac", ".adts", ".f4a"),
@@ -37,6 +40,7 @@ ENDINGS = (
 )
 _MAGICS = (  # of files of these kinds under another name, such as standard input: where, what
     (4, b"ftyp"),
+    (8, b"AVI "),
     (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
     (0, b"\x30\x26\xb2\x75"),  # ASF, WMA
     (0, b"#!AMR"),
@@ -45,6 +49,7 @@ _MAGICS = (  # of files of these kinds under another name, such as standard inpu
     (0, b"wvpk"),
     (0, b"\x0b\x77"),  # AC-3
 )
+_DAMAGE = "(?i:corrupt|mismatch|truncat|incomplete|premature|discontinuity|missing|partial)"  # in a warning of ffmpeg
 _BLOCK = 1 << 18  # bytes
 _SHORTER = 0.05  # share of the stated length, and a second, that may be missing: containers round it up
 
@@ -65,6 +70,8 @@ def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
     Raises:
         ValueError: ffmpeg is not there, or says that something is wrong with the file.
     """
+    if _is_joined(file):
+        raise UserError("files were joined to it, of which ffmpeg reads the first alone: take them apart")
     program = shutil.which("ffmpeg")
     if not program:
         raise UserError("left out: files of this kind are read through ffmpeg, which is not on the PATH: install it")
@@ -85,6 +92,19 @@ def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
             raise UserError(f"ffmpeg: {problem}")
 
 
+def _is_joined(file: BinaryIO) -> bool:
+    """Whether an MPEG-4 file begins anew behind its first boxes."""
+    end, at, begun = os.fstat(file.fileno()).st_size, 0, 0
+    while read_at(file, 4, 4) == b"ftyp" and at + 8 <= end:
+        size, name = struct.unpack(">I4s", read_at(file, at, 8))
+        begun += name == b"ftyp"
+        size = int.from_bytes(read_at(file, at + 8, 8), "big") if size == 1 else size
+        if size < 8:  # 0: to the end of the file
+            break
+        at += size
+    return begun > 1
+
+
 @contextlib.contextmanager
 def _running(command: list[str], descriptor: int, said) -> Iterator[subprocess.Popen]:
     with subprocess.Popen(
@@ -98,7 +118,7 @@ def _running(command: list[str], descriptor: int, said) -> Iterator[subprocess.P
 
 def _problem(said: str, status: int, seconds: float) -> str | None:
     """What is wrong with a file by what ffmpeg has said; None if nothing is. Its exit status is 0 after most damage."""
-    wrong = re.search(r"\[(?:error|fatal|panic)\] (.+)", said)
+    wrong = re.search(r"\[(?:error|fatal|panic)\] (.+)", said) or re.search(rf"\[warning\] (.*{_DAMAGE}.*)", said)
     if wrong or status:
         return wrong[1].strip() if wrong else f"exit status {status}"
     length = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", said)
