@@ -26,6 +26,7 @@ setup(
         "transformers>=5.0,<6",
         "huggingface_hub>=1.0",
         "safetensors>=0.5",
+        "accelerate>=1.1",  # transformers' Trainer asks for it
         "sentencepiece",
         "soundfile>=0.12",
         "kaldiio>=2.18",
