@@ -206,6 +206,19 @@ def model_from_dict(config: dict) -> PreTrainedModel:
     return AutoModel.from_config(AutoConfig.for_model(**config))
 
 
+def fill_buffers(model: PreTrainedModel) -> None:
+    """Give a model of the meta device the buffers that are computed and not saved, such as an embedding of positions.
+
+    transformers computes them wherever it initialises the module that holds them, which here has no weights.
+    """
+    for module in model.modules():
+        unsaved = [name for name in module._non_persistent_buffers_set if module._buffers[name].is_meta]
+        for name in unsaved:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+        if unsaved:
+            model._init_weights(module)
+
+
 def save_ctc_model(
     folder: str | os.PathLike,
     model: PreTrainedModel,

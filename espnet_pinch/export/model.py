@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
-from espnet_pinch.asr.upstream import RATES
+from espnet_pinch.asr.upstream import RATES, fill_buffers
 from espnet_pinch.errors import UserError
 
 UPSTREAM = "frontend.upstream."  # what names in a model have before those of transformers
@@ -91,6 +91,7 @@ def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningAS
         model.load_state_dict({**extra, **state}, strict=True, assign=True)
     except RuntimeError as error:
         raise UserError(one_line(error)) from None
+    fill_buffers(model.frontend.upstream)
     return model
 
 

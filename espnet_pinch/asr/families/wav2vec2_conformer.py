@@ -11,6 +11,7 @@ from espnet_pinch.core.channels import Tied
 
 ATTENTION = Tied(("linear_q", "linear_k", "linear_v"), "linear_out", full_width=True)
 FEED_FORWARD = Tied(("intermediate_dense",), "output_dense")
+MOST_POSITIONS = 100_000  # of a table that the model holds; 50 are a second
 
 
 @register
@@ -32,6 +33,11 @@ class Wav2Vec2Conformer(Wav2Vec2):
         "ffn2.intermediate_dense": "ffn2 fc1",
         "ffn2.output_dense": "ffn2 fc2",
     }
+
+    def objection(self, config) -> str | None:
+        if config.max_source_positions > MOST_POSITIONS:
+            return f"{config.max_source_positions} positions (max_source_positions)"
+        return super().objection(config)
 
     def ties(self, config) -> Sequence[Tied]:
         # Relative positions add a learnt vector to q, and multiply q with an embedding: where a channel of k is 0, that
