@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
@@ -84,6 +85,10 @@ class Family(ABC):
     @abstractmethod
     def leaves_out_parameters(self, config) -> bool:
         """Whether some parameters may get no gradient in a training step."""
+
+    def exporting(self, model: nn.Module) -> AbstractContextManager:
+        """Inside, ``model`` is such that ``torch.onnx`` can export it."""
+        return nullcontext()
 
 
 _found: dict[str, Family] = {}  # by model type

@@ -3,7 +3,10 @@
 The convolutions of a block are not gated, and neither is the projection of relative positions, which has no bias.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
 
 from espnet_pinch.asr.families.wav2vec2 import Wav2Vec2
 from espnet_pinch.asr.family import register
@@ -44,3 +47,13 @@ class Wav2Vec2Conformer(Wav2Vec2):
         # of q still counts, and the other way round.
         relative = config.position_embeddings_type == "relative"
         return (FEED_FORWARD,) if relative else (ATTENTION, FEED_FORWARD)
+
+    @contextmanager
+    def exporting(self, model: nn.Module) -> Iterator[None]:
+        # Relative positions are a bias of torch's fused attention, which torch.onnx cannot take apart at any length.
+        before = model.config._attn_implementation
+        model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before)
