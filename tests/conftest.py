@@ -29,7 +29,7 @@ def _seed():
 
 @pytest.fixture
 def tiny_config() -> dict:
-    """Fields of a configuration that makes any of the four upstreams tiny."""
+    """Fields of a configuration that makes any of the upstreams tiny."""
     return dict(TINY)
 
 

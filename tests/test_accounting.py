@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from transformers import AutoModelForCTC, Wav2Vec2Model
+from transformers import AutoModelForCTC, Wav2Vec2ConformerConfig, Wav2Vec2Model
 
 from espnet_pinch.asr.architectures import CONFIGS, ctc_model, pretraining_model
 from espnet_pinch.asr.small_upstreams import make_small_upstream
@@ -221,3 +221,8 @@ def test_all_built_in_upstreams_build():
         "mini": 24,
         "micro": 18,
     }
+
+
+def test_the_gated_layers_of_a_family_are_counted(tiny_config):
+    counts = count(AutoModelForCTC.from_config(Wav2Vec2ConformerConfig(**tiny_config)))
+    assert counts.linears == 2 * 8 and counts.weights == 2 * (4 * 16 * 16 + 4 * 16 * 24)

@@ -8,13 +8,22 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2Config, WavLMConfig
+from transformers import (
+    Data2VecAudioConfig,
+    HubertConfig,
+    UniSpeechSatConfig,
+    Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
+    WavLMConfig,
+)
 
 import espnet_pinch
+from espnet_pinch import cli
 from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.bin import asr_decode, asr_train, export, fold, prepare_data, prepare_dump, score
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.mini_corpus import make_mini_corpus
+from espnet_pinch.export.model import count_layers
 
 CONF = Path(__file__).parents[1] / "conf"
 LIBRISPEECH = "<pad> <s> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
@@ -47,6 +56,16 @@ def data2vec(folder):
     return Data2VecAudioConfig, LIBRISPEECH, MASKED, {"conv_pos_kernel_size": 3}
 
 
+def unispeech_sat(folder):
+    """microsoft/unispeech-sat-base-100h-libri-ft: in the family of wav2vec2, by its model type alone."""
+    return UniSpeechSatConfig, LIBRISPEECH, OLD, {"feat_extract_norm": "group"}
+
+
+def conformer(folder):
+    """facebook/wav2vec2-conformer-rel-pos-large-100h-ft: Conformer blocks, batch normalisation in them."""
+    return Wav2Vec2ConformerConfig, LIBRISPEECH, MASKED, {"feat_extract_norm": "layer", "conv_depthwise_kernel_size": 5}
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A tiny corpus with apostrophes."""
@@ -70,8 +89,8 @@ def publish(folder, family, ctc_folder):
     torch.save({name: t for name, t in state.items() if name != "masked_spec_embed"}, folder / "pytorch_model.bin")
 
 
-@pytest.mark.parametrize("family", [wav2vec2, hubert, wavlm, data2vec])
-def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", [wav2vec2, hubert, wavlm, data2vec, unispeech_sat, conformer])
+def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_folder, tmp_path, monkeypatch, capsys):
     publish(tmp_path / "up", family, ctc_folder)
     monkeypatch.chdir(tmp_path)
 
@@ -98,7 +117,7 @@ def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_fold
         run(asr_decode, "--model", f"{exp}/folded", *data, "--out", f"{exp}/decode_ctc_greedy")
     names = ("--references", "dump", "--sets", "test_clean", "test_other", "--upstream", "up")
     run(score, "--exp", "run", "--baseline", "baseline", *names)
-    run(export, "--exp", "run", *data, "--values", "int8")
+    run(export, "--exp", "run", *data, "--values", "fp32", "int8")
 
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert 0.65 <= results["sparsity"] <= 0.651 and results["wer"]["test_clean"]["words"] > 5
@@ -109,6 +128,12 @@ def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_fold
     page = (tmp_path / "run" / "RESULTS.md").read_text()
     assert ('Not in the vocabulary, in all sets: "\'" (U+0027)' in page) == (family is wavlm)
     model = espnet_pinch.load(tmp_path / "run" / "export")
+    sparse = tmp_path / "run" / "export" / "sparse_fp32.safetensors"
+    assert count_layers(espnet_pinch.load(sparse)) == count_layers(model)
+    assert len(count_layers(model)) == 2 * (8 if family is conformer else 6)
     id_, audio = next(iter(read_table(tmp_path / "dump" / "test_clean" / "wav.scp").items()))
-    said = transcribe(model, [torch.from_numpy(soundfile.read(audio, dtype="float32")[0])])
+    [text] = said = transcribe(model, [torch.from_numpy(soundfile.read(audio, dtype="float32")[0])])
     assert said == [read_table(tmp_path / "run" / "decode_ctc_greedy" / "test_clean" / "text")[id_]]
+    capsys.readouterr()
+    run(cli, "transcribe", sparse, audio)
+    assert capsys.readouterr().out == f"{audio}\t{text}\n"

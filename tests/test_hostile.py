@@ -92,7 +92,7 @@ def check_transcript(text: str) -> None:
         write_data_dir(root / "data", [row])
         assert read_data_dir(root / "data") == [row]
         tokens = tokens_of_texts([row.text])
-        limits = Limits(0.01, 30, (10,), (5,))
+        limits = Limits(0.01, 30, lambda samples: samples // 5)
         kept, _ = prepare_training_set([row], Spelling(tokens), limits, UnknownCharacters())
         assert kept == [row]
         write_tokens(root / "tokens.txt", tokens)

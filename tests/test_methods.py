@@ -12,21 +12,27 @@ from transformers import (
     HubertConfig,
     HubertModel,
     Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2ConformerModel,
     Wav2Vec2Model,
     WavLMConfig,
     WavLMModel,
 )
 
+from espnet_pinch.asr.family import find_family
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact, find_channels, make_room
 from espnet_pinch.core.methods.nas_cp import ChannelGate
 from espnet_pinch.core.registry import all_methods, build_method
+from espnet_pinch.errors import UserError
 
 UPSTREAMS = [
-    (Wav2Vec2Config, Wav2Vec2Model),
-    (HubertConfig, HubertModel),
-    (WavLMConfig, WavLMModel),
-    (Data2VecAudioConfig, Data2VecAudioModel),
+    (Wav2Vec2Config, Wav2Vec2Model, {}, None),
+    (HubertConfig, HubertModel, {}, None),
+    (WavLMConfig, WavLMModel, {}, None),
+    (Data2VecAudioConfig, Data2VecAudioModel, {}, None),
+    (Wav2Vec2ConformerConfig, Wav2Vec2ConformerModel, {"position_embeddings_type": "rotary"}, None),
+    (Wav2Vec2ConformerConfig, Wav2Vec2ConformerModel, {}, r"\.ffn[12]\."),
 ]
 LARGE = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 
@@ -40,8 +46,9 @@ def tiny_model(tiny_config, config_class=Wav2Vec2Config, model_class=Wav2Vec2Mod
 
 
 def attach(model, **block):
-    method = build_method(block)
-    method.attach(model)
+    family = find_family(model.config.model_type)
+    method = build_method({"layers": family.layers, **block})
+    method.attach(model, ties=family.ties(model.config))
     return method
 
 
@@ -157,26 +164,36 @@ def test_nas_cp_ends_on_the_target_to_one_channel(target, tiny_config):
             assert torch.equal(method.gates[one].kept, method.gates[other].kept)
 
 
-@pytest.mark.parametrize("config_class, model_class", UPSTREAMS)
-def test_nas_cp_folds_to_smaller_matrices_of_the_same_function(config_class, model_class, tiny_config):
-    model = tiny_model(tiny_config, config_class, model_class)
+@pytest.mark.parametrize("config_class, model_class, fields, layers", UPSTREAMS)
+def test_nas_cp_folds_to_smaller_matrices_of_the_same_function(config_class, model_class, fields, layers, tiny_config):
+    layers = {"layers": layers} if layers else {}
+    model = tiny_model({**tiny_config, **fields}, config_class, model_class)
     empty = copy.deepcopy(model).eval()
-    names = list(find_linears(model))
-    method = attach(model, method="nas_cp", target_sparsity=0.6, nas_cp={"architecture_lr": 0.1})
+    method = attach(model, method="nas_cp", target_sparsity=0.6, nas_cp={"architecture_lr": 0.1}, **layers)
+    names, ties = list(method.gates), method.ties
     train(model, method, 12)
     model.eval()
     audio = torch.randn(2, 3200)
     masked = model(audio).last_hidden_state
     method.fold()
     torch.testing.assert_close(model(audio).last_hidden_state, masked, rtol=0, atol=0)
-    zeros = sum(int((linear.weight == 0).sum()) for linear in find_linears(model).values())
+    zeros = sum(int((model.get_submodule(name).weight == 0).sum()) for name in names)
     whole = sum(p.numel() for p in model.parameters())
-    left = compact(model, names)
+    left = compact(model, names, ties)
     torch.testing.assert_close(model(audio).last_hidden_state, masked, rtol=0, atol=1e-5)
     assert sum(p.numel() for p in model.parameters()) < whole - zeros  # the biases of removed rows go too
-    make_room(empty, left)
+    make_room(empty, left, ties)
     empty.load_state_dict(model.state_dict())
     torch.testing.assert_close(empty(audio).last_hidden_state, masked, rtol=0, atol=1e-5)
+
+
+def test_nas_cp_refuses_an_attention_in_which_a_channel_of_q_counts_without_that_of_k(tiny_config):
+    model = tiny_model(tiny_config, Wav2Vec2ConformerConfig, Wav2Vec2ConformerModel)  # relative positions
+    message = "of intermediate_dense and output_dense all have to be gated.* hold for .*layers.0.self_attn.linear_q"
+    with pytest.raises(UserError, match=message):
+        attach(model, method="nas_cp", target_sparsity=0.6)
+    with pytest.raises(UserError, match="linear_q has been made smaller, and shares its channels with no other layer"):
+        attach(model, method="dense", dense={"channels": {"encoder.layers.0.self_attn.linear_q": 3}})
 
 
 def test_nas_cp_resumes_its_search_and_its_choice(tiny_config):

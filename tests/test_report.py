@@ -14,6 +14,7 @@ from espnet_pinch.results import paper
 from espnet_pinch.results.experiment import Experiment, write_report
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import NO_TRANSCRIPTS, head_to_head
+from espnet_pinch.results.plots import plot_layers
 from espnet_pinch.results.significance import compare
 from espnet_pinch.results.sweep import read_runs, systems
 from espnet_pinch.results.tables import NOT_RUN, by_target, table1, table2
@@ -247,3 +248,12 @@ def test_without_any_run_the_report_is_the_papers(tmp_path, monkeypatch):
     assert "| HuBERT-large, self-pinching (90 %) | 100 | 43.48 | not run |" in page
     with pytest.raises(FileNotFoundError, match="the experiment folder .*gone does not exist"):
         run(monkeypatch, "--exp", tmp_path / "gone")
+
+
+def test_the_picture_of_layers_has_the_short_names_of_their_family_in_its_order(tmp_path):
+    linears = ["self_attn.linear_q", "ffn2.output_dense", "of_my_own", "ffn1.intermediate_dense"]
+    counts = {"weights": 4, "pruned": 1}
+    plot_layers({f"encoder.layers.{i}.{name}": counts for i in range(2) for name in linears}, tmp_path / "layers")
+    svg = (tmp_path / "layers.svg").read_text()
+    places = [svg.index(f"<!-- {name} -->") for name in ("ffn1 fc1", "q", "ffn2 fc2", "of_my_own")]
+    assert places == sorted(places)

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy.stats import entropy
-from transformers import Wav2Vec2Config
+from transformers import Wav2Vec2Config, Wav2Vec2ConformerConfig
 
 import espnet_pinch
 from espnet_pinch.asr.decode import transcribe
@@ -30,10 +30,12 @@ Q_PROJ = "frontend.upstream.encoder.layers.0.attention.q_proj.weight"
 AUDIO = noise(2)
 
 
-def make_model(config: dict, mask: bool = True, sparsity: float = 0.85, odd: bool = True) -> PruningASRModel:
+def make_model(
+    config: dict, mask: bool = True, sparsity: float = 0.85, odd: bool = True, config_class=Wav2Vec2Config
+) -> PruningASRModel:
     """A random model, every gated layer pruned by magnitude; where ``odd``, one has no zeros and one nothing else."""
     built = {
-        "config": config_as_dict(Wav2Vec2Config(**{**config, "vocab_size": len(TOKENS)})),
+        "config": config_as_dict(config_class(**{**config, "vocab_size": len(TOKENS)})),
         "processing": {"sampling_rate": 16000, "do_normalize": True, "return_attention_mask": mask},
     }
     model = assemble(UpstreamFrontend("", built=built), TOKENS, {"method": "dense"}).eval()
@@ -140,22 +142,28 @@ def test_a_mask_may_end_within_a_byte():
         decode(parts, weight.shape)
 
 
-def test_smaller_matrices_are_kept_small(tiny_config, tmp_path):
-    model = make_model({**tiny_config, "feat_extract_norm": "layer"})
+@pytest.mark.parametrize(
+    "config_class, fields", [(Wav2Vec2Config, {}), (Wav2Vec2ConformerConfig, {"position_embeddings_type": "rotary"})]
+)
+def test_smaller_matrices_are_kept_small(config_class, fields, tiny_config, tmp_path):
+    config = {**tiny_config, **fields, "feat_extract_norm": "layer"}
+    model = make_model(config, config_class=config_class)
     with torch.no_grad():
         for name, layer in gated_layers(model).items():
             layer.weight.normal_()
-            columns = name.endswith(("out_proj", "output_dense"))
+            columns = name.endswith(("out_proj", "linear_out", "output_dense"))
             (layer.weight.T if columns else layer.weight)[::3] = 0
             if not columns:
                 layer.bias[::3] = 0
     before = batch_logits(model, AUDIO)
-    channels = compact(model.frontend.upstream, gated_layers(model))
+    channels = compact(model.frontend.upstream, gated_layers(model), model.pruning.ties)
     object.__setattr__(model.pruning.settings, "channels", channels)
     figures = write_sparse(tmp_path / "m.safetensors", model)
     again = espnet_pinch.load(tmp_path / "m.safetensors")
     assert states_equal(again, model) and figures["masked"] == 0
-    assert figures["dense_bytes"] < 4 * sum(p.numel() for p in make_model(tiny_config).parameters())
+    assert figures["dense_bytes"] < 4 * sum(
+        p.numel() for p in make_model(config, config_class=config_class).parameters()
+    )
     for a, b in zip(batch_logits(again, AUDIO), before):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     write_sparse(tmp_path / "m8.safetensors", model, "int8")

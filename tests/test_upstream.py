@@ -6,19 +6,25 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForCTC,
     Data2VecAudioConfig,
     HubertConfig,
+    UniSpeechConfig,
+    UniSpeechSatConfig,
     Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
     WavLMConfig,
 )
 
+from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream, save_ctc_model
+from espnet_pinch.core.attach import find_linears
 
 LETTERS = list("EATOIN")
 
@@ -75,6 +81,16 @@ CASES = [
     ),
     (WavLMConfig, {"feat_extract_norm": "group"}, {"do_normalize": False, "return_attention_mask": True}),
     (Data2VecAudioConfig, {}, {"do_normalize": True, "return_attention_mask": True}),
+    (UniSpeechConfig, {"feat_extract_norm": "group"}, {"do_normalize": True, "return_attention_mask": False}),
+    (UniSpeechSatConfig, {"feat_extract_norm": "layer"}, {"do_normalize": True, "return_attention_mask": True}),
+    *(
+        (
+            Wav2Vec2ConformerConfig,
+            {"feat_extract_norm": "layer", "position_embeddings_type": positions},
+            {"do_normalize": True, "return_attention_mask": True},
+        )
+        for positions in ("relative", "rotary")
+    ),
 ]
 
 
@@ -84,6 +100,29 @@ CASES = [
 def test_logits_are_transformers_own(tmp_path, tiny_config, config_class, fields, processing, lengths, blank_last):
     model, processor = save(tmp_path, config_class(**{**tiny_config, **fields}), blank_last, **processing)
     assert compare(tmp_path, model, processor, lengths) < 1e-4
+
+
+@pytest.mark.parametrize("config_class, fields, processing", CASES)
+def test_every_linear_of_a_block_is_gated_but_those_of_positions(tiny_config, config_class, fields, processing):
+    model = AutoModel.from_config(config_class(**{**tiny_config, **fields}))
+    linears = {name for name, m in model.encoder.layers.named_modules() if isinstance(m, torch.nn.Linear)}
+    wanted = {name for name in linears if not name.endswith(("linear_pos", "gru_rel_pos_linear"))}
+    family = find_family(model.config.model_type)
+    gated = find_linears(model, family.layers)
+    assert {name.removeprefix("encoder.layers.") for name in gated} == wanted
+    assert len(wanted) == 2 * (8 if "conformer" in model.config.model_type else 6)
+    assert {name.partition("layers.")[2].partition(".")[2] for name in gated} == set(family.short_names)
+    assert len(set(family.short_names.values())) == len(family.short_names)
+
+
+@pytest.mark.parametrize("config_class, fields, processing", CASES)
+def test_frames_are_counted_as_transformers_counts_them(tiny_config, config_class, fields, processing):
+    model = AutoModel.from_config(config_class(**{**tiny_config, **fields}))
+    family, lengths = find_family(model.config.model_type), torch.arange(1000)
+    frames = family.frames_of(model.config, lengths)
+    assert torch.equal(frames, model._get_feat_extract_output_lengths(lengths))
+    assert frames.tolist() == [family.frames_of(model.config, n) for n in range(1000)]
+    assert family.stride(model.config) == 320
 
 
 @pytest.mark.slow
@@ -176,8 +215,13 @@ def test_wrong_folders_are_named(tmp_path, tiny_wav2vec2):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "bert" / "model.safetensors").touch()
-    with pytest.raises(ValueError, match="of type bert"):
+    with pytest.raises(ValueError, match="of type bert; supported: wav2vec2, hubert.*wav2vec2-conformer"):
         load_upstream(str(tmp_path / "bert"))
+    (tmp_path / "adapted").mkdir()
+    Wav2Vec2Config(add_adapter=True).save_pretrained(tmp_path / "adapted")
+    (tmp_path / "adapted" / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="adapted has convolutional adapters on top"):
+        load_upstream(str(tmp_path / "adapted"))
     Wav2Vec2Model(tiny_wav2vec2).save_pretrained(tmp_path / "small")
     tiny_wav2vec2.num_hidden_layers = 3
     tiny_wav2vec2.save_pretrained(tmp_path / "small")
@@ -190,9 +234,13 @@ def test_wrong_folders_are_named(tmp_path, tiny_wav2vec2):
 @pytest.mark.parametrize("config_class, fields, processing", CASES)
 def test_a_batch_shorter_than_specaugments_mask_is_not_masked(tmp_path, tiny_config, config_class, fields, processing):
     masks = {"mask_time_prob": 0.5, "mask_time_length": 10, "hidden_dropout": 0.0, "attention_dropout": 0.0}
-    masks |= {"activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0}
+    masks |= {"activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0, "conformer_conv_dropout": 0.0}
     save(tmp_path, config_class(**{**tiny_config, **fields, **masks}), **processing)
     frontend = UpstreamFrontend(str(tmp_path))
+    for module in frontend.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.train = lambda mode, module=module: module  # it computes something else in training mode
+            module.training = False
     speech, lengths = torch.randn(2, 3328), torch.tensor([3328, 1760])  # 11 frames and 6
     short, shorter = speech[:, :2900], lengths.clamp(max=2900)  # 9 frames
     wanted = frontend.eval()(short, shorter)[0]

@@ -13,7 +13,6 @@ from espnet_pinch.asr.safe_load import damage, load
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
-from espnet_pinch.core.settings import MethodSettings
 from espnet_pinch.data.source import write_record
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder, write_json
@@ -79,7 +78,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     has removed whole channels, ``model.pth`` has smaller matrices without them, and the counts have the number of
     its parameters as ``params_stored``; ``hf/`` has them as zeros, transformers knowing no heads of unequal width.
     """
-    layers = args.pruning.get("layers", MethodSettings.layers)
+    layers, ties = model.pruning.settings.layers, model.pruning.ties
     extra = sum(p.numel() for p in model.pruning.new_parameters())
     structured = model.pruning.structured
     model.pruning.land()  # the mean of checkpoints may have left the target
@@ -92,7 +91,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
         if any((frontend.source or {}).values()):
             write_record(new / "hf", frontend.source)
         if structured:
-            pruning["dense"] = {"channels": compact(frontend.upstream, counts["layers"])}
+            pruning["dense"] = {"channels": compact(frontend.upstream, counts["layers"], ties)}
         counts["params_stored"] = sum(p.numel() for p in model.parameters())
         torch.save(model.state_dict(), new / "model.pth")
         write_json(new / "parameters.json", counts)

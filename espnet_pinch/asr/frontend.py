@@ -6,6 +6,7 @@ import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from torch import Tensor, nn
 
+from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.upstream import WaveformProcessing, config_as_dict, load_upstream, model_from_dict
 from espnet_pinch.data.source import read_record
 
@@ -44,9 +45,10 @@ class UpstreamFrontend(AbsFrontend):
             self.processing = WaveformProcessing(**built["processing"])
             self.source = built.get("source")
             self._head = [None]
-        self.dropout = nn.Dropout(self.upstream.config.final_dropout)
+        self.family = find_family(self.upstream.config.model_type)
+        self.dropout = nn.Dropout(self.family.dropout(self.upstream.config))
         if freeze_feature_encoder:
-            self.upstream.feature_extractor._freeze_parameters()
+            self.family.freeze_feature_encoder(self.upstream)
 
     @property
     def built(self) -> dict:
@@ -62,14 +64,8 @@ class UpstreamFrontend(AbsFrontend):
         head, self._head = self._head[0], [None]
         return head
 
-    @property
-    def masks_frames(self) -> bool:
-        """Whether SpecAugment masks frames in training; data2vec-audio's configuration has no switch for it."""
-        config = self.upstream.config
-        return getattr(config, "apply_spec_augment", True) and config.mask_time_prob > 0
-
     def output_size(self) -> int:
-        return self.upstream.config.hidden_size
+        return self.family.output_size(self.upstream.config)
 
     def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -84,12 +80,8 @@ class UpstreamFrontend(AbsFrontend):
         if self.processing.do_normalize:
             # Without a mask, transformers' processor takes the padding of a batch into mean and variance too.
             speech = normalize_waveform(speech, valid if mask is not None else torch.ones_like(valid))
-        frames = self.upstream._get_feat_extract_output_lengths(lengths)
-        masked = None
-        if self.training and self.masks_frames and int(frames.max()) < self.upstream.config.mask_time_length:
-            # transformers refuses such a batch. None of it is masked, just as a short row of a longer batch is not.
-            masked = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool, device=speech.device)
-        hidden = self.upstream(speech, attention_mask=mask, mask_time_indices=masked).last_hidden_state  # (B, T', D)
+        frames = self.family.frames_of(self.upstream.config, lengths)
+        hidden = self.family.hidden_states(self.upstream, speech, mask, frames)  # (B, T', D)
         return self.dropout(hidden), frames
 
 

@@ -14,6 +14,8 @@ from espnet_pinch.core.registry import build_method
 class PruningASRModel(ESPnetASRModel):
     """CTC on an ``UpstreamFrontend``, whose Transformer layers the pruning method gates.
 
+    Which layers these are, the upstream's family says where ``pruning`` does not.
+
     In training the penalty is added to the loss. In validation it is not; instead the errors of greedy decoding
     are counted, per utterance, so that ``PruningTrainer`` can form the corpus' error rates.
 
@@ -25,8 +27,9 @@ class PruningASRModel(ESPnetASRModel):
     def __init__(self, pruning: dict, **kwargs):
         kwargs = {"ctc_weight": 1.0, "report_cer": False, "report_wer": False, **kwargs}
         super().__init__(**kwargs)
-        self.pruning = build_method(pruning)
-        self.pruning.attach(self.frontend.upstream)
+        family, upstream = self.frontend.family, self.frontend.upstream
+        self.pruning = build_method({"layers": family.layers, **pruning})
+        self.pruning.attach(upstream, ties=family.ties(upstream.config))
         self._errors: dict[str, float] = {}
 
     def forward(

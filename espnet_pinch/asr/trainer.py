@@ -91,8 +91,8 @@ class PruningTrainer(Trainer):
         for scheduler in schedulers:
             if isinstance(scheduler, LinearWarmupDecay):
                 scheduler.set_total_steps(steps)
-        if model.frontend.upstream.config.layerdrop or not model.frontend.masks_frames:
-            # Layers that are dropped, or the vector that masks frames, get no gradient: several processes have to know.
+        if model.frontend.family.leaves_out_parameters(model.frontend.upstream.config):
+            # Some get no gradient: several processes have to know.
             trainer_options = dataclasses.replace(trainer_options, unused_parameters=True)
         cls.options, cls.middle, cls.reporter = trainer_options, None, Reporter()
         cls.skipped, cls.empty_layers = Skipped(trainer_options.max_skipped_steps), frozenset()

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME
 
+from espnet_pinch.asr.family import all_families, find_family
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
 from espnet_pinch.asr.weight_files import weight_names
@@ -29,10 +30,6 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_json
 
 RATES = range(1000, 1_000_000)  # Hz
-MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
-
-# A learned vector that only SpecAugment's masking uses; some published checkpoints were saved without it.
-MAY_BE_MISSING = ("masked_spec_embed",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +80,14 @@ def read_config(upstream: str) -> PretrainedConfig:
     except Exception as error:  # transformers checks the fields, and raises many kinds
         reason = re.split(r"\n\S|\. ", str(error))[0]
         raise UserError(
-            f"{upstream} is not a model of type {', '.join(MODEL_TYPES)}: {' '.join(reason.split())}"
+            f"{upstream} is not a model of type {', '.join(all_families())}: {' '.join(reason.split())}"
         ) from None
-    if config.model_type not in MODEL_TYPES:
-        raise UserError(f"{upstream} is a model of type {config.model_type}; supported: {', '.join(MODEL_TYPES)}")
-    if getattr(config, "add_adapter", False):
-        raise UserError(f"{upstream} has convolutional adapters on top (add_adapter), which are not supported")
+    try:
+        objection = find_family(config.model_type).objection(config)
+    except UserError as error:
+        raise UserError(f"{upstream} is {error}") from None
+    if objection:
+        raise UserError(f"{upstream} has {objection}")
     return config
 
 
@@ -96,7 +95,7 @@ def has_ctc_head(upstream: str, config: PretrainedConfig) -> bool:
     """Whether the checkpoint has a CTC head; where config.json does not say, its weights do."""
     if config.architectures:
         return any(name.endswith("ForCTC") for name in config.architectures)
-    return "lm_head.weight" in weight_names(upstream)
+    return f"{find_family(config.model_type).head}.weight" in weight_names(upstream)
 
 
 def require_ctc_head(upstream: str) -> None:
@@ -112,7 +111,7 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
     """The waveform processing of the checkpoint's own processor.
 
     A folder without preprocessor_config.json gets transformers' defaults for such a model: normalised, and masked
-    where the convolutions are layer-normalised.
+    where its family says so.
     """
     files = [Path(upstream) / name for name in (FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME)]
     try:
@@ -121,7 +120,7 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
         there = next((file for file in files if file.is_file()), None)
         if there:
             raise UserError(f"{there} cannot be read: {' '.join(str(error).split())}") from None
-        masked = getattr(config, "feat_extract_norm", "layer") == "layer"
+        masked = find_family(config.model_type).masks_padding(config)
         logging.warning(f"{upstream} has no preprocessor_config.json: waveform normalised, attention mask {masked}")
         return WaveformProcessing(return_attention_mask=masked)
     rate = processor.sampling_rate
@@ -162,7 +161,7 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
     processing = read_processing(upstream, config)
     if not ctc:
         return Upstream(model, processing)
-    head = model.lm_head
+    head = getattr(model, find_family(config.model_type).head)
     try:
         tokens, rows = read_tokens(upstream, config)
     except FileNotFoundError as error:
@@ -176,14 +175,15 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
 
 def _check_fit(upstream: str, config: PretrainedConfig, info: dict) -> None:
     """Raises ValueError where transformers has found weights missing, or of other shapes than the model's."""
+    family = find_family(config.model_type)
     shapes = {name: (list(have), list(want)) for name, have, want in info["mismatched_keys"]}
-    have, want = shapes.get("lm_head.weight", ([0], [0]))
+    have, want = shapes.get(f"{family.head}.weight", ([0], [0]))
     if have[0] != want[0]:
         raise UserError(
             f"the CTC head in the weights of {upstream} has {have[0]} rows, its config.json says {want[0]} (vocab_size)"
         )
     wrong = [f"{name} is {have}, not {want}" for name, (have, want) in sorted(shapes.items())]
-    wrong += [f"{name} is missing" for name in sorted(info["missing_keys"]) if not name.endswith(MAY_BE_MISSING)]
+    wrong += [f"{name} is missing" for name in sorted(info["missing_keys"]) if not name.endswith(family.may_be_missing)]
     if wrong:
         raise UserError(f"the weights of {upstream} do not fit its config.json: {len(wrong)} wrong, first: {wrong[0]}")
 
@@ -204,6 +204,19 @@ def config_as_dict(config: PretrainedConfig) -> dict:
 def model_from_dict(config: dict) -> PreTrainedModel:
     """A model without head of the given configuration, its weights not yet loaded. Fetches nothing."""
     return AutoModel.from_config(AutoConfig.for_model(**config))
+
+
+def fill_buffers(model: PreTrainedModel) -> None:
+    """Give a model of the meta device the buffers that are computed and not saved, such as an embedding of positions.
+
+    transformers computes them wherever it initialises the module that holds them, which here has no weights.
+    """
+    for module in model.modules():
+        unsaved = [name for name in module._non_persistent_buffers_set if module._buffers[name].is_meta]
+        for name in unsaved:
+            module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+        if unsaved:
+            model._init_weights(module)
 
 
 def save_ctc_model(
@@ -229,7 +242,7 @@ def save_ctc_model(
     config.dtype = "float32"
     ctc = AutoModelForCTC.from_config(config)
     setattr(ctc, ctc.base_model_prefix, model)
-    ctc.lm_head = head
+    setattr(ctc, find_family(config.model_type).head, head)
     ctc.save_pretrained(folder)
     for path in Path(folder).iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner can read

@@ -1,9 +1,11 @@
 """Stage 2: token list, and the sets as the trainer reads them."""
 
 import argparse
+import functools
 from collections import Counter
 from pathlib import Path
 
+from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.upstream import has_ctc_head, read_config, require_ctc_head
 from espnet_pinch.asr.vocabulary import read_tokens
 from espnet_pinch.bin import run_main
@@ -50,7 +52,8 @@ def main() -> None:
     spelling = Spelling(tokens)
     sets = {name: spelled(utterances, spelling) for name, utterances in sets.items()}
     unknown.check(sets[args.train_set], spelling, args.train_set)
-    limits = Limits(args.min_wav_duration, args.max_wav_duration, config.conv_kernel, config.conv_stride)
+    frames_of = functools.partial(find_family(config.model_type).frames_of, config)
+    limits = Limits(args.min_wav_duration, args.max_wav_duration, frames_of)
     counts: dict[str, Counter[str]] = {}
     for name, utterances in sets.items():
         counts[name] = spelling.unknown(u.text for u in utterances)

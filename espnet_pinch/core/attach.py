@@ -6,8 +6,8 @@ from torch import nn
 
 from espnet_pinch.errors import UserError
 
-# The six linears of every Transformer block of wav2vec2, HuBERT, WavLM and data2vec-audio in transformers:
-# q, k, v and out of the attention, fc1 and fc2 of the feed-forward network.
+# What is gated where nothing else is said: q, k, v and out of the attention, fc1 and fc2 of the feed-forward network,
+# by the names that most speech models of transformers give them.
 TRANSFORMER_LINEARS = (
     r"(^|\.)encoder\.layers\.\d+\."
     r"(attention\.(q_proj|k_proj|v_proj|out_proj)|feed_forward\.(intermediate_dense|output_dense))$"

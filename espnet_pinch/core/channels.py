@@ -5,7 +5,7 @@ of fc1 with column n of fc2 (arXiv 2505.22608, section 4).
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,31 @@ from torch import Tensor, nn
 from espnet_pinch.core.attach import replace_module
 from espnet_pinch.errors import UserError
 
-# Names of transformers: layers whose rows, and the layer whose columns are the channels.
-ATTENTION = (("q_proj", "k_proj", "v_proj"), "out_proj")
-FEED_FORWARD = (("intermediate_dense",), "output_dense")
+
+@dataclasses.dataclass(frozen=True)
+class Tied:
+    """How the layers of one network of a block that share their channels are called in it.
+
+    Attributes:
+        rows: layers whose output channels these are; an even number of layers with ``column``, see ``Channels.pairs``.
+        column: the layer whose input channels they are.
+        full_width: what lies between the layers needs every channel, as an attention's heads do; a channel without
+            weights is there as zeros.
+    """
+
+    rows: tuple[str, ...]
+    column: str
+    full_width: bool = False
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.rows)} and {self.column}"
+
+
+# Of the layers that are gated where nothing else is said.
+TRANSFORMER_TIES = (
+    Tied(("q_proj", "k_proj", "v_proj"), "out_proj", full_width=True),
+    Tied(("intermediate_dense",), "output_dense"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +62,11 @@ class Channels:
         return [self.members[i : i + 2] for i in range(0, len(self.members), 2)]
 
 
-def find_channels(names: Iterable[str]) -> list[Channels]:
+def find_channels(names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES) -> list[Channels]:
     """Group linear layers by the channels they share, in the order of ``names``.
+
+    Args:
+        ties: of the model; they have no name of a layer in common.
 
     Raises:
         ValueError: a layer whose partners are not among ``names``.
@@ -50,15 +75,16 @@ def find_channels(names: Iterable[str]) -> list[Channels]:
     found: dict[str, Channels] = {}
     for name in names:
         parent, _, own = name.rpartition(".")
-        for rows, column in (ATTENTION, FEED_FORWARD):
-            if own in (*rows, column):
-                found[parent] = Channels(tuple(f"{parent}.{row}" for row in rows), f"{parent}.{column}")
+        for tied in ties:
+            if own in (*tied.rows, tied.column):
+                rows = tuple(f"{parent}.{row}" for row in tied.rows)
+                found[f"{parent}.{tied.column}"] = Channels(rows, f"{parent}.{tied.column}")
     grouped = [member for group in found.values() for member in group.members]
     left_out = [member for member in grouped if member not in names] or [n for n in names if n not in grouped]
     if left_out:
         raise UserError(
-            "channels are tied: of an attention q, k, v and out, of a feed-forward network fc1 and fc2 have to be "
-            f"gated together and nothing else; this does not hold for {left_out[0]}"
+            f"channels are tied: of {', and of '.join(map(str, ties)) or 'no layers here'} all have to be gated, and "
+            f"no other layer; this does not hold for {left_out[0]}"
         )
     return list(found.values())
 
@@ -121,28 +147,31 @@ class KeptColumns(nn.Module):
         return self.small.bias
 
 
-def make_room(model: nn.Module, channels: Mapping[str, int]) -> None:
+def make_room(model: nn.Module, channels: Mapping[str, int], ties: Sequence[Tied] = TRANSFORMER_TIES) -> None:
     """Give layers of ``model`` the shapes that ``compact`` has left them with, for a checkpoint to be loaded into.
 
     Args:
         channels: ``{layer: channels left}``, what ``compact`` returned.
+        ties: of the model.
+
+    Raises:
+        ValueError: a layer that shares its channels with no other.
     """
     for name, kept in channels.items():
         linear, own = model.get_submodule(name), name.rpartition(".")[2]
+        tied = next((tied for tied in ties if own in (*tied.rows, tied.column)), None)
+        if tied is None:
+            raise UserError(f"{name} has been made smaller, and shares its channels with no other layer")
         rows, columns = linear.weight.shape
-        if own in FEED_FORWARD[0]:
-            new = nn.Linear(columns, kept)
-        elif own == FEED_FORWARD[1]:
-            new = nn.Linear(kept, rows)
-        elif own in ATTENTION[0]:
-            new = KeptRows(columns, rows, kept)
+        if own == tied.column:
+            new = KeptColumns(columns, rows, kept) if tied.full_width else nn.Linear(kept, rows)
         else:
-            new = KeptColumns(columns, rows, kept)
+            new = KeptRows(columns, rows, kept) if tied.full_width else nn.Linear(columns, kept)
         replace_module(model, name, new.to(linear.weight))
 
 
 @torch.no_grad()
-def compact(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
+def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES) -> dict[str, int]:
     """Take the channels out of ``model`` that compute nothing; it computes the same with fewer parameters.
 
     A channel of q and k goes where either has nothing but zeros in it, and so does one of v and out; a channel of
@@ -150,12 +179,12 @@ def compact(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
 
     Args:
         model: with folded layers.
-        names: the layers, as of ``find_channels``.
+        names, ties: the layers, as of ``find_channels``.
 
     Returns: ``{layer: channels left}``.
     """
     left: dict[str, int] = {}
-    for group in find_channels(names):
+    for group in find_channels(names, ties):
         linears = {name: model.get_submodule(name) for name in group.members}
         alive = {name: _alive_rows(linears[name]) for name in group.rows}
         alive[group.column] = (linears[group.column].weight != 0).any(0)
@@ -164,7 +193,7 @@ def compact(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
             if kept.numel() == 0:
                 kept = kept.new_zeros(1)  # a matrix without rows is no use to anyone; a row of zeros does no harm
             left.update(dict.fromkeys(pair, kept.numel()))
-            make_room(model, {name: kept.numel() for name in pair})
+            make_room(model, {name: kept.numel() for name in pair}, ties)
             for name in pair:
                 old, new = linears[name], model.get_submodule(name).train(linears[name].training)
                 if hasattr(new, "kept"):

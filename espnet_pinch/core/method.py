@@ -2,12 +2,13 @@
 
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied
 from espnet_pinch.core.settings import MethodSettings
 
 # Optimizer steps without the new parameters, and none with them, after which they were surely forgotten.
@@ -38,23 +39,25 @@ class PruningMethod(nn.Module):
         self.settings = self.settings_class(**settings)
         self.total_steps: int | None = None  # optimizer steps of the whole run
         self.step = 0  # optimizer steps done
+        self.ties: Sequence[Tied] = TRANSFORMER_TIES
         self._model: list[nn.Module] = []  # in a list: the method is no parent of it
         self._begun = self._asked = -1  # the steps that a forward pass has begun, and that penalty() was called in
         self._steps_without = 0  # of optimizers that hold the model's parameters and not the new ones
 
     # -- what a training loop calls
 
-    def attach(self, model: nn.Module, total_steps: int | None = None) -> None:
+    def attach(self, model: nn.Module, total_steps: int | None = None, ties: Sequence[Tied] = TRANSFORMER_TIES) -> None:
         """Put the method's gates into ``model``.
 
         Args:
             model: whose forward pass the training calls; or a part of it that is called in every forward pass.
             total_steps: optimizer steps of the whole run. A schedule needs it, at the first step at the latest.
+            ties: the model's layers that share channels, for a method that prunes channels.
 
         Raises:
             ValueError: no layer matches the settings.
         """
-        self.total_steps = total_steps
+        self.total_steps, self.ties = total_steps, ties
         self._model = [model]
         self.put_gates(model)
         self._hook = model.register_forward_pre_hook(self._before_forward)

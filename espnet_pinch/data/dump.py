@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import kaldiio
@@ -11,7 +11,7 @@ import soundfile
 from espnet_pinch.data.audio import UNKNOWN, read_file
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.spelling import Spelling, UnknownCharacters
-from espnet_pinch.data.tokens import frames_needed, frames_of
+from espnet_pinch.data.tokens import frames_needed
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
@@ -24,13 +24,12 @@ class Limits:
 
     Attributes:
         min_seconds, max_seconds: bounds of the audio's length.
-        kernels, strides: of the upstream's convolutions, to count frames.
+        frames_of: how many frames the upstream makes of a number of samples.
     """
 
     min_seconds: float
     max_seconds: float
-    kernels: Sequence[int]
-    strides: Sequence[int]
+    frames_of: Callable[[int], int]
 
     def reason_to_drop(self, u: Utterance) -> str | None:
         """Why CTC cannot or should not be trained on ``u``; None if it can."""
@@ -40,7 +39,7 @@ class Limits:
             return "too short"
         if u.seconds > self.max_seconds:
             return "too long"
-        if frames_of(u.samples, self.kernels, self.strides) < frames_needed(u.text):
+        if self.frames_of(u.samples) < frames_needed(u.text):
             return "more characters than frames"
         return None
 
@@ -70,7 +69,7 @@ def prepare_training_set(
 def check_test_set(utterances: list[Utterance], limits: Limits, name: str) -> None:
     """Raises ValueError where an utterance of a test set, none of which is dropped, is shorter than one frame."""
     for u in utterances:
-        if frames_of(u.samples, limits.kernels, limits.strides) < 1:
+        if limits.frames_of(u.samples) < 1:
             raise UserError(f"{name}: utterance {u.id} has {u.samples} samples, too few for one frame")
 
 

@@ -77,10 +77,3 @@ def write_tokens(path: str | os.PathLike, tokens: Sequence[str]) -> None:
 def frames_needed(text: str) -> int:
     """Least number of frames that CTC can align a transcript to: its length, and a blank between equal neighbours."""
     return len(text) + sum(a == b for a, b in zip(text, text[1:]))
-
-
-def frames_of(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """Frames that the convolutional feature extractor makes of a waveform."""
-    for kernel, stride in zip(kernels, strides):
-        samples = (samples - kernel) // stride + 1
-    return samples

@@ -1,6 +1,5 @@
 """Transcribe sound files of any rate, format and length: resampled, mixed down, in overlapping chunks."""
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -11,7 +10,6 @@ from scipy.signal import resample_poly
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
-from espnet_pinch.data.tokens import frames_of
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import open_sound
 
@@ -74,11 +72,12 @@ def transcribe_file(
         OSError, ValueError: as ``read_chunks``; or it is too short for one frame.
     """
     config, rate = model.frontend.upstream.config, model.frontend.processing.sampling_rate
-    ratio = math.prod(config.conv_stride)  # samples from one frame to the next
+    family = model.frontend.family
+    ratio = family.stride(config)  # samples from one frame to the next
     best, seconds = [], 0.0
     for samples, first, last in read_chunks(path, rate, chunk, stride):
         new = len(samples) / rate - (0 if first else 2 * stride)
-        if frames_of(len(samples), config.conv_kernel, config.conv_stride) < 1:
+        if family.frames_of(config, len(samples)) < 1:
             raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
         speech = torch.from_numpy(samples)[None].to(device)
         hidden, _ = model.encode(speech, torch.tensor([len(samples)], device=device))

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 import torch
 from espnet2.asr.ctc import CTC
 from torch import nn
+from transformers import AutoConfig
 
+from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
-from espnet_pinch.asr.upstream import MODEL_TYPES, RATES
+from espnet_pinch.asr.upstream import RATES, fill_buffers
 from espnet_pinch.errors import UserError
 
 UPSTREAM = "frontend.upstream."  # what names in a model have before those of transformers
 EXTRA = "_extra_state"  # torch's name in a state_dict for what a module keeps besides tensors
-
-MOST_LAYERS = 1000  # to build more takes minutes, and no model has them
 
 
 def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) -> PruningASRModel:
@@ -64,14 +64,10 @@ def build(description: Mapping) -> PruningASRModel:
 
 def _check(description: Mapping) -> None:
     """Raises where building or running the model would fail late, or never end."""
-    config, processing = description["config"], description["processing"]
-    if config["model_type"] not in MODEL_TYPES:
-        raise UserError(f"a model of type {config['model_type']}")
-    for kind in ("hidden", "adapter"):
-        if (count := config.get(f"num_{kind}_layers") or 0) > MOST_LAYERS:
-            raise UserError(f"{count} {kind} layers")
-    if not all(stride >= 1 for stride in config["conv_stride"]):
-        raise UserError(f"convolutions with strides {config['conv_stride']}")
+    processing = description["processing"]
+    family = find_family(description["config"]["model_type"])
+    if objection := family.objection(AutoConfig.for_model(**description["config"])):
+        raise UserError(objection)
     if processing.get("sampling_rate", 16000) not in RATES:
         raise UserError(f"a sampling rate of {processing['sampling_rate']!r} Hz")
     re.compile(description["pruning"]["layers"])
@@ -95,6 +91,7 @@ def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningAS
         model.load_state_dict({**extra, **state}, strict=True, assign=True)
     except RuntimeError as error:
         raise UserError(one_line(error)) from None
+    fill_buffers(model.frontend.upstream)
     return model
 
 

@@ -39,16 +39,17 @@ def write_onnx(path: Path, model: PruningASRModel) -> None:
     rate = model.frontend.processing.sampling_rate
     example = (torch.randn(2, 2 * rate), torch.tensor([2 * rate, rate]))
     axes = {"speech": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
-    program = torch.onnx.export(
-        LogitsOfWaveform(model).eval(),
-        example,
-        input_names=list(axes),
-        output_names=["logits", "frames"],
-        dynamic_shapes=axes,
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with model.frontend.family.exporting(model.frontend.upstream):
+        program = torch.onnx.export(
+            LogitsOfWaveform(model).eval(),
+            example,
+            input_names=list(axes),
+            output_names=["logits", "frames"],
+            dynamic_shapes=axes,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # source lines of the machine that it was exported on
     program.model.metadata_props.update(tokens=json.dumps(model.token_list), sampling_rate=str(rate))

@@ -28,8 +28,10 @@ import math
 from fractions import Fraction
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from espnet_pinch.asr.architectures import ctc_model, pretraining_model
+from espnet_pinch.asr.family import find_family
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.registry import all_methods
 from espnet_pinch.core.settings import check_target_sparsity
@@ -56,13 +58,13 @@ class Counts:
     biases: int
 
 
-def count(model: nn.Module) -> Counts:
-    """Count a model, on whatever device.
+def count(model: PreTrainedModel) -> Counts:
+    """Count a model of transformers, on whatever device.
 
     Raises:
         ValueError: it has no linear layers that would be gated.
     """
-    linears = find_linears(model).values()
+    linears = find_linears(model, find_family(model.config.model_type).layers).values()
     return Counts(
         total=count_all(model),
         linears=len(linears),

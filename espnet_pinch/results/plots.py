@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which takes the caller's backend: no picture is shown
 
+from espnet_pinch.asr.family import short_names
 from espnet_pinch.files import whole_file
 
 
@@ -61,7 +62,7 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
 
 
 def plot_layers(layers: dict[str, dict], path: str | os.PathLike) -> None:
-    """Sparsity of every gated layer: blocks across, the six linears down.
+    """Sparsity of every gated layer: blocks across, the linears of a block down.
 
     Args:
         layers: ``{name: {"weights", "pruned"}}`` of ``count_parameters``; names such as
@@ -71,10 +72,10 @@ def plot_layers(layers: dict[str, dict], path: str | os.PathLike) -> None:
     blocks: dict[str, dict[str, float]] = {}
     for name, counts in layers.items():
         block, _, linear = name.rpartition("layers.")[2].partition(".")
-        blocks.setdefault(block, {})[linear.rpartition(".")[2]] = 100 * counts["pruned"] / counts["weights"]
+        blocks.setdefault(block, {})[linear] = 100 * counts["pruned"] / counts["weights"]
+    names = short_names()
     linears = list(dict.fromkeys(linear for row in blocks.values() for linear in row))
-    order = ["q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense"]
-    linears.sort(key=lambda name: order.index(name) if name in order else len(order))
+    linears.sort(key=lambda name: list(names).index(name) if name in names else len(names))
     values = np.array([[row.get(linear, np.nan) for row in blocks.values()] for linear in linears])
     figure = Figure(figsize=(1.8 + 0.75 * len(blocks), 1.2 + 0.5 * len(linears)), layout="constrained")
     axis = figure.subplots()
@@ -82,8 +83,7 @@ def plot_layers(layers: dict[str, dict], path: str | os.PathLike) -> None:
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if value < 60 else "black"
         axis.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
-    names = {"intermediate_dense": "fc1", "output_dense": "fc2"}
-    axis.set_yticks(range(len(linears)), [names.get(n, n.removesuffix("_proj")) for n in linears])
+    axis.set_yticks(range(len(linears)), [names.get(linear, linear) for linear in linears])
     axis.set_xticks(range(len(blocks)), list(blocks))
     axis.set_xlabel("Transformer block")
     figure.colorbar(image, label="sparsity, %")

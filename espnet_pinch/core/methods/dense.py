@@ -34,7 +34,7 @@ class Dense(PruningMethod):
     settings_class = DenseSettings
 
     def put_gates(self, model: nn.Module) -> None:
-        make_room(model, self.settings.channels)
+        make_room(model, self.settings.channels, self.ties)
 
     def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
         return self._begun == self.step  # nothing of the model need be trained

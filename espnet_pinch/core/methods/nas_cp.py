@@ -146,7 +146,7 @@ class NasChannels(PruningMethod):
     def put_gates(self, model: nn.Module) -> None:
         """Gate every matching layer; raises ValueError if none matches or a layer's channels are not tied."""
         linears = find_linears(model, self.settings.layers)
-        for group in find_channels(linears):
+        for group in find_channels(linears, self.ties):
             for name in group.members:
                 self.gates[name] = ChannelGate(linears[name], columns=name == group.column)
                 replace_module(model, name, self.gates[name])

@@ -1,0 +1,82 @@
+"""wav2vec2 and its relatives: convolutions on the waveform, Transformer blocks of six linears on their frames."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from espnet_pinch.asr.family import Family, register
+from espnet_pinch.core.attach import TRANSFORMER_LINEARS
+from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied
+
+MOST_LAYERS = 1000  # to build more takes minutes, and no model has them
+
+
+@register
+class Wav2Vec2(Family):
+    """Models in the shape of transformers' ``Wav2Vec2Model``."""
+
+    model_types = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+    layers = TRANSFORMER_LINEARS
+    short_names = {
+        "attention.q_proj": "q",
+        "attention.k_proj": "k",
+        "attention.v_proj": "v",
+        "attention.out_proj": "out",
+        "feed_forward.intermediate_dense": "fc1",
+        "feed_forward.output_dense": "fc2",
+    }
+    # A learned vector that only SpecAugment's masking uses; some published checkpoints were saved without it.
+    may_be_missing = ("masked_spec_embed",)
+
+    def ties(self, config) -> Sequence[Tied]:
+        return TRANSFORMER_TIES
+
+    def objection(self, config) -> str | None:
+        for kind in ("hidden", "adapter"):
+            if (count := getattr(config, f"num_{kind}_layers", None) or 0) > MOST_LAYERS:
+                return f"{count} {kind} layers"
+        if not all(stride >= 1 for stride in config.conv_stride):
+            return f"convolutions with strides {list(config.conv_stride)}"
+        if getattr(config, "add_adapter", False):
+            return "convolutional adapters on top (add_adapter), which are not supported"
+        return None
+
+    def frames_of(self, config, samples):
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride):
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def stride(self, config) -> int:
+        samples = 1
+        for stride in config.conv_stride:
+            samples *= stride
+        return samples
+
+    def output_size(self, config) -> int:
+        return config.hidden_size
+
+    def dropout(self, config) -> float:
+        return config.final_dropout
+
+    def masks_padding(self, config) -> bool:
+        return getattr(config, "feat_extract_norm", "layer") == "layer"
+
+    def freeze_feature_encoder(self, model: nn.Module) -> None:
+        model.feature_extractor._freeze_parameters()
+
+    def hidden_states(self, model: nn.Module, speech: Tensor, mask: Tensor | None, frames: Tensor) -> Tensor:
+        masked = None
+        if model.training and self._masks_frames(model.config) and int(frames.max()) < model.config.mask_time_length:
+            # transformers refuses such a batch. None of it is masked, just as a short row of a longer batch is not.
+            masked = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool, device=speech.device)
+        return model(speech, attention_mask=mask, mask_time_indices=masked).last_hidden_state
+
+    def leaves_out_parameters(self, config) -> bool:
+        # Blocks that are dropped, and the vector that masks frames.
+        return bool(config.layerdrop) or not self._masks_frames(config)
+
+    @staticmethod
+    def _masks_frames(config) -> bool:
+        # data2vec-audio's configuration has no switch for it.
+        return getattr(config, "apply_spec_augment", True) and config.mask_time_prob > 0

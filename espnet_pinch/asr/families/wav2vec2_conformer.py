@@ -1,0 +1,59 @@
+"""wav2vec2-conformer: wav2vec2 with Conformer blocks, of eight gated linears.
+
+The convolutions of a block are not gated, and neither is the projection of relative positions, which has no bias.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from espnet_pinch.asr.families.wav2vec2 import Wav2Vec2
+from espnet_pinch.asr.family import register
+from espnet_pinch.core.channels import Tied
+
+ATTENTION = Tied(("linear_q", "linear_k", "linear_v"), "linear_out", full_width=True)
+FEED_FORWARD = Tied(("intermediate_dense",), "output_dense")
+MOST_POSITIONS = 100_000  # of a table that the model holds; 50 are a second
+
+
+@register
+class Wav2Vec2Conformer(Wav2Vec2):
+    """Models in the shape of transformers' ``Wav2Vec2ConformerModel``."""
+
+    model_types = ("wav2vec2-conformer",)
+    layers = (
+        r"(^|\.)encoder\.layers\.\d+\."
+        r"(self_attn\.linear_(q|k|v|out)|ffn[12]\.(intermediate_dense|output_dense))$"
+    )
+    short_names = {
+        "ffn1.intermediate_dense": "ffn1 fc1",
+        "ffn1.output_dense": "ffn1 fc2",
+        "self_attn.linear_q": "q",
+        "self_attn.linear_k": "k",
+        "self_attn.linear_v": "v",
+        "self_attn.linear_out": "out",
+        "ffn2.intermediate_dense": "ffn2 fc1",
+        "ffn2.output_dense": "ffn2 fc2",
+    }
+
+    def objection(self, config) -> str | None:
+        if config.max_source_positions > MOST_POSITIONS:
+            return f"{config.max_source_positions} positions (max_source_positions)"
+        return super().objection(config)
+
+    def ties(self, config) -> Sequence[Tied]:
+        # Relative positions add a learnt vector to q, and multiply q with an embedding: where a channel of k is 0, that
+        # of q still counts, and the other way round.
+        relative = config.position_embeddings_type == "relative"
+        return (FEED_FORWARD,) if relative else (ATTENTION, FEED_FORWARD)
+
+    @contextmanager
+    def exporting(self, model: nn.Module) -> Iterator[None]:
+        # Relative positions are a bias of torch's fused attention, which torch.onnx cannot take apart at any length.
+        before = model.config._attn_implementation
+        model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before)
