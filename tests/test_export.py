@@ -22,7 +22,7 @@ from espnet_pinch.data.source import HUB, Source, read_record, write_record
 from espnet_pinch.data.tokens import write_tokens
 from espnet_pinch.export.check import Probe, noise
 from espnet_pinch.export.encoding import VALUES
-from espnet_pinch.export.onnx_file import check_onnx, write_onnx
+from espnet_pinch.export.formats.onnx import check_onnx, write_onnx
 from espnet_pinch.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
