@@ -213,6 +213,9 @@ def test_folders_without_a_model_get_one_line(experiment, exported, tmp_path, mo
     with pytest.raises(ValueError, match="model.pth"):
         espnet_pinch.load(tmp_path / "f")
     assert not (tmp_path / "owned").exists()
+    torch.save([torch.zeros(11)], tmp_path / "f" / "model.pth")
+    with pytest.raises(ValueError, match="model.pth holds no weights by name"):
+        espnet_pinch.load(tmp_path / "f")
     torch.save({"ctc.ctc_lo.bias": torch.zeros(11)}, tmp_path / "f" / "model.pth")
     with pytest.raises(ValueError, match="Missing key.*frontend.upstream"):
         espnet_pinch.load(tmp_path / "f")

@@ -122,6 +122,17 @@ def test_a_weight_that_is_not_finite_is_refused_whatever_the_format(toy, experim
         espnet_pinch.load(file)
 
 
+def test_a_format_that_does_not_say_who_loads_it_is_a_mistake_of_the_program(toy):
+    with pytest.raises(TypeError, match="the format Nameless does not say its library, snippet"):
+
+        @register
+        class Nameless(Format):
+            name = title = "nameless"
+            write = check = None
+
+    assert "nameless" not in all_formats()
+
+
 def test_newcomers_are_written_only_where_they_are_named(toy):
     assert [fmt.name for fmt in choose_formats()] == ["hf", "sparse", "onnx", "espnet"]
     assert [fmt.name for fmt in choose_formats(["toy", "sparse"])] == ["sparse", "toy"]
@@ -130,8 +141,11 @@ def test_newcomers_are_written_only_where_they_are_named(toy):
 def test_a_name_that_is_unknown_gets_one_line(toy, experiment, tmp_path):
     with pytest.raises(UserError, match="unknown format 'gguf'; there is: hf, sparse, onnx, espnet, openvino, toy"):
         export(experiment, tmp_path / "out", formats=["hf", "gguf"])
-    with pytest.raises(UserError, match="unknown values 'int4'; there is: fp32, fp16, bf16, int8, fp8"):
-        export(experiment, tmp_path / "out", values=["fp32", "int4"])
+    there_is = "cannot store values as 'int4'; there is: fp32, fp16, bf16, int8, fp8"
+    with pytest.raises(UserError, match=f"the formats sparse, toy {there_is}"):
+        export(experiment, tmp_path / "out", formats=["toy", "sparse"], values=["fp32", "int4"])
+    with pytest.raises(UserError, match="the formats hf cannot store values as 'fp16'; there is: no choice"):
+        export(experiment, tmp_path / "out", formats=["hf"], values=["fp16"])
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.errors import UserError
-from espnet_pinch.export.format import all_formats, all_values
+from espnet_pinch.export.format import all_formats, values_of
 from espnet_pinch.gpus import check_gpus
 
 
@@ -19,7 +19,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder to write; EXP/export where not given")
     parser.add_argument("--formats", nargs="+", choices=formats, default=[], help=f"{titles} [{defaults}]")
     parser.add_argument(
-        "--values", nargs="+", choices=all_values(), default=[], help=f"what weights are stored as [{chosen}]"
+        "--values",
+        nargs="+",
+        choices=values_of(formats.values()),
+        default=[],
+        help=f"what weights are stored as [{chosen}]",
     )
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="data directories to compare the formats on")
     parser.add_argument("--wer", action="store_true", help="score files of rounded weights on all of --data")

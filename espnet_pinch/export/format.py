@@ -11,7 +11,7 @@ import dataclasses
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,7 +31,7 @@ class Original:
         model: folded; formats leave it as it is.
         folded: its folder, as ``write_folded`` leaves it.
         probe: utterances, and the model's logits of them.
-        values: what the user wants weights stored as, where a format has a choice; empty for its defaults.
+        values: what the user wants weights stored as; a format with a choice that has none of them takes its defaults.
     """
 
     model: PruningASRModel
@@ -153,6 +153,9 @@ _found: dict[str, Format] = {}
 
 def register(build: type[Format]) -> type[Format]:
     """Decorate a subclass of ``Format`` to register it under its ``name``."""
+    missing = [field for field in ("name", "title", "library", "snippet") if not hasattr(build, field)]
+    if missing:
+        raise TypeError(f"the format {build.__name__} does not say its {', '.join(missing)}")
     _found[build.name] = build()
     return build
 
@@ -180,9 +183,9 @@ def choose_formats(names: Sequence[str] = ()) -> list[Format]:
     return chosen
 
 
-def all_values() -> list[str]:
-    """What weights can be stored as, in one format or another."""
-    return list(dict.fromkeys(value for fmt in all_formats().values() for value in fmt.values))
+def values_of(formats: Iterable[Format]) -> list[str]:
+    """What weights can be stored as, in one of the formats or another."""
+    return list(dict.fromkeys(value for fmt in formats for value in fmt.values))
 
 
 def loadable() -> str:

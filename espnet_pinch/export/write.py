@@ -16,7 +16,7 @@ from espnet_pinch.data.source import KEYS
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.card import write_card
 from espnet_pinch.export.check import Probe, noise
-from espnet_pinch.export.format import Original, all_values, choose_formats
+from espnet_pinch.export.format import Original, choose_formats, values_of
 from espnet_pinch.export.load import load
 from espnet_pinch.files import read_json, whole_folder, write_json
 from espnet_pinch.results.scoring import score_files
@@ -65,9 +65,11 @@ def export(
         ValueError: an exported file gives other logits or transcripts than the model; nothing is left in ``out``.
     """
     chosen = choose_formats(formats)
-    unknown = set(values) - set(all_values())
-    if unknown:
-        raise UserError(f"unknown values {min(unknown)!r}; there is: {', '.join(all_values())}")
+    possible = values_of(chosen)
+    for value in values:
+        if value not in possible:
+            which = f"the formats {', '.join(fmt.name for fmt in chosen)}"
+            raise UserError(f"{which} cannot store values as {value!r}; there is: {', '.join(possible) or 'no choice'}")
     folded = exp / "folded"
     for name in ("config.yaml", "model.pth", "parameters.json"):
         if not (folded / name).is_file():

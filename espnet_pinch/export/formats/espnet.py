@@ -78,7 +78,7 @@ def read_folded(folder: Path) -> PruningASRModel:
     Raises:
         UserError: damaged, of a model with gates, or the two files do not fit each other.
     """
-    from espnet_pinch.asr import safe_load
+    from espnet_pinch.asr.safe_load import load_weights
     from espnet_pinch.export.model import build, fill, one_line
 
     try:
@@ -89,10 +89,7 @@ def read_folded(folder: Path) -> PruningASRModel:
         raise UserError(f"{folder / 'config.yaml'} is not that of a folded model: {one_line(error)}") from None
     if description["pruning"].get("method") != "dense":
         raise UserError(f"{folder / 'config.yaml'} is that of a model with gates; give the folder folded/")
-    reason = safe_load.damage(folder / "model.pth")
-    if reason:
-        raise UserError(f"{folder / 'model.pth'} is damaged: {reason}")
-    state = safe_load.load(folder / "model.pth", map_location="cpu")
+    state = load_weights(folder / "model.pth")
     try:
         model = fill(build(description), state)
     except UserError as error:
