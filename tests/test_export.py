@@ -22,7 +22,7 @@ from espnet_pinch.data.source import HUB, Source, read_record, write_record
 from espnet_pinch.data.tokens import write_tokens
 from espnet_pinch.export.check import Probe, noise
 from espnet_pinch.export.encoding import VALUES
-from espnet_pinch.export.onnx_file import check_onnx, write_onnx
+from espnet_pinch.export.formats.onnx import check_onnx, write_onnx
 from espnet_pinch.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -213,6 +213,9 @@ def test_folders_without_a_model_get_one_line(experiment, exported, tmp_path, mo
     with pytest.raises(ValueError, match="model.pth"):
         espnet_pinch.load(tmp_path / "f")
     assert not (tmp_path / "owned").exists()
+    torch.save([torch.zeros(11)], tmp_path / "f" / "model.pth")
+    with pytest.raises(ValueError, match="model.pth holds no weights by name"):
+        espnet_pinch.load(tmp_path / "f")
     torch.save({"ctc.ctc_lo.bias": torch.zeros(11)}, tmp_path / "f" / "model.pth")
     with pytest.raises(ValueError, match="Missing key.*frontend.upstream"):
         espnet_pinch.load(tmp_path / "f")

@@ -21,8 +21,8 @@ from espnet_pinch.asr.upstream import config_as_dict
 from espnet_pinch.core.channels import compact
 from espnet_pinch.export.check import Probe, batch_logits, check_weights, noise
 from espnet_pinch.export.encoding import VALUES, decode, encode
+from espnet_pinch.export.formats.onnx import check_onnx, write_onnx
 from espnet_pinch.export.model import assemble, count_layers, gated_layers
-from espnet_pinch.export.onnx_file import check_onnx, write_onnx
 from espnet_pinch.export.sparse_file import KEY, _canonical, _crc32, read_sparse, sizes, write_sparse
 
 TOKENS = ["<blank>", "<s>", "<sos/eos>", "<unk>", "<space>", *"EATOIN"]

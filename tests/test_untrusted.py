@@ -24,7 +24,7 @@ from espnet_pinch.data.audio import omniio, read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.tokens import write_tokens
 from espnet_pinch.export.check import Probe
-from espnet_pinch.export.packed import check_packed, write_packed
+from espnet_pinch.export.formats.espnet import check_packed, write_packed
 
 ROOT = Path(__file__).parents[1]
 REFUSED = "holds (posix|nt).system, which is no tensor, number or text and could run code: refused"

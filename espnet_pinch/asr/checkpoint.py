@@ -9,7 +9,7 @@ import yaml
 import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
 from espnet_pinch.asr.espnet import ASRTask
 from espnet_pinch.asr.model import PruningASRModel
-from espnet_pinch.asr.safe_load import damage, load
+from espnet_pinch.asr.safe_load import load_weights
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
@@ -21,9 +21,10 @@ from espnet_pinch.files import whole_folder, write_json
 def load_model(
     config_file: str | os.PathLike, model_file: str | os.PathLike
 ) -> tuple[PruningASRModel, argparse.Namespace]:
-    """The model of a checkpoint, on the CPU, in eval mode, and its configuration.
+    """The model of a checkpoint, gates and all, on the CPU, in eval mode, and its configuration.
 
-    ESPnet's own loader lets missing and unexpected tensors pass; this one does not.
+    For folded models there is ``espnet_pinch.load``, which needs no options of a training. ESPnet's own loader lets
+    missing and unexpected tensors pass; neither of these does.
 
     Raises:
         FileNotFoundError: no such file.
@@ -31,10 +32,7 @@ def load_model(
     """
     with open(config_file, encoding="utf-8") as file:
         args = argparse.Namespace(**yaml.safe_load(file))
-    wrong = damage(model_file)
-    if wrong:
-        raise UserError(f"{model_file} is damaged: {wrong}")
-    state = load(model_file, map_location="cpu")
+    state = load_weights(model_file)
     model = ASRTask.build_model(args)
     try:
         model.load_state_dict(state, strict=True)

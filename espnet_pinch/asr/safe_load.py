@@ -54,6 +54,22 @@ def load(file, map_location=None, *_, mmap: bool | None = None, **__):
         raise UserError(f"{'the checkpoint' if path is None else path} {reason}") from None
 
 
+def load_weights(path: str | os.PathLike) -> dict:
+    """A model's ``state_dict`` out of a file that ``torch.save`` has written, on the CPU.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: as ``load``; a checksum is wrong, or there are no weights by name in it.
+    """
+    wrong = damage(path)
+    if wrong:
+        raise UserError(f"{path} is damaged: {wrong}")
+    state = load(path, map_location="cpu")
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} holds no weights by name")
+    return state
+
+
 @contextlib.contextmanager
 def tensors_only() -> Iterator[None]:
     """Inside, ``torch.load`` is ``load``: ESPnet unpickles whatever a checkpoint holds."""

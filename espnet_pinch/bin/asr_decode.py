@@ -3,15 +3,16 @@
 import argparse
 from pathlib import Path
 
-from espnet_pinch.asr.checkpoint import load_model
 from espnet_pinch.asr.decode import decode_data_dir
 from espnet_pinch.bin import run_main
+from espnet_pinch.export.format import loadable
+from espnet_pinch.export.load import load
 from espnet_pinch.gpus import check_gpus
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.asr_decode", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder with config.yaml and model.pth")
+    parser.add_argument("--model", type=Path, required=True, help=loadable())
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data directories")
     parser.add_argument("--out", type=Path, required=True, help="writes OUT/NAME/text for each data directory NAME")
     parser.add_argument("--batch_size", type=int, default=8)
@@ -19,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     device = "cuda" if args.ngpu else "cpu"
-    model, _ = load_model(args.model / "config.yaml", args.model / "model.pth")
+    model = load(args.model)
     model.to(device)
     for data in args.data:
         figures = decode_data_dir(model, data, args.out / data.name, args.batch_size, device)

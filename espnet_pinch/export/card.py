@@ -4,6 +4,7 @@ from pathlib import Path
 
 import espnet_pinch
 from espnet_pinch.data.source import named
+from espnet_pinch.export.format import Format, all_formats
 from espnet_pinch.results.experiment import markdown_table, significance_table, system_name
 
 # Where no record has the licence (files put there by hand, older experiments): as the model cards on the Hugging Face
@@ -17,61 +18,8 @@ LICENCES = {
 }
 UNKNOWN = "unknown: check"
 
-LOADING = {
-    "hf": """With transformers:
-
-```python
-from transformers import pipeline
-
-recognise = pipeline("automatic-speech-recognition", model="{folder}")
-print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a file, with ffmpeg
-```
-
-`AutoModelForCTC.from_pretrained` and `AutoProcessor.from_pretrained` work alike.""",
-    "sparse": """A sparse file, with espnet_pinch (its layout is documented in `espnet_pinch/export/sparse_file.py`):
-
-```python
-import espnet_pinch
-from espnet_pinch.asr.decode import transcribe
-
-model = espnet_pinch.load("{sparse}")
-[text] = transcribe(model, [samples])  # torch tensor (samples,), {rate} Hz
-print(text)
-```
-
-or on the command line: `espnet-pinch transcribe {sparse} speech.flac`""",
-    "onnx": """With onnxruntime; the waveform is normalised inside, tokens and sampling rate are in the metadata:
-
-```python
-import json
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession("model.onnx")
-tokens = json.loads(session.get_modelmeta().custom_metadata_map["tokens"])
-inputs = {{"speech": samples[None], "lengths": np.array([len(samples)])}}  # float32 (1, samples), {rate} Hz
-logits, frames = session.run(None, inputs)
-best = logits[0].argmax(-1)
-ids = [i for i, before in zip(best, [0, *best]) if i not in (0, before)]  # merge repeats, drop the blank
-print("".join(tokens[i] for i in ids).replace("<space>", " "))
-```""",
-    "espnet": """With ESPnet, where espnet_pinch is installed:
-
-```python
-import espnet_pinch.asr.task  # first: registers frontend and model
-from espnet2.bin.asr_inference import Speech2Text
-from espnet2.main_funcs.pack_funcs import unpack
-from espnet_pinch.asr.safe_load import tensors_only
-
-with tensors_only():  # ESPnet alone would run what a pickle tells it to
-    speech2text = Speech2Text(**unpack("espnet.zip", "unpacked"), ctc_weight=1.0, lm_weight=0.0, beam_size=5)
-print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
-```""",
-}
-
 UNTESTED = """- Speech of another kind than the corpus: other languages and accents, noise, far microphones, telephones.
 - Runtimes and versions other than those above; accelerators. Every comparison was made on a CPU.
-- ESPnet's beam search on the packed model was run and not compared: greedy search is what the error rates are of.
 - Bias, fairness and safety of the upstream, all of which the model inherits."""
 
 
@@ -84,29 +32,32 @@ def write_card(folder: Path, figures: dict, results: dict | None) -> None:
         results: the experiment's results.json; None where it has none.
     """
     licence = figures["upstream_source"]["licence"] or LICENCES.get(figures["upstream"], UNKNOWN)
-    formats = list(dict.fromkeys(entry["format"] for entry in figures["files"].values()))
-    sparse = [name for name, entry in figures["files"].items() if entry["format"] == "sparse"]
-    names = {"folder": "path/to/this/folder", "sparse": sparse[-1] if sparse else "", "rate": figures["sampling_rate"]}
+    files = {entry["format"]: name for name, entry in figures["files"].items()}  # of several in a format the last
+    formats = {fmt: files[name] for name, fmt in all_formats().items() if name in files}
     sections = [
-        _front_matter(figures, licence),
+        _front_matter(figures, licence, list(formats)),
         f"# {figures['name']}\n\n{_summary(figures, results, licence)}",
         f"## Error rates\n\n{_error_rates(figures, results)}",
         f"## Files\n\n{_files(figures)}",
-        "## How to load\n\n" + "\n\n".join(LOADING[name].format(**names) for name in formats),
+        "## How to load\n\n" + "\n\n".join(_loading(fmt, file, figures) for fmt, file in formats.items()),
         f"## Sparsity of every gated layer\n\n{_layers(figures)}",
         f"## What was checked\n\n{_checked(figures)}",
-        f"## What was not tested\n\n{UNTESTED}\n{_missing(figures)}",
+        "\n".join(["## What was not tested", "", UNTESTED, *_untested(figures, list(formats))]),
     ]
     (folder / "README.md").write_text("\n\n".join(sections).rstrip() + "\n", encoding="utf-8")
 
 
-def _front_matter(figures: dict, licence: str) -> str:
+def _loading(fmt: Format, file: str, figures: dict) -> str:
+    return fmt.snippet.format(folder="path/to/this/folder", file=file, rate=figures["sampling_rate"])
+
+
+def _front_matter(figures: dict, licence: str, formats: list[Format]) -> str:
     several = f"[{licence}]" if "," in licence else licence
     lines = [f"license: {'unknown' if licence == UNKNOWN else several}", "pipeline_tag: automatic-speech-recognition"]
     for key in ("licence_name", "licence_link"):  # where the licence is "other"
         value = figures["upstream_source"][key]
         lines += [f"{key.replace('licence', 'license')}: {value}"] if value else []
-    lines += ["library_name: transformers"] if "model.safetensors" in figures["files"] else []
+    lines += [f"library_name: {fmt.hub_library}" for fmt in formats if fmt.hub_library][:1]
     repo = figures["upstream_source"]["repo"] or figures["upstream"].partition("@")[0]
     lines += [f"base_model: {repo}"] if "/" in repo else []
     return "\n".join(["---", *lines, "tags: [ctc, pruning, sparse]", "---"])
@@ -159,10 +110,8 @@ def _files(figures: dict) -> str:
     dense = 4 * figures["params_total"]
     rows = []
     for name, entry in figures["files"].items():
-        sizes = entry.get("sizes")
-        kind = f"gated layers {sizes['values']}, zeros left out; others {sizes['others']}" if sizes else entry["what"]
-        bound = f"{sizes['entropy_bound'] / 1e6:.2f}" if sizes else ""
-        rows.append([f"`{name}`", kind, f"{entry['bytes'] / 1e6:.2f}", f"{dense / entry['bytes']:.2f}", bound])
+        bound = f"{entry['sizes']['entropy_bound'] / 1e6:.2f}" if "sizes" in entry else ""
+        rows.append([f"`{name}`", entry["what"], f"{entry['bytes'] / 1e6:.2f}", f"{dense / entry['bytes']:.2f}", bound])
     note = f"All weights as float32: {dense / 1e6:.2f} MB. Bound: what would be left if masks took their entropy."
     head = ["file", "weights", "MB", "times smaller than dense float32", "entropy bound MB"]
     return "\n".join([*markdown_table(head, rows), "", note])
@@ -187,10 +136,10 @@ def _checked(figures: dict) -> str:
     return "\n".join([what, "", *markdown_table(head, rows)])
 
 
-def _missing(figures: dict) -> str:
-    rounded = [n for n, e in figures["files"].items() if e.get("sizes", {}).get("values", "fp32") != "fp32"]
-    undecoded = [name for name in rounded if "wer" not in figures["files"][name]]
-    return f"- The error rates of {', '.join(undecoded)}.\n" if undecoded else ""
+def _untested(figures: dict, formats: list[Format]) -> list[str]:
+    lines = [f"- {fmt.untested}" for fmt in formats if fmt.untested]
+    undecoded = [name for name, entry in figures["files"].items() if entry.get("rounded") and "wer" not in entry]
+    return [*lines, *([f"- The error rates of {', '.join(undecoded)}."] if undecoded else [])]
 
 
 def _wer(score: dict) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -69,6 +69,19 @@ class Probe:
                 raise UserError(f"{what}: transcript of utterance {i} is {self.text(got)!r}, not {self.text(want)!r}")
             largest = max(largest, difference)
         return largest
+
+    def compare_runtime(self, what: str, run: Callable[[list[Tensor]], tuple[np.ndarray, np.ndarray]]) -> float:
+        """``compare`` for a runtime: the utterances one at a time, and all in one padded batch.
+
+        Args:
+            run: of utterances, the logits (batch, frames, tokens) and the number of frames of each, (batch,).
+        """
+
+        def logits(audio: list[Tensor]) -> list[Tensor]:
+            return [torch.from_numpy(rows[:n]) for rows, n in zip(*run(audio))]
+
+        alone = self.compare(what, [logits([samples])[0] for samples in self.audio])
+        return max(alone, self.compare(f"{what}, in a batch", logits(self.audio), self.padded))
 
     def compare_texts(self, what: str, texts: Sequence[str]) -> None:
         """Raises ValueError where a transcript differs, special tokens ("<unk>") and runs of spaces aside."""

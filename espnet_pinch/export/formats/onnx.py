@@ -1,20 +1,63 @@
 """The ONNX file: waveform in, logits out, the waveform's normalisation and the attention mask inside."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.errors import UserError
-from espnet_pinch.export.check import Probe
+from espnet_pinch.export.format import Comparison, Format, Original, register
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.export.check import Probe
 
 # protobuf, which holds an ONNX file, ends at 2 GiB; weights of a larger model go to a file beside it.
 LARGEST = 2_000_000_000
 OPSET = 20
+
+
+@register
+class Onnx(Format):
+    name = "onnx"
+    title = "ONNX file"
+    library = "onnxruntime"
+    place = 30
+    default = True
+    packages = ("onnx", "onnxruntime", "onnxscript")
+    snippet = """With onnxruntime; the waveform is normalised inside, tokens and sampling rate are in the metadata:
+
+```python
+import json
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+tokens = json.loads(session.get_modelmeta().custom_metadata_map["tokens"])
+inputs = {{"speech": samples[None], "lengths": np.array([len(samples)])}}  # float32 (1, samples), {rate} Hz
+logits, frames = session.run(None, inputs)
+best = logits[0].argmax(-1)
+ids = [i for i, before in zip(best, [0, *best]) if i not in (0, before)]  # merge repeats, drop the blank
+print("".join(tokens[i] for i in ids).replace("<space>", " "))
+```"""
+
+    def detect(self, path: Path) -> Path | None:
+        return path if path.suffix == ".onnx" and path.is_file() else None
+
+    def write(self, folder: Path, original: Original) -> dict[str, dict]:
+        write_onnx(folder / "model.onnx", original.model)
+        size = sum(file.stat().st_size for file in folder.glob("model.onnx*"))
+        return {"model.onnx": {"what": "dense float32", "bytes": size}}
+
+    def check(self, file: Path, original: Original) -> Comparison:
+        return Comparison(check_onnx(file, original.probe))
 
 
 class LogitsOfWaveform(nn.Module):
@@ -56,6 +99,12 @@ def write_onnx(path: Path, model: PruningASRModel) -> None:
     program.save(path, external_data=4 * sum(p.numel() for p in model.parameters()) > LARGEST)
 
 
+def inputs_of(audio: list[Tensor]) -> dict[str, ndarray]:
+    """``write_onnx``'s inputs, of utterances in one padded batch, each (samples,)."""
+    lengths = torch.tensor([len(samples) for samples in audio])
+    return {"speech": pad_sequence(audio, batch_first=True).numpy(), "lengths": lengths.numpy()}
+
+
 def check_onnx(path: Path, probe: Probe) -> float:
     """onnxruntime on the probe's utterances, one at a time and in one padded batch.
 
@@ -64,16 +113,10 @@ def check_onnx(path: Path, probe: Probe) -> float:
     Raises:
         ValueError: as ``Probe.compare``.
     """
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     tokens = json.loads(session.get_modelmeta().custom_metadata_map["tokens"])
     if tokens != probe.tokens:
         raise UserError("onnxruntime: the tokens in the file's metadata differ")
-
-    def run(audio: list[Tensor]) -> list[Tensor]:
-        lengths = torch.tensor([len(samples) for samples in audio])
-        inputs = {"speech": pad_sequence(audio, batch_first=True).numpy(), "lengths": lengths.numpy()}
-        logits, frames = session.run(["logits", "frames"], inputs)
-        return [torch.from_numpy(rows[:n]) for rows, n in zip(logits, frames)]
-
-    alone = probe.compare("onnxruntime", [run([samples])[0] for samples in probe.audio])
-    return max(alone, probe.compare("onnxruntime, in a batch", run(probe.audio), probe.padded))
+    return probe.compare_runtime("onnxruntime", lambda audio: session.run(["logits", "frames"], inputs_of(audio)))

@@ -1,0 +1,131 @@
+"""ESPnet's formats: the folder ``folded/``, which we load, and the packed zip, which ``Speech2Text`` loads where
+espnet_pinch is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from espnet_pinch.errors import UserError
+from espnet_pinch.export.format import Comparison, Format, Original, register
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.export.check import Probe
+
+
+@register
+class ESPnet(Format):
+    name = "espnet"
+    title = "ESPnet folder"
+    library = "ESPnet's Speech2Text"
+    place = 40
+    default = True
+    accepts = ("an experiment folder", "its folded/")
+    signs = ("folded/", "config.yaml and model.pth")
+    untested = (
+        "ESPnet's beam search on the packed model was run and not compared: "
+        "greedy search is what the error rates are of."
+    )
+    snippet = """With ESPnet, where espnet_pinch is installed:
+
+```python
+import espnet_pinch.asr.task  # first: registers frontend and model
+from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs.pack_funcs import unpack
+from espnet_pinch.asr.safe_load import tensors_only
+
+with tensors_only():  # ESPnet alone would run what a pickle tells it to
+    speech2text = Speech2Text(**unpack("{file}", "unpacked"), ctc_weight=1.0, lm_weight=0.0, beam_size=5)
+print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
+```"""
+
+    def detect(self, path: Path) -> Path | None:
+        if path.suffix == ".zip" and path.is_file():
+            return path
+        for folder in (path / "folded", path):
+            if (folder / "config.yaml").is_file() and (folder / "model.pth").is_file():
+                return folder
+        return None
+
+    def nearly(self, path: Path) -> str | None:
+        return "has no folded/: its training is not finished" if (path / "config.yaml").is_file() else None
+
+    def read(self, found: Path) -> PruningASRModel:
+        if found.is_file():
+            raise UserError(f"{found} is packed, for ESPnet's Speech2Text: unzip it and give the folder")
+        return read_folded(found)
+
+    def weight_files(self, found: Path) -> list[Path]:
+        return [found / "model.pth"]
+
+    def write(self, folder: Path, original: Original) -> dict[str, dict]:
+        write_packed(folder / "espnet.zip", original.folded)
+        return {"espnet.zip": {"what": "dense float32"}}
+
+    def check(self, file: Path, original: Original) -> Comparison:
+        return Comparison(check_packed(file, original.probe))
+
+
+def read_folded(folder: Path) -> PruningASRModel:
+    """The model of a folder of ``write_folded``.
+
+    Raises:
+        UserError: damaged, of a model with gates, or the two files do not fit each other.
+    """
+    from espnet_pinch.asr.safe_load import load_weights
+    from espnet_pinch.export.model import build, fill, one_line
+
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        built = config["frontend_conf"]["built"]
+        description = {**built, "tokens": config["token_list"], "pruning": config["pruning"]}
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'config.yaml'} is not that of a folded model: {one_line(error)}") from None
+    if description["pruning"].get("method") != "dense":
+        raise UserError(f"{folder / 'config.yaml'} is that of a model with gates; give the folder folded/")
+    state = load_weights(folder / "model.pth")
+    try:
+        model = fill(build(description), state)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    model.frontend.source = built.get("source")
+    return model
+
+
+def write_packed(path: Path, folded: Path) -> None:
+    """Pack ``config.yaml`` and ``model.pth`` of a folded model, under these names."""
+    from espnet2.main_funcs.pack_funcs import pack
+
+    # pack() keeps the paths as they are seen from the current folder, and prints.
+    path = path.absolute()
+    with contextlib.chdir(folded), contextlib.redirect_stdout(sys.stderr):
+        pack(files={"asr_model_file": "model.pth"}, yaml_files={"asr_train_config": "config.yaml"}, outpath=path)
+
+
+def check_packed(path: Path, probe: Probe) -> float:
+    """Unpack with ESPnet's ``unpack``, load and decode with its ``Speech2Text``.
+
+    ESPnet's beam search need not agree with greedy search: it has only to run, the logits are what is compared.
+
+    Returns: the largest difference of logits.
+
+    Raises:
+        ValueError: as ``Probe.compare``.
+    """
+    from espnet2.bin.asr_inference import Speech2Text
+    from espnet2.main_funcs.pack_funcs import unpack
+
+    import espnet_pinch.asr.task  # noqa: F401  (first: registers frontend and model with ESPnet)
+    from espnet_pinch.asr.safe_load import tensors_only
+    from espnet_pinch.export.check import batch_logits
+
+    with tempfile.TemporaryDirectory() as folder, tensors_only():
+        speech2text = Speech2Text(**unpack(path, folder), ctc_weight=1.0, lm_weight=0.0, beam_size=1)
+    speech2text(probe.audio[0])
+    return probe.compare("Speech2Text", [batch_logits(speech2text.asr_model, [a])[0] for a in probe.audio])

@@ -1,0 +1,77 @@
+"""The Hugging Face folder: a dense model for transformers, with its processor and vocabulary."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_pinch.errors import UserError
+from espnet_pinch.export.format import Comparison, Format, Original, register
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
+
+
+@register
+class HuggingFace(Format):
+    name = "hf"
+    title = "Hugging Face folder"
+    library = "transformers"
+    place = 10
+    default = True
+    accepts = ("an exported Hugging Face folder",)
+    signs = ("config.json",)
+    hub_library = "transformers"
+    snippet = """With transformers:
+
+```python
+from transformers import pipeline
+
+recognise = pipeline("automatic-speech-recognition", model="{folder}")
+print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a file, with ffmpeg
+```
+
+`AutoModelForCTC.from_pretrained` and `AutoProcessor.from_pretrained` work alike."""
+
+    def detect(self, path: Path) -> Path | None:
+        return path if (path / "config.json").is_file() else None
+
+    def read(self, found: Path) -> PruningASRModel:
+        from espnet_pinch.asr.frontend import UpstreamFrontend
+        from espnet_pinch.export.model import assemble
+
+        frontend = UpstreamFrontend(str(found))
+        head = frontend.take_head()
+        if head is None or frontend.tokens is None:
+            raise UserError(f"{found} has no CTC head, or no vocab.json to name its outputs")
+        model = assemble(frontend, frontend.tokens, {"method": "dense"})
+        model.ctc.ctc_lo = head
+        return model.eval()
+
+    def weight_files(self, found: Path) -> list[Path]:
+        from espnet_pinch.asr.weight_files import weight_files
+
+        return weight_files(found)
+
+    def write(self, folder: Path, original: Original) -> dict[str, dict]:
+        shutil.copytree(original.folded / "hf", folder, dirs_exist_ok=True)
+        return {"model.safetensors": {"what": "dense float32"}}
+
+    def check(self, file: Path, original: Original) -> Comparison:
+        """transformers' model, processor and pipeline on the probe's utterances, one at a time."""
+        import torch
+        from transformers import AutoModelForCTC, AutoProcessor, pipeline
+
+        folder, probe = file.parent, original.probe
+        model, processor = AutoModelForCTC.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+        rate = processor.feature_extractor.sampling_rate
+        with torch.inference_mode():
+            logits = [
+                model(**processor(samples.numpy(), sampling_rate=rate, return_tensors="pt")).logits[0]
+                for samples in probe.audio
+            ]
+        difference = probe.compare("AutoModelForCTC", logits)
+        recognise = pipeline("automatic-speech-recognition", model=str(folder))
+        probe.compare_texts("pipeline", [recognise(samples.numpy())["text"] for samples in probe.audio])
+        return Comparison(difference)

@@ -1,0 +1,90 @@
+"""The OpenVINO model, converted from the ONNX file: ``openvino/model.xml`` and ``.bin``, waveform in, logits out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+from espnet_pinch.errors import UserError
+from espnet_pinch.export.format import Comparison, Format, Original, register
+from espnet_pinch.export.formats.onnx import inputs_of, write_onnx
+
+KEY = "espnet_pinch"
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would compute in bfloat16 unasked
+
+
+@register
+class OpenVINO(Format):
+    name = "openvino"
+    title = "OpenVINO model"
+    library = "openvino"
+    packages = ("openvino", "onnxscript")
+    extra = "openvino"
+    untested = "OpenVINO's devices other than the CPU, and its inference in less than float32."
+    snippet = """With openvino; the waveform is normalised inside, the model's information has tokens and sampling rate:
+
+```python
+import json
+import numpy as np
+import openvino
+
+model = openvino.Core().read_model("{file}")
+tokens = json.loads(model.get_rt_info(["espnet_pinch", "tokens"]).astype(str))
+run = openvino.compile_model(model, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+inputs = {{"speech": samples[None], "lengths": np.array([len(samples)])}}  # float32 (1, samples), {rate} Hz
+best = run(inputs)["logits"][0].argmax(-1)
+ids = [i for i, before in zip(best, [0, *best]) if i not in (0, before)]  # merge repeats, drop the blank
+print("".join(tokens[i] for i in ids).replace("<space>", " "))
+```"""
+
+    def detect(self, path: Path) -> Path | None:
+        return path if path.suffix == ".xml" and path.is_file() else None
+
+    def weight_files(self, found: Path) -> list[Path]:
+        return [found, found.with_suffix(".bin")]
+
+    def write(self, folder: Path, original: Original) -> dict[str, dict]:
+        openvino = import_quietly()
+
+        file = "openvino/model.xml"
+        with tempfile.TemporaryDirectory() as other:
+            write_onnx(Path(other) / "model.onnx", original.model)
+            model = openvino.Core().read_model(Path(other) / "model.onnx")
+            model.set_rt_info(json.dumps(original.model.token_list), [KEY, "tokens"])
+            model.set_rt_info(str(original.model.frontend.processing.sampling_rate), [KEY, "sampling_rate"])
+            openvino.save_model(model, folder / file, compress_to_fp16=False)
+        size = sum(part.stat().st_size for part in self.weight_files(folder / file))
+        return {file: {"what": "dense float32", "bytes": size}}
+
+    def check(self, file: Path, original: Original) -> Comparison:
+        """openvino on the probe's utterances, one at a time and in one padded batch."""
+        openvino = import_quietly()
+
+        core = openvino.Core()
+        model = core.read_model(file)
+        if json.loads(model.get_rt_info([KEY, "tokens"]).astype(str)) != original.probe.tokens:
+            raise UserError("openvino: the tokens in the model's information differ")
+        compiled = core.compile_model(model, "CPU", EXACT)
+
+        def run(audio):
+            outputs = compiled(inputs_of(audio))
+            return outputs["logits"], outputs["frames"]
+
+        return Comparison(original.probe.compare_runtime("openvino", run))
+
+
+def import_quietly() -> ModuleType:
+    """openvino, without what it sends to its makers when it is imported: nothing here uses the network."""
+    sender = "openvino_telemetry"
+    known = sys.modules.get(sender)
+    sys.modules[sender] = None  # as if it were not installed, which openvino puts up with
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        sys.modules.pop(sender)
+        if known is not None:
+            sys.modules[sender] = known
