@@ -21,7 +21,7 @@ lint: venv
 
 venv: .venv/installed
 
-.venv/installed: setup.py
+.venv/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; give one with make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --progress-bar off -q -e '.[test]'

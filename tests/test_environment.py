@@ -192,7 +192,7 @@ def test_make_and_ci_do_not_follow_cdpath(script, tmp_path):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
-    (tmp_path / "setup.py").touch()
+    (tmp_path / "pyproject.toml").touch()
     (tmp_path / ".venv" / "installed").touch()
     (tmp_path / "egs" / "librispeech_100" / "run.sh").write_text("#!/bin/sh\necho right\n")
     (tmp_path / "egs" / "librispeech_100" / "run.sh").chmod(0o755)
@@ -299,7 +299,7 @@ def test_a_read_only_installation_without_a_home_transcribes_in_a_c_locale(model
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "XDG", "NUMBA", "MPL"))}
     environment = {**keep, "PYTHONPATH": str(tmp_path / "site"), "HOME": "/nonexistent", "LC_ALL": "C"}
     environment.update(PYTHONUTF8="0", PYTHONIOENCODING="ascii", MPLBACKEND="module://no.such.backend")
-    code = "import espnet_pinch.core.spmm; from espnet_pinch.cli import main_program; main_program()"
+    code = "import espnet_pinch.inference.spmm; from espnet_pinch.cli import main_program; main_program()"
     command = ("-c", code, "transcribe", model, audio)
     done = python(*command, env=environment, preexec_fn=no_privileges, text=False)
     assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
