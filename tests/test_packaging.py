@@ -10,9 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import espnet_pinch
 from espnet_pinch.extras import MODULES
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,7 @@ for module in pkgutil.walk_packages(espnet_pinch.core.__path__, "espnet_pinch.co
 """
 ALL_PROGRAMS = """
 import importlib, pkgutil, espnet_pinch.bin
+import espnet_pinch
 from espnet_pinch.extras import how_to_install
 for module in pkgutil.iter_modules(espnet_pinch.bin.__path__, "espnet_pinch.bin."):
     try:
@@ -139,3 +142,9 @@ def test_every_package_that_the_code_imports_is_asked_for():
                 imported.append(node.module)
             tops = {name.partition(".")[0] for name in imported}
             assert tops <= asked | sys.stdlib_module_names, (path, tops)
+
+
+def test_the_citation_names_this_version_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["abstract"]) == (espnet_pinch.__version__, PROJECT["description"])
+    assert citation["preferred-citation"]["doi"] == "10.21437/Interspeech.2025-353"
