@@ -1,5 +1,6 @@
 # make demo: the main job on the mini corpus; make test: the tests. Each makes .venv first (2 to 6 GB, some minutes).
 unexport CDPATH
+VENV = .venv
 PYTHON = $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' 2>/dev/null),$(p))))
 
 .PHONY: demo test test-slow lint venv clean
@@ -9,23 +10,24 @@ demo: venv
 
 # Two tests at a time, a thread each: most of them start programs and wait.
 test: venv lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" --doctest-modules espnet_pinch tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" --doctest-modules espnet_pinch tests
 
 test-slow: venv
-	.venv/bin/python -m pytest -q -m slow tests
+	$(VENV)/bin/python -m pytest -q -m slow tests
 
 lint: venv
-	.venv/bin/ruff check espnet_pinch benchmarks tests setup.py
-	.venv/bin/ruff format --check -q espnet_pinch benchmarks tests setup.py
-	.venv/bin/shellcheck -x -P egs/librispeech_100 -P . $$(git ls-files '*.sh') .ci/run
+	$(VENV)/bin/ruff check espnet_pinch benchmarks examples tests setup.py
+	$(VENV)/bin/ruff format --check -q espnet_pinch benchmarks examples tests setup.py
+	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck -x -P egs/librispeech_100 -P . $$(git ls-files '*.sh') .ci/run
 
-venv: .venv/installed
+venv: $(VENV)/installed
 
-.venv/installed: setup.py
+$(VENV)/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; give one with make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --progress-bar off -q -e '.[test]'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --progress-bar off -q -e '.[test]'
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv312 build *.egg-info

@@ -14,7 +14,7 @@ import torch
 from measure import in_turns, parser, print_table, ratio, rounds, start
 from models import make_model
 
-from espnet_pinch.core.sparse import use_backend
+from espnet_pinch.inference.sparse_linear import use_backend
 
 
 def encoders(sparsity: float, size: str, frames: int) -> tuple[dict[str, torch.nn.Module], int]:

@@ -53,15 +53,14 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> str:
     if reference == hypothesis:
         return "C" * len(reference)
     ids = {word: i for i, word in enumerate({*reference, *hypothesis})}
-    reference = [ids[word] for word in reference]
-    hypothesis = np.array([ids[word] for word in hypothesis], dtype=int)
-    gaps = GAP * np.arange(len(hypothesis) + 1)
-    costs = [gaps]  # row i: of aligning i reference words with 0, 1, ... hypothesis words
+    columns = np.array([ids[word] for word in hypothesis], dtype=int)
+    gaps = GAP * np.arange(len(columns) + 1)
+    rows: list[np.ndarray] = [gaps]  # row i: of aligning i reference words with 0, 1, ... hypothesis words
     for word in reference:
-        row = costs[-1] + GAP
-        row[1:] = np.minimum(row[1:], costs[-1][:-1] + SUBSTITUTION * (hypothesis != word))
-        costs.append(np.minimum.accumulate(row - gaps) + gaps)  # insertions: a running minimum, less their own cost
-    costs, hypothesis = [row.tolist() for row in costs], hypothesis.tolist()
+        row = rows[-1] + GAP
+        row[1:] = np.minimum(row[1:], rows[-1][:-1] + SUBSTITUTION * (columns != ids[word]))
+        rows.append(np.minimum.accumulate(row - gaps) + gaps)  # insertions: a running minimum, less their own cost
+    costs = [row.tolist() for row in rows]
 
     edits, i, j = [], len(reference), len(hypothesis)
     while i or j:

@@ -140,7 +140,7 @@ def choose_backend(model, args: argparse.Namespace, seconds: float) -> None:
         backend = "dense"
     model.to(args.device)
     if backend != "dense" and any(layer["pruned"] for layer in count_layers(model).values()):
-        from espnet_pinch.core.sparse import use_backend  # compiles
+        from espnet_pinch.inference.sparse_linear import use_backend  # compiles
 
         use_backend(model.frontend.upstream, backend, model.pruning.settings.layers)
 

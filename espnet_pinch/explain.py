@@ -1,10 +1,10 @@
 """What to tell the user of an error."""
 
 import re
-
-import yaml
+import sys
 
 from espnet_pinch.errors import UserError
+from espnet_pinch.extras import how_to_install
 from espnet_pinch.files import DISK_REASONS
 from espnet_pinch.unreadable import permission_reason
 
@@ -33,7 +33,10 @@ def explain(error: Exception) -> str | None:
         advice = _advice(error)
         if advice:
             return advice
-    if isinstance(error, (UserError, OSError, FloatingPointError, yaml.YAMLError)):
+    if isinstance(error, ModuleNotFoundError):
+        return how_to_install(error.name)
+    yaml = sys.modules.get("yaml")  # not there where the core alone is installed, and then no error is of its type
+    if isinstance(error, (UserError, OSError, FloatingPointError, *([yaml.YAMLError] if yaml else []))):
         return " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return _advice(error) or explain(MemoryError("Unable to allocate"))

@@ -115,13 +115,13 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
     except ValueError:
         raise
     except Exception as error:
-        system = isinstance(error, OSError)
-        code = error.errno if system else None
-        if code in (errno.EACCES, errno.EPERM) and error.filename and _is_read(error.filename, path):
+        system = error if isinstance(error, OSError) else None
+        code = system.errno if system else None
+        if system and code in (errno.EACCES, errno.EPERM) and system.filename and _is_read(system.filename, path):
             raise
         if not system and (re.search(r"No space left|code: 28\b", str(error)) or _full(path)):
             code = errno.ENOSPC
-        if code not in DISK_REASONS:
+        if code is None or code not in DISK_REASONS:
             raise
         named = OSError(f"{path} cannot be written: {DISK_REASONS[code]}")
         named.errno = code
@@ -139,7 +139,7 @@ def _full(path: str | os.PathLike) -> bool:
     for parent in Path(path).absolute().parents:
         with contextlib.suppress(OSError):
             found = os.statvfs(parent)
-            return found.f_bavail * found.f_frsize < _LOW or found.f_files and not found.f_favail
+            return found.f_bavail * found.f_frsize < _LOW or found.f_files > 0 and not found.f_favail
     return False
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import Wav2Vec2ForCTC, WavLMConfig, WavLMForCTC
 
-from espnet_pinch.core import sparse
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS, find_linears
-from espnet_pinch.core.sparse import SparseLinear, use_backend
+from espnet_pinch.inference import sparse_linear
+from espnet_pinch.inference.sparse_linear import SparseLinear, use_backend
 
 
 def prune(linear: nn.Linear, sparsity: float) -> nn.Linear:
@@ -54,7 +54,8 @@ def test_nothing_but_the_kept_weights_is_stored_and_the_dense_weight_comes_back(
 
 
 def test_the_number_of_torchs_threads_is_left_as_it_is():
-    code = "import torch; torch.set_num_threads(1); import espnet_pinch.core.sparse; print(torch.get_num_threads())"
+    module = "espnet_pinch.inference.sparse_linear"
+    code = f"import torch; torch.set_num_threads(1); import {module}; print(torch.get_num_threads())"
     run = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "NUMBA_NUM_THREADS": "2"}, capture_output=True
     )
@@ -67,7 +68,7 @@ def test_rows_of_the_weight_can_be_shared_out_among_threads():
     tensors = [t.numpy() for t in (layer.starts, layer.columns, layer.values, layer.bias, x)]
     for parts in (1, 2, 7):
         y = torch.empty(3, 90)
-        sparse.spmm(*tensors, y.numpy(), parts)
+        sparse_linear.spmm(*tensors, y.numpy(), parts)
         torch.testing.assert_close(y, linear(x))
 
 
@@ -102,8 +103,8 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
         measured.append(tuple(x.shape))
         return [1.0, {0.5: 1.3, 0.7: 0.95, 0.8: 0.5}[round(1 - len(layer.values) / dense.weight.numel(), 1)]]
 
-    monkeypatch.setattr(sparse, "seconds", seconds)
-    monkeypatch.setattr(sparse, "_faster", {})
+    monkeypatch.setattr(sparse_linear, "seconds", seconds)
+    monkeypatch.setattr(sparse_linear, "_faster", {})
     model = block([0.5, 0.7, 0.801, 0.501, 0.805])
     assert list(use_backend(model, "auto", r"^\d$", frames=77).values()) == [
         "dense",  # slower
@@ -121,9 +122,12 @@ def test_auto_takes_what_was_measured_to_be_faster(monkeypatch):
 
 def test_seconds_are_those_of_each_function(monkeypatch):
     clock = iter([0.0, 9.0, 0.0, 9.0, 0.0, 3.0, 0.0, 5.0, 0.0, 2.0, 0.0, 7.0])
-    monkeypatch.setattr(sparse.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(sparse_linear.time, "perf_counter", lambda: next(clock))
     calls = []
-    assert sparse.seconds([lambda x: calls.append("a"), lambda x: calls.append("b")], None, repeats=2) == [2.0, 5.0]
+    assert sparse_linear.seconds([lambda x: calls.append("a"), lambda x: calls.append("b")], None, repeats=2) == [
+        2.0,
+        5.0,
+    ]
     assert calls == ["a", "b"] * 3
 
 

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import types
 from collections.abc import Callable
 
 from espnet_pinch.explain import explain
@@ -15,6 +16,18 @@ from espnet_pinch.explain import explain
 # A notebook's terminal hands on a backend that draws into the notebook; it may not even be installed here.
 os.environ["MPLBACKEND"] = "Agg"
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where it cannot write to the home
+
+
+def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """One line for a package that a program misses before ``run_main`` begins, while it imports what it needs."""
+    line = explain(error) if isinstance(error, ModuleNotFoundError) else None
+    if line is None:
+        _say_all(kind, error, trace)
+    else:
+        print(f"error: {line}", file=sys.stderr)
+
+
+_say_all, sys.excepthook = sys.excepthook, _say_what_is_missing
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE  # what a shell says of a program whose reader has gone
 

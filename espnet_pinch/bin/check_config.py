@@ -18,9 +18,8 @@ from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
 from espnet_pinch.data.spelling import UnknownCharacters
 from espnet_pinch.errors import UserError
+from espnet_pinch.extras import MODULES
 from espnet_pinch.gpus import check_gpus
-
-PACKAGES = ("espnet2", "torchaudio", "transformers", "soundfile", "kaldiio", "jiwer", "matplotlib", "tensorboard")
 
 
 def main() -> None:
@@ -35,9 +34,9 @@ def main() -> None:
     parser.add_argument("--baseline_config", help="YAML of the baseline")
     parser.add_argument("--trained", action="store_true", help="the upstream is not needed any more")
     args = parser.parse_args()
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise OSError(f"not installed: {', '.join(missing)}; run make venv, or pip install -e . in your environment")
+    for name in MODULES["asr"]:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)  # before hours of work, not after
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     check_gpus(int(args.gpu_inference), "--gpu_inference true")
     config = read_yaml(args.config)

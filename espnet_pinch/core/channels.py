@@ -6,6 +6,7 @@ of fc1 with column n of fc2 (arXiv 2505.22608, section 4).
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class Channels:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Layers in which a channel is 0 as soon as it is 0 in one of the two: q and k, v and out, fc1 and fc2."""
-        return [self.members[i : i + 2] for i in range(0, len(self.members), 2)]
+        return list(zip(self.members[::2], self.members[1::2]))
 
 
 def find_channels(names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES) -> list[Channels]:
@@ -100,6 +101,8 @@ class KeptRows(nn.Module):
         kept: number of output channels left.
     """
 
+    kept: Tensor
+
     def __init__(self, in_features: int, width: int, kept: int):
         super().__init__()
         self.width = width
@@ -127,6 +130,8 @@ class KeptColumns(nn.Module):
         width, out_features: as of the whole layer.
         kept: number of input channels left.
     """
+
+    kept: Tensor
 
     def __init__(self, width: int, out_features: int, kept: int):
         super().__init__()
@@ -158,10 +163,11 @@ def make_room(model: nn.Module, channels: Mapping[str, int], ties: Sequence[Tied
         ValueError: a layer that shares its channels with no other.
     """
     for name, kept in channels.items():
-        linear, own = model.get_submodule(name), name.rpartition(".")[2]
+        linear, own = cast(nn.Linear, model.get_submodule(name)), name.rpartition(".")[2]
         tied = next((tied for tied in ties if own in (*tied.rows, tied.column)), None)
         if tied is None:
             raise UserError(f"{name} has been made smaller, and shares its channels with no other layer")
+        new: nn.Linear | KeptRows | KeptColumns
         rows, columns = linear.weight.shape
         if own == tied.column:
             new = KeptColumns(columns, rows, kept) if tied.full_width else nn.Linear(kept, rows)
@@ -185,7 +191,7 @@ def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANS
     """
     left: dict[str, int] = {}
     for group in find_channels(names, ties):
-        linears = {name: model.get_submodule(name) for name in group.members}
+        linears = {name: cast(nn.Linear, model.get_submodule(name)) for name in group.members}
         alive = {name: _alive_rows(linears[name]) for name in group.rows}
         alive[group.column] = (linears[group.column].weight != 0).any(0)
         for pair in group.pairs:
@@ -196,9 +202,10 @@ def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANS
             make_room(model, {name: kept.numel() for name in pair}, ties)
             for name in pair:
                 old, new = linears[name], model.get_submodule(name).train(linears[name].training)
-                if hasattr(new, "kept"):
+                if isinstance(new, KeptRows | KeptColumns):
                     new.kept.copy_(kept)
-                small = getattr(new, "small", new)
+                    new = new.small
+                small = cast(nn.Linear, new)
                 small.weight.copy_(old.weight[:, kept] if name == group.column else old.weight[kept])
                 small.bias.copy_(old.bias if name == group.column else old.bias[kept])
     return left

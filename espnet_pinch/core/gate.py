@@ -137,6 +137,8 @@ class GatedLinear(nn.Module):
     torch.Size([2, 5, 3])
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, linear: nn.Linear, threshold: float = 1e-5, tau: float = 0.5, score: Score = MAGNITUDE):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -168,7 +170,7 @@ class GatedLinear(nn.Module):
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         linear.weight = self.weight_orig
         linear.weight.copy_(self.score.apply(self.weight_orig, self.threshold))
-        linear.bias = self.bias
+        linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
 
     def extra_repr(self) -> str:

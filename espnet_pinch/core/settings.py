@@ -82,7 +82,7 @@ class OnePassSettings(MethodSettings):
 
 def check_target_sparsity(value) -> float:
     """``value`` if it is a fraction of at least 0 and under 1; otherwise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
+    if not _is_number(value) or not 0 <= value < 1:
         raise UserError(
             f"target_sparsity must be a number of at least 0 and under 1 (0.65 prunes 65 %), not {shown(value)}"
         )
@@ -91,7 +91,7 @@ def check_target_sparsity(value) -> float:
 
 def check_number(name, value, above=None):
     """``value`` if it is a finite number of at least 0, or over ``above``; otherwise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not _is_number(value):
         hint = ""
         if isinstance(value, str):
             hint = " (YAML reads 2e-5 as text: write 2.0e-5)"
@@ -101,6 +101,10 @@ def check_number(name, value, above=None):
             f"{name} must be finite and {'over' if above is not None else 'at least'} 0, not {shown(value)}"
         )
     return value
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def shown(value) -> str:

@@ -112,7 +112,8 @@ def published(upstream: str, sparsity: float) -> tuple[float | None, float | Non
 
 def published_sparsities(upstream: str) -> list[float]:
     """The sparsities of the paper's rows, 0 among them; those of wav2vec2-base where it has no rows."""
-    found = {row.sparsity for row in (*TABLE1, *TABLE2) if row.upstream == upstream}
+    rows = [row for row in (*TABLE1, *TABLE2) if row.upstream == upstream]
+    found = {row.sparsity for row in rows if row.sparsity is not None}
     return sorted({0.0, *found}) if found else published_sparsities("wav2vec2_base")
 
 
@@ -165,7 +166,7 @@ def _row(upstream: str, counts: Counts, sparsity: float, original: int | None) -
         "paper_weights_and_biases": both,
         "paper": paper,
         "paper_m": paper and float(two_decimals(paper, cut=sparsity == 0)),
-        "paper_ratio": paper and original / paper,
+        "paper_ratio": original / paper if original and paper else None,
         "published_m": params_m,
         "published_ratio": ratio,
         "kept": left,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -171,13 +172,13 @@ def system_name(results: dict) -> str:
 def table(results: dict) -> list[str]:
     """Lines of a Markdown table, the baseline and the run in columns; WER and CER in per cent."""
     sets = list(results["wer"])
-    rows = {
+    rows: dict[str, Callable[[dict], str]] = {
         "sparsity %": lambda r: f"{100 * r['sparsity']:.2f}",
         "parameters kept, M": lambda r: f"{r['params_kept'] / 1e6:.3f}",
         "compression ratio": lambda r: f"{r['compression_ratio']:.2f}",
         "extra trained parameters": lambda r: f"{r['extra_trained_parameters']}",
-        **{f"{name} WER % (errors/words)": lambda r, name=name: _wer(r["wer"][name]) for name in sets},
-        **{f"{name} CER %": lambda r, name=name: f"{100 * r['wer'][name]['cer']:.2f}" for name in sets},
+        **{f"{name} WER % (errors/words)": _cell(name, _wer) for name in sets},
+        **{f"{name} CER %": _cell(name, lambda rates: f"{100 * rates['cer']:.2f}") for name in sets},
         "hours": lambda r: f"{r['seconds'] / 3600:.2f}",
         "iterations": lambda r: f"{r['iterations']}",
         "peak memory GB": lambda r: f"{r['peak_memory_bytes'] / 1e9:.2f}",
@@ -185,6 +186,11 @@ def table(results: dict) -> list[str]:
     }
     lines = [[title, cell(results["baseline"]), cell(results)] for title, cell in rows.items()]
     return markdown_table(["", "baseline", system_name(results)], lines)
+
+
+def _cell(name: str, text: Callable[[dict], str]) -> Callable[[dict], str]:
+    """From results to what ``text`` makes of the error rates of the set ``name``."""
+    return lambda results: text(results["wer"][name])
 
 
 def significance_table(results: dict) -> list[str]:

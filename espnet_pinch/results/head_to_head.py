@@ -27,7 +27,7 @@ def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
         found: the systems of one upstream.
     """
     pinched = [s for s in found if s.method == DEFAULT_METHOD]
-    runs_of = Counter()
+    runs_of: Counter[str] = Counter()
     for system in pinched:
         runs_of[system.variant] += len(system.runs)
     if not runs_of:
@@ -46,7 +46,8 @@ def _row(pinch: System, other: System) -> list[str]:
         return []
     reached = [f"{100 * fmean(run['sparsity'] for run in runs):.2f}" for runs in zip(*pairs)]
     start = [f"{100 * other.target:g}", title(other.method, other.variant), str(len(pairs)), *reached]
-    words, errors = Counter(), defaultdict(lambda: np.zeros(2, dtype=int))
+    words: Counter[tuple[str, str]] = Counter()
+    errors: defaultdict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, dtype=int))
     try:
         for pair in pairs:
             for side, run in enumerate(pair):

@@ -87,8 +87,8 @@ def _row1(upstream: str, method: str, sparsity: float, params_m: float, wer: str
 def _own(
     system: str, upstream: str, sparsity: float, params_m: float, ratio: float, time: str, wer: float
 ) -> Table2Row:
-    own = dict(upstream=upstream, method="pinch", sparsity=sparsity)
-    return Table2Row(system, upstream, 100, params_m, ratio, time, wer, **own)
+    own = Table2Row(system, upstream, 100, params_m, ratio, time, wer)
+    return dataclasses.replace(own, upstream=upstream, method="pinch", sparsity=sparsity)
 
 
 TABLE1 = (

@@ -40,7 +40,8 @@ def error_rates(pairs: list[tuple[str, str]]) -> dict:
     1
     """
     words = count_word_errors(pairs)
-    chars = jiwer.process_characters(*map(list, zip(*pairs)))
+    references, hypotheses = map(list, zip(*pairs))
+    chars = jiwer.process_characters(references, hypotheses)
     return {"wer": words.errors / words.words, "errors": words.errors, **dataclasses.asdict(words)} | {
         "cer": chars.cer,
         "char_errors": chars.substitutions + chars.deletions + chars.insertions,

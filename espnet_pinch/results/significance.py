@@ -25,8 +25,8 @@ def compare_files(reference: str | os.PathLike, baseline: str | os.PathLike, hyp
     Raises:
         FileNotFoundError, ValueError: a file is missing or damaged, or their ids differ.
     """
-    tables = map(read_table, (reference, baseline, hypothesis))
-    return compare(*tables, names=(str(baseline), str(hypothesis)))
+    references, one, other = map(read_table, (reference, baseline, hypothesis))
+    return compare(references, one, other, names=(str(baseline), str(hypothesis)))
 
 
 def compare(
@@ -82,7 +82,8 @@ def segments(one: str, other: str) -> list[tuple[int, int]]:
     insertions = zip(re.split("[CSD]", one), re.split("[CSD]", other))  # before each word, and at the end
     found, errors, right = [], (0, 0), 0
     for edits, inserted in zip(words, insertions):
-        errors = tuple(e + len(run) + (edit != "C") for e, run, edit in zip(errors, inserted, edits))
+        first, second = (e + len(run) + (edit != "C") for e, run, edit in zip(errors, inserted, edits))
+        errors = (first, second)
         if any(inserted):
             right = 0
         right = right + 1 if edits == ("C", "C") else 0

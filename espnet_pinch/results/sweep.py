@@ -12,7 +12,16 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json
 
 BASELINE = "baseline"  # in the place of a method: the system that all others are compared with
-NEEDED = ("upstream", "method", "target_sparsity", "seed", "wer", "significance", "baseline", "params_kept")
+NEEDED: tuple[str, ...] = (
+    "upstream",
+    "method",
+    "target_sparsity",
+    "seed",
+    "wer",
+    "significance",
+    "baseline",
+    "params_kept",
+)
 NEEDED += ("seconds", "decoded", "references")
 
 
@@ -110,7 +119,7 @@ def systems(runs: list[Run]) -> list[System]:
         same = {s: {"significant_increase": False} for s in newest["wer"]}
         found[upstream, BASELINE, 0.0, ""] = [{**newest["baseline"], "significance": same}]
     keys = sorted(found, key=lambda key: (key[0], rank(key[1]), key[3], key[2]))
-    return [System(*key[:3], tuple(found[key]), key[3]) for key in keys]
+    return [System(key[0], key[1], key[2], tuple(found[key]), key[3]) for key in keys]
 
 
 def rank(method: str) -> int:

@@ -32,10 +32,11 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
     for key in keys:
         system, row = ours.get(key), theirs.get(key[::2])
         line = [title(*key[:2]), f"{100 * key[2]:g}"]
-        line += _cells(row and f"{row.params_m:.2f}", system and f"{system.mean('params_kept') / 1e6:.2f}", in_paper)
+        kept = f"{system.mean('params_kept') / 1e6:.2f}" if system else None
+        line += _cells(f"{row.params_m:.2f}" if row else None, kept, in_paper)
         for name in sets:
-            printed = row and str(row.wer[name.replace("_", "-")])
-            line += _cells(printed, system and _wer(system, (name,)), in_paper)
+            printed = str(row.wer[name.replace("_", "-")]) if row else None
+            line += _cells(printed, _wer(system, (name,)) if system else None, in_paper)
         rows.append(line)
     return head, rows
 
@@ -65,7 +66,7 @@ def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
     head = ["system", "train hours", "params M: paper", "ours", "ratio: paper", "ours"]
     head += ["time: paper", "ours", "test-clean WER %: paper", "ours"]
     by_runs = sorted(found, key=lambda s: len(s.runs))  # of several variants the one that was run most
-    ours = {(s.upstream, s.method, round(s.target, 4)): s for s in by_runs}
+    ours: dict[tuple, System] = {(s.upstream, s.method, round(s.target, 4)): s for s in by_runs}
     rows = []
     for row in paper.TABLE2:
         system = ours.get((row.upstream, row.method, row.sparsity))

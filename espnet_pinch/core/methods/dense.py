@@ -32,6 +32,7 @@ class Dense(PruningMethod):
     """
 
     settings_class = DenseSettings
+    settings: DenseSettings
 
     def put_gates(self, model: nn.Module) -> None:
         make_room(model, self.settings.channels, self.ties)

@@ -42,6 +42,7 @@ class MixedSparsity(OneShot):
     """
 
     settings_class = MixedSettings
+    settings: MixedSettings
 
     def __init__(self, **settings):
         super().__init__(**settings)

@@ -7,8 +7,10 @@ the smallest summed L2 norm over the layers that share them. The masked weight i
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,8 @@ class ChannelGate(nn.Module):
 
     ``weight`` and ``bias`` are the scaled ones, for code that reads them instead of calling the layer.
     """
+
+    kept: Tensor
 
     def __init__(self, linear: nn.Linear, columns: bool):
         super().__init__()
@@ -132,6 +136,7 @@ class NasChannels(PruningMethod):
     """
 
     settings_class = NasSettings
+    settings: NasSettings
     structured = True
 
     def __init__(self, **settings):
@@ -194,7 +199,8 @@ class NasChannels(PruningMethod):
         if not eta:
             return 0.0
         self._mix()
-        return eta * torch.stack([gate.mixture.sum() * gate.per_channel for gate in self.gates.values()]).sum()
+        counts = [cast(Tensor, gate.mixture).sum() * gate.per_channel for gate in self.gates.values()]
+        return eta * torch.stack(counts).sum()
 
     def _mix(self) -> None:
         """Mix the candidates of this step. Forward pass and penalty share a mixture until a backward pass has used it.
@@ -238,7 +244,7 @@ class NasChannels(PruningMethod):
     @torch.no_grad()
     def _ranks(group: list[ChannelGate]) -> Tensor:
         """Rank of every channel by its summed norm, 0 for the smallest, (channels,)."""
-        return sum(gate.norms() for gate in group).argsort(stable=True).argsort()
+        return functools.reduce(torch.add, (gate.norms() for gate in group)).argsort(stable=True).argsort()
 
     # -- the choice
 

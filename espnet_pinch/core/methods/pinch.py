@@ -70,6 +70,7 @@ class Pinch(PruningMethod):
     """
 
     settings_class = PinchSettings
+    settings: PinchSettings
 
     def __init__(self, **settings):
         super().__init__(**settings)

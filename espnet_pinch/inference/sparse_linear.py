@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS, find_linears, replace_module
-from espnet_pinch.core.spmm import FRAMES, TILE, spmm
 from espnet_pinch.errors import UserError
+from espnet_pinch.inference.spmm import FRAMES, TILE, spmm
 
 BACKENDS = ("auto", "dense", "sparse")
 

@@ -1,0 +1,38 @@
+"""The optional packages: which extra of ``pyproject.toml`` installs what a program finds missing."""
+
+# {extra: modules that the package or its programs import and this extra alone installs}
+MODULES = {
+    "asr": (
+        "espnet2",
+        "torchaudio",
+        "transformers",
+        "huggingface_hub",
+        "safetensors",
+        "soundfile",
+        "kaldiio",
+        "jiwer",
+        "yaml",
+        "numba",
+        "scipy",
+        "matplotlib",
+        "tensorboard",
+        "tqdm",
+        "sentencepiece",
+    ),
+    "trainer": ("accelerate",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "demo": ("espeakng_loader",),
+}
+
+
+def how_to_install(module: str | None) -> str | None:
+    """One line on a module that is missing; None where it is not of an optional package.
+
+    >>> how_to_install("onnxruntime")
+    "the package onnxruntime is not installed: run pip install -e '.[export]' in the repository"
+    >>> how_to_install("transformers.models.of_another_release")
+    """
+    extra = next((extra for extra, modules in MODULES.items() if module in modules), None)
+    if extra is None:
+        return None
+    return f"the package {module} is not installed: run pip install -e '.[{extra}]' in the repository"

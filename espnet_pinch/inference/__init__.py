@@ -1,0 +1,1 @@
+"""A folded model made faster on a CPU: sparse products, compiled by numba."""
