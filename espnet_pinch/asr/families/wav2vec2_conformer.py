@@ -53,7 +53,16 @@ class Wav2Vec2Conformer(Wav2Vec2):
         # Relative positions are a bias of torch's fused attention, which torch.onnx cannot take apart at any length.
         before = model.config._attn_implementation
         model.set_attn_implementation("eager")
+        _forget_positions(model)
         try:
             yield
         finally:
             model.set_attn_implementation(before)
+            _forget_positions(model)
+
+
+def _forget_positions(model: nn.Module) -> None:
+    """Clear the rotary positions of the last utterance: an export would take them for those of every length."""
+    for module in model.modules():
+        if hasattr(module, "cached_sequence_length"):
+            module.cached_sequence_length = module.cached_rotary_positional_embedding = None
