@@ -3,7 +3,7 @@ unexport CDPATH
 VENV = .venv
 PYTHON = $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' 2>/dev/null),$(p))))
 
-.PHONY: demo test test-slow lint venv clean
+.PHONY: demo test test-312 test-slow lint venv clean
 
 demo: venv
 	cd egs/librispeech_100 && ./run.sh --upstream mini --corpus mini
@@ -11,6 +11,12 @@ demo: venv
 # Two tests at a time, a thread each: most of them start programs and wait.
 test: venv lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" --doctest-modules espnet_pinch tests
+
+# What depends on ESPnet's version, with that of Python 3.12: make test-312 PYTHON=/path/to/python3.12
+test-312:
+	$(MAKE) venv VENV=.venv312
+	OMP_NUM_THREADS=1 .venv312/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" \
+		$(addprefix tests/,test_espnet.py test_resume.py test_nodes.py test_untrusted.py test_families.py)
 
 test-slow: venv
 	$(VENV)/bin/python -m pytest -q -m slow tests
