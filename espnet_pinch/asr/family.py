@@ -4,8 +4,6 @@ A family is a file in ``espnet_pinch/asr/families`` with a subclass of ``Family`
 else names model types, layers or fields of a configuration.
 """
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from espnet_pinch.asr import families as package
 from espnet_pinch.core.channels import Tied
 from espnet_pinch.errors import UserError
+from espnet_pinch.plugins import import_all
 
 
 class Family(ABC):
@@ -102,8 +101,7 @@ def register(family: type[Family]) -> type[Family]:
 
 def all_families() -> dict[str, Family]:
     """``{model type: family}``, file by file."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_all(package)
     return dict(_found)
 
 

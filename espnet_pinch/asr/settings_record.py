@@ -96,7 +96,7 @@ def describe(args: argparse.Namespace) -> dict:
 
 
 def _annealed(args: argparse.Namespace) -> bool:
-    return args.scheduler == "linearwarmupdecay" or method_of(args.pruning).annealed
+    return args.scheduler == "linearwarmupdecay" or method_of(args.pruning).build.needs_total_steps
 
 
 def _changes(before: dict, now: dict) -> list[str]:

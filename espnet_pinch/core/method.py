@@ -33,6 +33,7 @@ class PruningMethod(nn.Module):
 
     settings_class: type[MethodSettings] = MethodSettings
     structured = False  # whether whole channels go, so that the folded matrices can be made smaller
+    needs_total_steps = False  # whether the method has a schedule over the run
 
     def __init__(self, **settings):
         super().__init__()
@@ -119,11 +120,6 @@ class PruningMethod(nn.Module):
     @property
     def needs_penalty(self) -> bool:
         """Whether a step whose loss lacks ``penalty()`` is a mistake."""
-        return False
-
-    @property
-    def needs_total_steps(self) -> bool:
-        """Whether the method has a schedule over the run."""
         return False
 
     def begin_step(self) -> None:

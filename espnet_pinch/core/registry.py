@@ -4,14 +4,13 @@ A method is a file in ``espnet_pinch/core/methods``; it registers itself with ``
 """
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 
 from espnet_pinch.core import methods as package
 from espnet_pinch.core.method import PruningMethod
 from espnet_pinch.core.settings import MethodSettings, check_keys, shown
 from espnet_pinch.errors import UserError
+from espnet_pinch.plugins import import_all
 
 DEFAULT_METHOD = "pinch"  # of a block that names none
 UNPRUNED = "dense"
@@ -28,7 +27,6 @@ class Method:
         title: in tables.
         label, colour, marker: of its curve in pictures; matplotlib's names.
         extra_per_layer: parameters that it trains besides the model's own, for each gated layer.
-        annealed: whether its course depends on the length of the run.
         most: its largest target sparsity.
         from_run: the setting that names a finished run of ``DEFAULT_METHOD`` at the same target; None where there is
             none.
@@ -41,7 +39,6 @@ class Method:
     colour: str
     marker: str
     extra_per_layer: int = 0
-    annealed: bool = False
     most: float = 1.0
     from_run: str | None = None
 
@@ -70,8 +67,7 @@ def register(name: str, **facts) -> Callable[[type[PruningMethod]], type[Pruning
 
 def all_methods() -> dict[str, Method]:
     """``{name: method}``: without pruning first, then the default method, then the others by name."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_all(package)
     order = {UNPRUNED: 0, DEFAULT_METHOD: 1}
     return {name: _found[name] for name in sorted(_found, key=lambda name: (order.get(name, 2), name))}
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import importlib
 import importlib.util
-import pkgutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.export import formats as package
+from espnet_pinch.plugins import import_all
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.model import PruningASRModel
@@ -162,8 +161,7 @@ def register(build: type[Format]) -> type[Format]:
 
 def all_formats() -> dict[str, Format]:
     """``{name: format}``, by ``place`` and name."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    import_all(package)
     return {fmt.name: fmt for fmt in sorted(_found.values(), key=lambda fmt: (fmt.place, fmt.name))}
 
 

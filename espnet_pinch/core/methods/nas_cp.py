@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.channels import find_channels
-from espnet_pinch.core.method import PruningMethod, cosine
+from espnet_pinch.core.method import cosine
+from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
-from espnet_pinch.core.settings import OnePassSettings, check_number
+from espnet_pinch.core.settings import check_number
 from espnet_pinch.errors import UserError
 
 # Fractions of the channels that the candidates remove (arXiv 2505.22608, section 4).
@@ -111,10 +112,9 @@ class ChannelGate(nn.Module):
     colour="tab:red",
     marker="v",
     extra_per_layer=len(CANDIDATES),
-    annealed=True,
     most=CANDIDATES[-1],
 )
-class NasChannels(PruningMethod):
+class NasChannels(OnePassMethod):
     """One-pass channel pruning by architecture search.
 
     In training every layer's candidates are mixed by a Gumbel-softmax, outside it by a plain softmax, and ``eta`` is
@@ -175,12 +175,6 @@ class NasChannels(PruningMethod):
         """The penalty's weight in force: 0 while the target is met."""
         met = self.chosen or self.sparsity() >= self.settings.target_sparsity
         return 0.0 if met else self.settings.eta_for_target
-
-    needs_total_steps = True
-
-    @property
-    def needs_penalty(self) -> bool:
-        return self.eta > 0
 
     # -- training
 
@@ -314,9 +308,6 @@ class NasChannels(PruningMethod):
     def on_target(self) -> bool:
         over = self.sparsity() >= self.settings.target_sparsity
         return over and (self.chosen or self.settings.landing == "paper")
-
-    def scalars(self) -> dict[str, float]:
-        return {"sparsity": self.sparsity(), "tau": self.tau, "eta": self.eta}
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
         return {

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from espnet_pinch.core import budget
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.gate import GatedLinear
-from espnet_pinch.core.method import PruningMethod, cosine
+from espnet_pinch.core.method import cosine
+from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
-from espnet_pinch.core.settings import OnePassSettings, check_number
+from espnet_pinch.core.settings import check_number
 
 # How far over the target a landing may end: half of the 0.1 point that the result has to keep to.
 LANDING_TOLERANCE = 0.0005
@@ -44,9 +45,8 @@ class PinchSettings(OnePassSettings):
     colour="tab:blue",
     marker="o",
     extra_per_layer=1,
-    annealed=True,
 )
-class Pinch(PruningMethod):
+class Pinch(OnePassMethod):
     """One-pass pruning with self-pinching gates (arXiv 2505.22608).
 
     The loss gets ``eta`` times the number of kept weights while the sparsity is under its target, nothing once it
@@ -108,12 +108,6 @@ class Pinch(PruningMethod):
         """The penalty's weight in force: 0 while the target is met."""
         return 0.0 if self.on_target() else self.settings.eta_for_target
 
-    needs_total_steps = True
-
-    @property
-    def needs_penalty(self) -> bool:
-        return self.eta > 0
-
     # -- training
 
     def begin_step(self) -> None:
@@ -171,9 +165,6 @@ class Pinch(PruningMethod):
 
     def on_target(self) -> bool:
         return self.sparsity() >= self.settings.target_sparsity
-
-    def scalars(self) -> dict[str, float]:
-        return {"sparsity": self.sparsity(), "tau": self.tau, "eta": self.eta}
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
         return {name: (budget.count_pruned([gate]), budget.count_weights([gate])) for name, gate in self.gates.items()}
