@@ -12,7 +12,7 @@ from pathlib import Path
 
 import espnet_pinch
 from espnet_pinch.bin import run_main, use_utf8
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.explain import explain
 from espnet_pinch.export.format import loadable
 
@@ -89,7 +89,7 @@ def transcribe(args: argparse.Namespace) -> None:
     def fail(line: str) -> None:
         nonlocal failed
         failed += 1
-        tqdm.write(f"error: {printable(' '.join(line.split()))}", file=sys.stderr)
+        tqdm.write(f"error: {printable(one_line(line))}", file=sys.stderr)
 
     files = {}
     for path in args.audio:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -41,6 +41,6 @@ def read_yaml(path: str | os.PathLike):
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line} is not UTF-8 text: {error}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # no date, no number
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {one_line(error)}") from None
     except (RecursionError, MemoryError):
         raise UserError(f"{path} is not YAML for a run: too deep") from None

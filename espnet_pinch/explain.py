@@ -3,7 +3,7 @@
 import re
 import sys
 
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.extras import how_to_install
 from espnet_pinch.files import DISK_REASONS
 from espnet_pinch.unreadable import permission_reason
@@ -37,7 +37,7 @@ def explain(error: Exception) -> str | None:
         return how_to_install(error.name)
     yaml = sys.modules.get("yaml")  # not there where the core alone is installed, and then no error is of its type
     if isinstance(error, (UserError, OSError, FloatingPointError, *([yaml.YAMLError] if yaml else []))):
-        return " ".join(str(error).split())
+        return one_line(error)
     if isinstance(error, MemoryError):
         return _advice(error) or explain(MemoryError("Unable to allocate"))
     return None

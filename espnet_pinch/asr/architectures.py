@@ -17,7 +17,7 @@ from transformers import (
 
 from espnet_pinch.asr.small_upstreams import SMALL
 from espnet_pinch.asr.upstream import read_config
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 
 # Targets of HuBERT's pre-training: 500 clusters, and the four special symbols of every fairseq dictionary. With 500
 # the paper's figures come out as well.
@@ -75,7 +75,7 @@ def ctc_model(upstream: str) -> PreTrainedModel:
         with torch.device("meta"):
             return AutoModelForCTC.from_config(config)
     except Exception as error:  # transformers raises many kinds, some of several lines
-        raise UserError(f"cannot build the upstream {upstream}: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot build the upstream {upstream}: {one_line(error)}") from None
 
 
 def pretraining_model(upstream: str) -> nn.Module:

@@ -14,7 +14,7 @@ from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
 from espnet_pinch.data.source import write_record
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.files import whole_folder, write_json
 
 
@@ -37,7 +37,7 @@ def load_model(
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise UserError(f"{model_file} does not fit {config_file}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{model_file} does not fit {config_file}: {one_line(error)}") from None
     return model.eval(), args
 
 

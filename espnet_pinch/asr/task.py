@@ -24,7 +24,7 @@ from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.registry import self_contained
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.spelling import POLICIES, UnknownCharacters
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.explain import explain
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
@@ -157,4 +157,4 @@ class PruningASRTask(ASRTask):
         try:
             return [optimizer_class(groups, **args.optim_conf)]
         except (TypeError, ValueError) as error:  # torch checks the settings
-            raise UserError(f"optim_conf: {' '.join(str(error).split())}") from None
+            raise UserError(f"optim_conf: {one_line(error)}") from None

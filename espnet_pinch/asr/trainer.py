@@ -26,7 +26,7 @@ from espnet_pinch.asr.steps import (
     set_random_state,
     unpack_figures,
 )
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.progress import duration
 
 # Added to the error rate of an epoch that ends short of the target sparsity, so that none of these is ever
@@ -131,7 +131,7 @@ class PruningTrainer(Trainer):
         except RuntimeError as error:
             if "state_dict" not in str(error):
                 raise
-            raise UserError(f"{checkpoint} does not fit the model: {' '.join(str(error).split())}") from None
+            raise UserError(f"{checkpoint} does not fit the model: {one_line(error)}") from None
         cls.middle = load(checkpoint, map_location="cpu", mmap=True).get(MIDDLE)
         options = cls.options
         if options.patience is not None and reporter.get_epoch() > 0:

@@ -26,7 +26,7 @@ from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
 from espnet_pinch.asr.weight_files import weight_names
 from espnet_pinch.data.upstream_files import check_folder
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.files import write_json
 
 RATES = range(1000, 1_000_000)  # Hz
@@ -79,9 +79,7 @@ def read_config(upstream: str) -> PretrainedConfig:
         raise
     except Exception as error:  # transformers checks the fields, and raises many kinds
         reason = re.split(r"\n\S|\. ", str(error))[0]
-        raise UserError(
-            f"{upstream} is not a model of type {', '.join(all_families())}: {' '.join(reason.split())}"
-        ) from None
+        raise UserError(f"{upstream} is not a model of type {', '.join(all_families())}: {one_line(reason)}") from None
     try:
         objection = find_family(config.model_type).objection(config)
     except UserError as error:
@@ -98,9 +96,9 @@ def has_ctc_head(upstream: str, config: PretrainedConfig) -> bool:
     return f"{find_family(config.model_type).head}.weight" in weight_names(upstream)
 
 
-def require_ctc_head(upstream: str) -> None:
+def require_ctc_head(upstream: str, config: PretrainedConfig) -> None:
     """Raises ValueError, which says what to do, where an upstream without a CTC head is to be its own baseline."""
-    if not has_ctc_head(upstream, read_config(upstream)):
+    if not has_ctc_head(upstream, config):
         raise UserError(
             f"{upstream} has no CTC head, so it cannot be its own baseline: a baseline has to be trained first. Write "
             "conf/UPSTREAM_baseline.yaml, such as conf/hubert_large_baseline.yaml, or give --baseline_config"
@@ -119,7 +117,7 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
     except Exception as error:
         there = next((file for file in files if file.is_file()), None)
         if there:
-            raise UserError(f"{there} cannot be read: {' '.join(str(error).split())}") from None
+            raise UserError(f"{there} cannot be read: {one_line(error)}") from None
         masked = find_family(config.model_type).masks_padding(config)
         logging.warning(f"{upstream} has no preprocessor_config.json: waveform normalised, attention mask {masked}")
         return WaveformProcessing(return_attention_mask=masked)
@@ -152,11 +150,11 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
             model, info = auto.from_pretrained(upstream, **options, local_files_only=True)
     except SafetensorError as error:
         weight_names(upstream)  # names the file where that can be seen
-        raise UserError(f"the weights of {upstream} are damaged: {' '.join(str(error).split())}") from None
+        raise UserError(f"the weights of {upstream} are damaged: {one_line(error)}") from None
     except (UserError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of a model whose settings do not fit each other
-        raise UserError(f"{upstream} cannot be loaded: {' '.join(str(error).split())}") from None
+        raise UserError(f"{upstream} cannot be loaded: {one_line(error)}") from None
     _check_fit(upstream, config, info)
     processing = read_processing(upstream, config)
     if not ctc:

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PretrainedConfig, Wav2Vec2CTCTokenizer
 
 from espnet_pinch.data.tokens import line_name, token_of
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 
 FILE = "vocab.json"
 
@@ -31,7 +31,7 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
     try:
         tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many kinds
-        raise UserError(f"the tokenizer of {folder} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"the tokenizer of {folder} cannot be read: {one_line(error)}") from None
     names = _rows(tokenizer, config, path)
     blank = _blank(tokenizer, config, path, names)
     roles: dict[str | None, str] = {
@@ -90,7 +90,7 @@ def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path)
     for token, row in vocabulary.items():
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
             raise UserError(f"{path} is damaged: the token {token!r} has the row {row!r}")
-        if row >= config.vocab_size and row >= 0 and len(token) == 1:
+        if row >= config.vocab_size and len(token) == 1:
             raise UserError(
                 f"{path} has the token {token!r} in row {row}, and the head has {config.vocab_size} rows (vocab_size)"
             )

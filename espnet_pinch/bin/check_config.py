@@ -17,7 +17,7 @@ from espnet_pinch.core.registry import UNPRUNED, build_method, method_of
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
 from espnet_pinch.data.spelling import UnknownCharacters
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.extras import MODULES
 from espnet_pinch.gpus import check_gpus
 
@@ -73,7 +73,7 @@ def main() -> None:
     except (UserError, FileNotFoundError) as error:
         where = "" if args.method or args.target_sparsity else f"{args.config}: "
         raise UserError(f"{where}{error}") from None
-    other = "" if other in (None, upstream) else " ".join(str(other).split())
+    other = "" if other in (None, upstream) else one_line(other)
     found = {
         "method": method.name,
         "target_sparsity": target if method.name != UNPRUNED else 0.0,

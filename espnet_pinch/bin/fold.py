@@ -9,7 +9,7 @@ from espnet_pinch.asr.checkpoint import load_model, write_folded
 from espnet_pinch.asr.resume import average_again, owned
 from espnet_pinch.asr.safe_load import damage
 from espnet_pinch.asr.task import PruningASRTask
-from espnet_pinch.asr.upstream import require_ctc_head
+from espnet_pinch.asr.upstream import read_config, require_ctc_head
 from espnet_pinch.bin import run_main
 
 
@@ -23,7 +23,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.untrained is not None:
         config = PruningASRTask.get_parser().parse_args([*args.untrained, "--output_dir", str(args.exp)])
-        require_ctc_head(config.frontend_conf["upstream"])  # a new head would be a baseline of random words
+        upstream = config.frontend_conf["upstream"]
+        require_ctc_head(upstream, read_config(upstream))  # a new head would be a baseline of random words
         model = PruningASRTask.build_model(config).eval()
         for key in ("config", "required", "print_config"):  # ESPnet leaves these out of config.yaml, or they do not fit
             vars(config).pop(key, None)

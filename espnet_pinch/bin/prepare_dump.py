@@ -37,9 +37,9 @@ def main() -> None:
     parser.add_argument("--max_wav_duration", type=float, default=30.0, help="seconds")
     args = parser.parse_args()
     unknown = UnknownCharacters(args.unknown_characters)
-    if args.own_baseline:
-        require_ctc_head(args.upstream)
     config = read_config(args.upstream)
+    if args.own_baseline:
+        require_ctc_head(args.upstream, config)
     sets = {name: read_data_dir(args.data / name) for name in (args.train_set, args.valid_set, *args.test_sets)}
     train = sets[args.train_set]
     added: Counter[str] = Counter()
@@ -68,9 +68,8 @@ def main() -> None:
         print(f"{name}: {len(utterances)} utterances" + (f"; dropped: {why}" if why else ""), flush=True)
         if counts[name]:
             print(f"{name}: not in the vocabulary: {describe(counts[name])}; {treatment}", flush=True)
-    texts = {
-        u.id: u.text for utterances in sets.values() for u in utterances
-    }  # a validation set holds others' utterances
+    # Of a set that holds others' utterances, such as a validation set, none is counted twice.
+    texts = {u.id: u.text for utterances in sets.values() for u in utterances}
     counts["all"] = spelling.unknown(texts.values())
     write_json(args.out / "unknown_characters.json", {"policy": unknown.policy, "added": added, "characters": counts})
     write_tokens(args.out / "token_list" / "char" / "tokens.txt", tokens)

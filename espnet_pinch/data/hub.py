@@ -9,14 +9,13 @@ import urllib.parse
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-import yaml
-from huggingface_hub import HfApi, constants, get_token, hf_hub_url, metadata_load, snapshot_download
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers
 
 from espnet_pinch.data import download
 from espnet_pinch.data.download import Refused, check_file
-from espnet_pinch.data.source import CACHE, FILE, HUB, Source, commit_of, licence_of, write_record
+from espnet_pinch.data.source import CACHE, FILE, HUB, Source, card_licence, commit_of, licence_of, write_record
 from espnet_pinch.data.upstream_files import CONFIG, choose
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import DISK_REASONS, disk_errors
@@ -259,11 +258,8 @@ def _cached(source: Source, folder: Path) -> Repository:
                 f"the hub's cache is damaged: {snapshot / name} has another checksum than its name"
             ) from None
 
-    card = {}
-    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        card = metadata_load(snapshot / "README.md") or {}
     commit = snapshot.name if re.fullmatch("[0-9a-f]{40}", snapshot.name) else None
-    return Repository(checks, bring, commit, licence_of(card), CACHE)
+    return Repository(checks, bring, commit, card_licence(snapshot), CACHE)
 
 
 def _check_of(path: Path) -> dict:

@@ -160,7 +160,7 @@ def read_record(folder: str | os.PathLike) -> dict:
     record = _read(folder)
     if record is None:
         cached = re.search(r"/models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})$", os.path.abspath(folder))
-        known = {**dict.fromkeys(KEYS), **_card_licence(folder)}
+        known = {**dict.fromkeys(KEYS), **card_licence(folder)}
         if not cached:
             return known
         repo = f"{cached[1]}/{cached[2]}"
@@ -206,7 +206,7 @@ def licence_of(card) -> dict[str, str]:
     return known
 
 
-def _card_licence(folder: Path) -> dict[str, str]:
+def card_licence(folder: Path) -> dict[str, str]:
     """What the model card in a folder says of the licence; nothing where there is none."""
     from huggingface_hub import metadata_load
 

@@ -12,7 +12,7 @@ from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import RATES, fill_buffers
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 
 UPSTREAM = "frontend.upstream."  # what names in a model have before those of transformers
 EXTRA = "_extra_state"  # torch's name in a state_dict for what a module keeps besides tensors
@@ -116,7 +116,3 @@ def count_layers(model: PruningASRModel) -> dict[str, dict]:
         }
         for name, layer in gated_layers(model).items()
     }
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

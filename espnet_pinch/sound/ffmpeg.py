@@ -16,28 +16,14 @@ import numpy as np
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.tags import read_at
 
-ENDINGS = (
-    *(".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".aac", ".adts", ".f4a"),
-    *(
-        ".webm",
-        ".weba",
-        ".mkv",
-        ".mka",
-        ".mk3d",
-        ".wma",
-        ".wmv",
-        ".asf",
-        ".avi",
-        ".flv",
-        ".f4v",
-        ".mpg",
-        ".mpeg",
-        ".vob",
-    ),
-    *(".ts", ".mts", ".m2ts", ".ogv", ".ogx", ".ogm", ".spx", ".amr", ".awb", ".ac3", ".eac3", ".dts", ".mlp", ".thd"),
-    *(".ra", ".rm", ".rmvb", ".ape", ".tta", ".tak", ".wv", ".mpc", ".mp+", ".dsf", ".dff", ".qcp", ".gsm", ".shn"),
-    *(".alac", ".divx", ".xwma", ".aptx", ".sbc", ".g722", ".nut", ".mxf", ".dss", ".ofr", ".oma", ".aa3", ".loas"),
-)
+ENDINGS = {
+    f".{name}"
+    for name in (
+        "m4a m4b m4p m4r mp4 m4v mov qt 3gp 3gpp 3g2 aac adts f4a webm weba mkv mka mk3d wma wmv asf avi flv f4v "
+        "mpg mpeg vob ts mts m2ts ogv ogx ogm spx amr awb ac3 eac3 dts mlp thd ra rm rmvb ape tta tak wv mpc mp+ "
+        "dsf dff qcp gsm shn alac divx xwma aptx sbc g722 nut mxf dss ofr oma aa3 loas"
+    ).split()
+}
 _MAGICS = (  # of files of these kinds under another name, such as standard input: where, what
     (4, b"ftyp"),
     (8, b"AVI "),

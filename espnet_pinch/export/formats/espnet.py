@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.export.format import Comparison, Format, Original, register
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def read_folded(folder: Path) -> PruningASRModel:
         UserError: damaged, of a model with gates, or the two files do not fit each other.
     """
     from espnet_pinch.asr.safe_load import load_weights
-    from espnet_pinch.export.model import build, fill, one_line
+    from espnet_pinch.export.model import build, fill
 
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
