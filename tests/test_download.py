@@ -1,8 +1,6 @@
 """Downloads against a small server on the loopback that cuts and corrupts."""
 
-import contextlib
 import hashlib
-import http.server
 import io
 import shutil
 import socket
@@ -10,6 +8,7 @@ import struct
 import tarfile
 import threading
 
+import loopback
 import pytest
 
 from espnet_pinch.data import download
@@ -17,10 +16,8 @@ from espnet_pinch.data import download
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(loopback.Handler):
     """Sends ``server.files``, and does what ``server`` is told to do wrong."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         server = self.server
@@ -66,21 +63,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.connection.close()
         self.close_connection = True
 
-    def log_message(self, *args):
-        pass
 
-    def finish(self):
-        with contextlib.suppress(OSError, ValueError):
-            super().finish()
-
-
-class Server(http.server.ThreadingHTTPServer):
+class Server(loopback.Server):
     cut = status = 0
     no_ranges = chunked = reset = False
     stall = None
-
-    def handle_error(self, *args):  # clients that go away are what is tested
-        pass
 
 
 @pytest.fixture
