@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from espnet_pinch.core.gate import GatedLinear, kept_weights, masked_linear, masked_weight
+from espnet_pinch.core.gate import GatedLinear, kept_units, masked_linear, masked_weight
 
 TAU = 0.3
 
@@ -59,9 +59,9 @@ def test_masked_linear_is_the_masked_weight_in_a_linear(tensors):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_kept_weights_counts_and_has_the_gradient_of_the_soft_count(tensors):
+def test_kept_units_counts_and_has_the_gradient_of_the_soft_count(tensors):
     _, weight, _, threshold = tensors
-    count = kept_weights(weight, threshold, TAU)
+    count = kept_units(weight, threshold, TAU)
     assert count.item() == (weight.detach().abs() >= 0.6).sum().item()
     got = torch.autograd.grad(3 * count, (weight, threshold))
     want = torch.autograd.grad(3 * soft(weight, threshold).sum(), (weight, threshold))
@@ -75,7 +75,7 @@ def test_nothing_but_weight_threshold_and_input_is_saved_for_backward(tensors):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
         masked_linear(x, weight, bias, threshold, TAU)
         masked_weight(weight, threshold, TAU)
-        kept_weights(weight, threshold, TAU)
+        kept_units(weight, threshold, TAU)
     assert set(saved) == {x.data_ptr(), weight.data_ptr(), threshold.data_ptr()}
 
 

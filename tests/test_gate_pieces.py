@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from espnet_pinch.core import score
-from espnet_pinch.core.gate import kept_weights, masked_linear, masked_weight
+from espnet_pinch.core.gate import kept_units, masked_linear, masked_weight
 from espnet_pinch.core.score import MAGNITUDE
 
 TAU = 0.3
@@ -29,7 +29,7 @@ def test_gradients_are_those_of_the_whole_weight(monkeypatch, transposed):
     ):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     want = torch.autograd.grad(2 * soft().sum(), (weight, threshold))
-    got = torch.autograd.grad(2 * kept_weights(weight, threshold, TAU), (weight, threshold))
+    got = torch.autograd.grad(2 * kept_units(weight, threshold, TAU), (weight, threshold))
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from espnet_pinch.asr import families as package
 from espnet_pinch.core.channels import Tied
+from espnet_pinch.core.units import Group
 from espnet_pinch.errors import UserError
 from espnet_pinch.plugins import import_all
 
@@ -38,6 +39,21 @@ class Family(ABC):
     @abstractmethod
     def ties(self, config) -> Sequence[Tied]:
         """The gated layers that share channels; one that is in no group cannot be pruned by channels."""
+
+    @abstractmethod
+    def filters(self, model: nn.Module, multiple: int) -> Sequence[Group]:
+        """The filters of the convolutions that make frames of the waveform.
+
+        Args:
+            multiple: of the numbers of filters that are kept.
+        """
+
+    def keep_heads(self, block: nn.Module, places: Tensor) -> None:  # noqa: B027  (most blocks need not know)
+        """Tell the block of an attention whose layers have been cut of the heads that are left.
+
+        Args:
+            places: of these heads, (heads,).
+        """
 
     @abstractmethod
     def objection(self, config) -> str | None:

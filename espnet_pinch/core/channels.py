@@ -23,13 +23,13 @@ class Tied:
         rows: the layers that have the channels as outputs. Together with ``column`` they are an even number of
             layers, see ``Channels.pairs``.
         column: the layer that has the channels as inputs.
-        full_width: whether the computation between the layers needs every channel, as attention heads do. A channel
-            without weights is then filled with zeros.
+        head_size: of an attention, the attribute of its module that holds the number of channels of a head. Heads
+            need all of their channels: a channel without weights is filled with zeros.
     """
 
     rows: tuple[str, ...]
     column: str
-    full_width: bool = False
+    head_size: str = ""
 
     def __str__(self) -> str:
         return f"{', '.join(self.rows)} and {self.column}"
@@ -37,7 +37,7 @@ class Tied:
 
 # The ties of the layers that are gated by default.
 TRANSFORMER_TIES = (
-    Tied(("q_proj", "k_proj", "v_proj"), "out_proj", full_width=True),
+    Tied(("q_proj", "k_proj", "v_proj"), "out_proj", head_size="head_dim"),
     Tied(("intermediate_dense",), "output_dense"),
 )
 
@@ -171,9 +171,9 @@ def make_room(model: nn.Module, channels: Mapping[str, int], ties: Sequence[Tied
         new: nn.Linear | KeptRows | KeptColumns
         rows, columns = linear.weight.shape
         if own == tied.column:
-            new = KeptColumns(columns, rows, kept) if tied.full_width else nn.Linear(kept, rows)
+            new = KeptColumns(columns, rows, kept) if tied.head_size else nn.Linear(kept, rows)
         else:
-            new = KeptRows(columns, rows, kept) if tied.full_width else nn.Linear(columns, kept)
+            new = KeptRows(columns, rows, kept) if tied.head_size else nn.Linear(columns, kept)
         replace_module(model, name, new.to(linear.weight))
 
 

@@ -22,17 +22,18 @@ from espnet_pinch.core.score import MAGNITUDE, Score
 
 class _MaskedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, threshold, tau, score):
-        ctx.save_for_backward(weight, threshold)
+    def forward(ctx, weight, threshold, tau, score, scores):
+        ctx.save_for_backward(weight, threshold, scores)
         ctx.tau, ctx.score = tau, score
-        return score.apply(weight, threshold)
+        return score.apply(weight, threshold, scores)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_masked):
-        weight, threshold = ctx.saved_tensors
+        weight, threshold, scores = ctx.saved_tensors
         grad_masked = grad_masked.clone(memory_format=torch.contiguous_format)
-        return *ctx.score.masked_backward(grad_masked, weight, threshold, ctx.tau), None, None
+        grads = ctx.score.masked_backward(grad_masked, weight, threshold, ctx.tau, scores)
+        return *grads[:2], None, None, grads[2]
 
 
 class _MaskedLinear(torch.autograd.Function):
@@ -59,41 +60,43 @@ class _MaskedLinear(torch.autograd.Function):
             grad_x = grad_output @ ctx.score.apply(weight, threshold).to(grad_output.dtype)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[3]:
             grad_masked = (rows.mT @ x.flatten(0, -2)).to(weight.dtype)  # (out, in)
-            grad_weight, grad_threshold = ctx.score.masked_backward(grad_masked, weight, threshold, ctx.tau)
+            grad_weight, grad_threshold, _ = ctx.score.masked_backward(grad_masked, weight, threshold, ctx.tau)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = rows.sum(0).to(weight.dtype)
         return grad_x, grad_weight, grad_bias, grad_threshold, None, None
 
 
-class _KeptWeights(torch.autograd.Function):
+class _KeptUnits(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, threshold, tau, score):
-        ctx.save_for_backward(weight, threshold)
+    def forward(ctx, weight, threshold, tau, score, scores):
+        ctx.save_for_backward(weight, threshold, scores)
         ctx.tau, ctx.score = tau, score
-        return score.count(weight, threshold).to(weight.dtype)
+        return score.count(weight, threshold, scores).to(threshold.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_count):
-        weight, threshold = ctx.saved_tensors
-        return *ctx.score.count_backward(grad_count, weight, threshold, ctx.tau), None, None
+        weight, threshold, scores = ctx.saved_tensors
+        grads = ctx.score.count_backward(grad_count, weight, threshold, ctx.tau, scores)
+        return *grads[:2], None, None, grads[2]
 
 
-def masked_weight(weight: Tensor, threshold: Tensor, tau: float, score: Score = MAGNITUDE) -> Tensor:
+def masked_weight(
+    weight: Tensor, threshold: Tensor, tau: float, score: Score = MAGNITUDE, scores: Tensor | None = None
+) -> Tensor:
     """``W * M_hard`` with the straight-through backward pass.
 
     Args:
         weight: (out, in), or any shape.
         threshold: scalar.
         tau: temperature of the soft mask, > 0.
-        score: what is compared with the threshold.
+        score: what the units of the weight are.
+        scores: (units), where the units have weights in several layers.
     """
-    return _MaskedWeight.apply(weight, threshold, tau, score)
+    return _MaskedWeight.apply(weight, threshold, tau, score, scores)
 
 
-def masked_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, threshold: Tensor, tau: float, score: Score = MAGNITUDE
-) -> Tensor:
+def masked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, threshold: Tensor, tau: float) -> Tensor:
     """``F.linear(x, W * M_hard, b)`` with the straight-through backward pass; follows autocast.
 
     Args:
@@ -102,20 +105,22 @@ def masked_linear(
         bias: (out,) or None
         threshold: scalar.
         tau: temperature of the soft mask, > 0.
-        score: what is compared with the threshold.
 
     Returns: (..., out)
     """
-    return _MaskedLinear.apply(x, weight, bias, threshold, tau, score)
+    return _MaskedLinear.apply(x, weight, bias, threshold, tau, MAGNITUDE)
 
 
-def kept_weights(weight: Tensor, threshold: Tensor, tau: float, score: Score = MAGNITUDE) -> Tensor:
-    """``|M|_0``: the number of kept weights as a scalar. Its gradient is the gradient of the sum of the soft mask.
+def kept_units(
+    weight: Tensor | None, threshold: Tensor, tau: float, score: Score = MAGNITUDE, scores: Tensor | None = None
+) -> Tensor:
+    """``|M|_0``: the number of kept units as a scalar. Its gradient is the gradient of the sum of the soft mask.
 
     Args:
-        weight, threshold, tau, score: as for ``masked_weight``.
+        weight, threshold, tau, score, scores: as for ``masked_weight``; ``weight`` is not needed where ``scores`` are
+            given.
     """
-    return _KeptWeights.apply(weight, threshold, tau, score)
+    return _KeptUnits.apply(weight, threshold, tau, score, scores)
 
 
 class GatedLinear(nn.Module):
@@ -129,7 +134,6 @@ class GatedLinear(nn.Module):
         linear: the layer to replace.
         threshold: initial value of the threshold.
         tau: temperature of the soft mask, > 0.
-        score: what is compared with the threshold.
 
     >>> layer = GatedLinear(nn.Linear(4, 3), threshold=0.1)
     >>> layer(torch.zeros(2, 5, 4)).shape
@@ -138,37 +142,36 @@ class GatedLinear(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, linear: nn.Linear, threshold: float = 1e-5, tau: float = 0.5, score: Score = MAGNITUDE):
+    def __init__(self, linear: nn.Linear, threshold: float = 1e-5, tau: float = 0.5):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight_orig = linear.weight  # (out, in)
         self.register_parameter("bias", linear.bias)  # (out,) or None
         self.threshold = nn.Parameter(linear.weight.new_tensor(threshold))  # ()
         self.tau = tau
-        self.score = score
 
     @property
     def weight(self) -> Tensor:
-        return masked_weight(self.weight_orig, self.threshold, self.tau, self.score)
+        return masked_weight(self.weight_orig, self.threshold, self.tau)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        return masked_linear(x, self.weight_orig, self.bias, self.threshold, self.tau, self.score)
+        return masked_linear(x, self.weight_orig, self.bias, self.threshold, self.tau)
 
     def kept(self) -> Tensor:
-        """Number of kept weights, differentiable (``kept_weights``)."""
-        return kept_weights(self.weight_orig, self.threshold, self.tau, self.score)
+        """Number of kept weights, differentiable (``kept_units``)."""
+        return kept_units(self.weight_orig, self.threshold, self.tau)
 
     @torch.no_grad()
     def count_kept(self, factor: float = 1.0) -> Tensor:
         """Number of weights that are kept if the threshold is multiplied by ``factor``, a scalar of int64."""
-        return self.score.count(self.weight_orig, self.threshold * factor)
+        return MAGNITUDE.count(self.weight_orig, self.threshold * factor)
 
     @torch.no_grad()
     def fold(self) -> nn.Linear:
         """An ``nn.Linear`` with zeros where the gate prunes. It computes the same without a gate."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         linear.weight = self.weight_orig
-        linear.weight.copy_(self.score.apply(self.weight_orig, self.threshold))
+        linear.weight.copy_(MAGNITUDE.apply(self.weight_orig, self.threshold))
         linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
 

@@ -1,14 +1,17 @@
 """The score that a gate compares with its threshold, and the gradients through that comparison.
 
-A gate keeps or prunes *units* of a weight matrix. A unit has one score and is kept if ``score >= t^2``. In the paper a
-unit is a single weight with the score ``W^2`` (arXiv 2505.22608, section 2). With the soft mask
-``M = sigmoid((score - t^2) / tau)`` in place of the hard one, the masked weight ``W * M`` has the gradients
+A gate keeps or prunes *units* of a weight. A unit has one score ``s`` and is kept if ``s >= t^2``. In the paper a
+unit is a single weight with the score ``W^2`` (arXiv 2505.22608, section 2): ``Magnitude``. A larger unit, such as a
+head of an attention, has weights in several layers, and its score is the mean of their squares: ``Slices``. With the
+soft mask
+``M = sigmoid((s - t^2) / tau)`` in place of the hard one, the masked weight ``W * M`` has the gradients
 
     d / dW = g M + (gradient of the score) * S    S = (sum over the unit of g W) * M (1 - M) / tau
     d / dt = - 2 t * sum over the units of S
 
-for an incoming gradient ``g``. ``Score`` computes them for any score from four small functions. ``Magnitude`` computes
-the same in fewer passes over the weight.
+for an incoming gradient ``g``. ``S`` is the gradient of the score itself. Where the score is a tensor of its own,
+autograd adds up the ``S`` of all layers that share the unit, and carries the sum back to their weights once.
+``Magnitude`` has no such tensor: it computes all of it in fewer passes over the weight.
 """
 
 from collections.abc import Iterator
@@ -19,53 +22,35 @@ from torch.nn import functional as F
 
 PIECE = 1 << 17  # elements; a few pieces together fit in the L2 cache
 
+Gradients = tuple[Tensor, Tensor, Tensor | None]  # of the weight, the threshold, and the scores where these are given
+
 
 class Score:
-    """A score for each unit of a weight. For a new kind of unit, write a subclass with the first four functions."""
+    """What the units of a weight are, and the passes of a gate over it.
 
-    def of(self, weight: Tensor) -> Tensor:
-        """The scores, (units), at least 0 and on the scale of a squared weight."""
-        raise NotImplementedError
+    ``scores`` is (units), computed from the weights of all layers that share the units; None where each weight has a
+    score of its own.
+    """
 
-    def pull_back(self, grad_score: Tensor, weight: Tensor) -> Tensor:
-        """The gradient of the scores carried back to the weight: (units) -> shape of ``weight``."""
-        raise NotImplementedError
-
-    def spread(self, values: Tensor, weight: Tensor) -> Tensor:
-        """Give each weight the value of its unit: (units) -> broadcastable to the shape of ``weight``."""
-        raise NotImplementedError
-
-    def gather(self, values: Tensor) -> Tensor:
-        """The sum over each unit's weights: shape of the weight -> (units)."""
-        raise NotImplementedError
-
-    def mask(self, weight: Tensor, threshold: Tensor) -> Tensor:
-        """The hard mask, boolean, of the shape of ``weight``."""
-        return self.spread(self.of(weight) >= threshold.square(), weight).expand_as(weight)
-
-    def apply(self, weight: Tensor, threshold: Tensor) -> Tensor:
+    def apply(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
         """``W * M_hard``, of the shape of ``weight``."""
-        return torch.where(self.mask(weight, threshold), weight, 0)
+        raise NotImplementedError
 
-    def count(self, weight: Tensor, threshold: Tensor) -> Tensor:
-        """Number of kept weights, a scalar of int64."""
-        return self.mask(weight, threshold).sum()
+    def count(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
+        """Number of kept units, a scalar of int64."""
+        raise NotImplementedError
 
-    def masked_backward(self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-        """Gradients of weight and threshold for ``grad``, the gradient of ``apply``'s result; may overwrite it."""
-        mask = self._soft(weight, threshold, tau)  # (units)
-        slope = self.gather(grad * weight) * mask * (1 - mask) / tau
-        grad_weight = grad * self.spread(mask, weight) + self.pull_back(slope, weight)
-        return grad_weight, -2 * threshold * slope.sum()
+    def masked_backward(
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+    ) -> Gradients:
+        """The gradients for ``grad``, the gradient of ``apply``'s result; may overwrite it."""
+        raise NotImplementedError
 
-    def count_backward(self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-        """Gradients of weight and threshold for ``grad``, the gradient of the number of kept weights, a scalar."""
-        mask = self._soft(weight, threshold, tau)
-        slope = grad * self.gather(torch.ones_like(weight)) * mask * (1 - mask) / tau
-        return self.pull_back(slope, weight), -2 * threshold * slope.sum()
-
-    def _soft(self, weight: Tensor, threshold: Tensor, tau: float) -> Tensor:
-        return ((self.of(weight) - threshold.square()) / tau).sigmoid()
+    def count_backward(
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+    ) -> Gradients:
+        """The gradients for ``grad``, the gradient of the number of kept units, a scalar."""
+        raise NotImplementedError
 
 
 class Magnitude(Score):
@@ -75,47 +60,40 @@ class Magnitude(Score):
     pieces that stay in the cache.
     """
 
-    def of(self, weight: Tensor) -> Tensor:
-        return weight.square()
-
-    def pull_back(self, grad_score: Tensor, weight: Tensor) -> Tensor:
-        return 2 * weight * grad_score
-
-    def spread(self, values: Tensor, weight: Tensor) -> Tensor:
-        return values
-
-    def gather(self, values: Tensor) -> Tensor:
-        return values
-
     def mask(self, weight: Tensor, threshold: Tensor) -> Tensor:
+        """The hard mask, boolean, of the shape of ``weight``."""
         return weight.abs() >= threshold.abs()
 
-    def apply(self, weight: Tensor, threshold: Tensor) -> Tensor:
+    def apply(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
         if weight.device.type != "cpu":
-            return super().apply(weight, threshold)
+            return torch.where(self.mask(weight, threshold), weight, 0)
         # One pass on a CPU, where reading the threshold costs nothing. hardshrink keeps the weights above its bound.
         bound = torch.nextafter(threshold.detach().abs(), torch.zeros_like(threshold))
         return F.hardshrink(weight, bound.item())
 
-    def count(self, weight: Tensor, threshold: Tensor) -> Tensor:
+    def count(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
         if weight.device.type != "cpu":
-            return super().count(weight, threshold)
+            return self.mask(weight, threshold).sum()
         bound, count = threshold.abs(), torch.zeros((), dtype=torch.float64)
         for (w,) in _pieces(weight):
             size = w.abs()
             count += torch.ge(size, bound, out=size).sum(dtype=torch.float32)  # exact: it sums ones and zeros
         return count.long()
 
-    def masked_backward(self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    def masked_backward(
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+    ) -> Gradients:
         shift, total = -threshold.square() / tau, torch.zeros_like(threshold)
         for g, w in _pieces(grad, weight):
             mask = _soft_mask(w, shift, tau)
             slope = torch.ops.aten.sigmoid_backward(w, mask)  # W M (1 - M)
             total += g.dot(slope)
             g *= mask.addcmul_(slope, w, value=2 / tau)
-        return grad, total * threshold * (-2 / tau)
+        return grad, total * threshold * (-2 / tau), None
 
-    def count_backward(self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    def count_backward(
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+    ) -> Gradients:
         shift, scale = -threshold.square() / tau, grad * (2 / tau)
         grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         total = torch.zeros_like(threshold)
@@ -124,10 +102,74 @@ class Magnitude(Score):
             slope = mask.addcmul_(mask, mask, value=-1).mul_(scale)  # of the count: grad * 2 / tau * M (1 - M)
             total += slope.sum()
             torch.mul(w, slope, out=g)
-        return grad_weight, -threshold * total
+        return grad_weight, -threshold * total, None
 
 
 MAGNITUDE = Magnitude()
+
+
+class Slices(Score):
+    """Units that are slices of a weight along one of its axes, and perhaps of other weights too.
+
+    How many units are kept is rounded up to ``multiple``: the largest of those under the threshold stay.
+
+    Args:
+        axis: 0 for outputs (rows of a linear layer, filters of a convolution), 1 for inputs.
+        size: width of a slice, in channels.
+        least: units that are kept at least.
+        multiple: the number of kept units is a multiple of it, or all of them.
+    """
+
+    def __init__(self, axis: int = 0, size: int = 1, least: int = 1, multiple: int = 1):
+        self.axis, self.size, self.least, self.multiple = axis, size, least, multiple
+
+    def kept(self, scores: Tensor, threshold: Tensor) -> Tensor:
+        """The hard mask of the units, (units), boolean."""
+        scores = scores.detach()
+        count = (scores >= threshold.square()).sum().clamp(min=self.least)
+        count = (count + self.multiple - 1) // self.multiple * self.multiple
+        rank = scores.argsort(descending=True, stable=True).argsort()  # 0 for the largest
+        return rank < count
+
+    def spread(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Give each weight the value of its unit: (units) -> broadcastable to the shape of ``weight``."""
+        shape = [1] * weight.dim()
+        shape[self.axis] = -1
+        return values.repeat_interleave(self.size).view(shape)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The sum over each unit: the shape of the weight -> (units)."""
+        others = [axis for axis in range(values.dim()) if axis != self.axis]
+        return values.sum(others).view(-1, self.size).sum(1)
+
+    def apply(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
+        return torch.where(self.spread(self.kept(_given(scores), threshold), weight), weight, 0)
+
+    def count(self, weight: Tensor | None, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
+        return self.kept(_given(scores), threshold).sum()
+
+    def masked_backward(
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+    ) -> Gradients:
+        mask = self._soft(scores, threshold, tau)
+        slope = self.gather(grad * weight) * mask * (1 - mask) / tau
+        return grad.mul_(self.spread(mask, weight)), -2 * threshold * slope.sum(), slope
+
+    def count_backward(
+        self, grad: Tensor, weight: Tensor | None, threshold: Tensor, tau: float, scores: Tensor | None = None
+    ) -> Gradients:
+        mask = self._soft(scores, threshold, tau)
+        slope = grad * mask * (1 - mask) / tau
+        return None, -2 * threshold * slope.sum(), slope
+
+    @staticmethod
+    def _soft(scores: Tensor | None, threshold: Tensor, tau: float) -> Tensor:
+        return ((_given(scores) - threshold.square()) / tau).sigmoid()
+
+
+def _given(scores: Tensor | None) -> Tensor:
+    assert scores is not None, "units of several weights need their scores"
+    return scores
 
 
 def _soft_mask(weight: Tensor, shift: Tensor, tau: float) -> Tensor:

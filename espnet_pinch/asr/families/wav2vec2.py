@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from espnet_pinch.asr.family import Family, register
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS
 from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied
+from espnet_pinch.core.units import Group, Part
 
 MOST_LAYERS = 1000  # to build more takes minutes, and no model has them
 
@@ -16,7 +17,7 @@ MOST_LAYERS = 1000  # to build more takes minutes, and no model has them
 class Wav2Vec2(Family):
     """Models in the shape of transformers' ``Wav2Vec2Model``."""
 
-    model_types = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+    model_types = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
     layers = TRANSFORMER_LINEARS
     short_names = {
         "attention.q_proj": "q",
@@ -31,6 +32,29 @@ class Wav2Vec2(Family):
 
     def ties(self, config) -> Sequence[Tied]:
         return TRANSFORMER_TIES
+
+    def filters(self, model: nn.Module, multiple: int) -> list[Group]:
+        convs = [f"feature_extractor.conv_layers.{i}" for i in range(len(model.feature_extractor.conv_layers))]
+        groups = []
+        for name, after in zip(convs, [*(f"{next_}.conv" for next_ in convs[1:]), "feature_projection.projection"]):
+            block = model.get_submodule(name)
+            norm = [f"{name}.layer_norm"] if hasattr(block, "layer_norm") else []
+            own = isinstance(getattr(block, "layer_norm", None), nn.GroupNorm)
+            over = [] if own else norm
+            if name == convs[-1] and hasattr(model.feature_projection, "layer_norm"):
+                over = [*over, "feature_projection.layer_norm"]
+            groups.append(
+                Group(
+                    name,
+                    "filters",
+                    block.conv.out_channels,
+                    (Part(f"{name}.conv", 0), Part(after, 1)),
+                    norms=tuple(over),
+                    channel_norms=tuple(norm) if own else (),
+                    multiple=multiple,
+                )
+            )
+        return groups
 
     def objection(self, config) -> str | None:
         for kind in ("hidden", "adapter"):

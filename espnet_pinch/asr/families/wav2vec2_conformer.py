@@ -12,7 +12,7 @@ from espnet_pinch.asr.families.wav2vec2 import Wav2Vec2
 from espnet_pinch.asr.family import register
 from espnet_pinch.core.channels import Tied
 
-ATTENTION = Tied(("linear_q", "linear_k", "linear_v"), "linear_out", full_width=True)
+ATTENTION = Tied(("linear_q", "linear_k", "linear_v"), "linear_out", head_size="head_size")
 FEED_FORWARD = Tied(("intermediate_dense",), "output_dense")
 MOST_POSITIONS = 100_000  # of a table that the model holds; 50 are a second
 

@@ -1,0 +1,202 @@
+"""Gates over whole heads, channels and filters: their gradients, how they land, and what is left when they are cut."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    Data2VecAudioConfig,
+    Data2VecAudioModel,
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2ConformerModel,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+)
+
+from espnet_pinch.asr.family import find_family
+from espnet_pinch.core.attach import find_linears
+from espnet_pinch.core.units import counts, find_groups, gate_groups, land, take_gates, weight_cost
+
+TAU, THRESHOLD = 0.3, 0.25
+
+
+class Attention(nn.Module):
+    """Two heads of three channels, without a softmax: enough to have all parts of a group."""
+
+    def __init__(self):
+        super().__init__()
+        self.head_dim = 3
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(5, 6) for _ in range(3))
+        self.out_proj = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.out_proj(self.q_proj(x) * self.k_proj(x).tanh() + self.v_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
+        self.feed_forward = nn.ModuleDict({"intermediate_dense": nn.Linear(5, 8), "output_dense": nn.Linear(8, 5)})
+
+    def forward(self, x):
+        first, second = self.feed_forward.values()
+        return second(first(self.attention(x)).relu())
+
+
+def upstream(name):
+    """A tiny model of a family; its family."""
+    fields = dict(
+        conv_dim=(8, 16, 12), conv_kernel=(10, 8, 4), conv_stride=(10, 8, 4), num_feat_extract_layers=3, hidden_size=24,
+        num_hidden_layers=2, num_attention_heads=4, intermediate_size=40, num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2, layerdrop=0.0,
+    )  # fmt: skip
+    config, model = {
+        "wav2vec2": (Wav2Vec2Config(**fields), Wav2Vec2Model),
+        "wav2vec2 with layer norms": (
+            Wav2Vec2Config(**fields, feat_extract_norm="layer", conv_bias=True),
+            Wav2Vec2Model,
+        ),
+        "hubert": (HubertConfig(**fields, feat_extract_norm="layer", do_stable_layer_norm=True), HubertModel),
+        "data2vec-audio": (Data2VecAudioConfig(**fields, conv_pos_kernel_size=3), Data2VecAudioModel),
+        "wavlm": (WavLMConfig(**fields), WavLMModel),
+        "wav2vec2-conformer": (
+            Wav2Vec2ConformerConfig(**fields, position_embeddings_type="rotary", conv_depthwise_kernel_size=5),
+            Wav2Vec2ConformerModel,
+        ),
+    }[name]
+    made = model(config).eval()
+    for p in made.parameters():  # norms and biases too: what they leave behind shows
+        nn.init.normal_(p, std=0.3)
+    return made, find_family(config.model_type)
+
+
+def groups_of(model, family, multiple=1):
+    linears = find_linears(model, family.layers)
+    return [*find_groups(model, linears, family.ties(model.config), multiple), *family.filters(model, multiple)]
+
+
+def soft_model(block, groups, thresholds):
+    """The same model with the soft mask in the place of the gates, for autograd."""
+    weights = dict(block.named_parameters())
+    masked = {}
+    for group, threshold in zip(groups, thresholds):
+        parts = [(p, weights[f"{p.layer}.weight"]) for p in group.parts]
+        channels = [(w if p.axis == 0 else w.T).reshape(group.units, -1) for p, w in parts]
+        score = torch.cat(channels, 1).square().mean(1)
+        mask = torch.sigmoid((score - threshold**2) / TAU).repeat_interleave(group.size)
+        for p, w in parts:
+            masked[f"{p.layer}.weight"] = w * (mask[:, None] if p.axis == 0 else mask[None])
+    return masked
+
+
+def test_the_gradient_is_that_of_the_soft_mask_at_the_masked_weights():
+    """In closed form: every layer's gradient at the hard mask, carried back by autograd through the soft one."""
+    block = Block().double()
+    groups = find_groups(block, find_linears(block, "proj|dense"), find_family("wav2vec2").ties(None))
+    assert [(g.name, g.kind, g.units, g.size) for g in groups] == [
+        ("attention", "heads", 2, 3),
+        ("feed_forward", "channels", 8, 1),
+    ]
+    gated = copy.deepcopy(block)
+    gates = gate_groups(gated, groups, THRESHOLD)
+    for gate in gates:
+        gate.tau = TAU
+    x, g = torch.randn(4, 5).double(), torch.randn(4, 5).double()
+    (gated(x) * g).sum().backward()
+    hard = {f"{p.layer}.weight": gated.get_submodule(p.layer).weight.detach() for gr in groups for p in gr.parts}
+    assert any((weight == 0).any() for weight in hard.values())
+    leaves = {name: weight.clone().requires_grad_() for name, weight in hard.items()}
+    (torch.func.functional_call(block, leaves, (x,)) * g).sum().backward()  # gradients at the masked weights
+    thresholds = [torch.tensor(THRESHOLD).double().requires_grad_() for _ in groups]
+    soft = soft_model(block, groups, thresholds)
+    sum((soft[name] * leaves[name].grad).sum() for name in soft).backward()
+    for name in soft:
+        layer = gated.get_submodule(name.removesuffix(".weight"))
+        torch.testing.assert_close(layer.weight_orig.grad, block.get_parameter(name).grad, rtol=1e-9, atol=1e-12)
+    for gate, threshold in zip(gates, thresholds):
+        torch.testing.assert_close(gate.threshold.grad, threshold.grad.to(gate.threshold), rtol=1e-9, atol=1e-12)
+
+
+def test_the_number_of_kept_units_has_the_gradient_of_the_soft_count():
+    block = Block().double()
+    groups = find_groups(block, find_linears(block, "proj|dense"), find_family("wav2vec2").ties(None))
+    gates = gate_groups(copy.deepcopy(block), groups, THRESHOLD)
+    for gate in gates:
+        gate.tau = TAU
+        kept = gate.kept()
+        assert kept == gate.hard().sum()
+        threshold = gate.threshold.detach().clone().requires_grad_()
+        score = gate.scores()
+        want = torch.autograd.grad(
+            torch.sigmoid((score - threshold**2) / TAU).sum(), (threshold, *gate.weights), retain_graph=True
+        )
+        got = torch.autograd.grad(kept, (gate.threshold, *gate.weights))
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["wav2vec2", "wav2vec2 with layer norms", "hubert", "data2vec-audio", "wavlm", "wav2vec2-conformer"]
+)
+def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
+    model, family = upstream(name)
+    groups = groups_of(model, family, multiple=4)
+    plain, cost = set(map(type, model.modules())), weight_cost(model, groups)
+    before = sum(p.numel() for p in model.parameters())
+    gates = gate_groups(model, groups, 0.1)
+    speech, mask = torch.randn(3, 3200), torch.ones(3, 3200).long()
+    mask[1, 2000:] = mask[2, 1500:] = 0
+    speech = speech * mask
+    land(gates, cost, 0.6 * cost.full)
+    widths = counts(gates)
+    assert 0.5 * cost.full < cost.of(widths) <= 0.6 * cost.full and widths != list(cost.widths)
+    with torch.no_grad():
+        want = [model(speech).last_hidden_state, model(speech, attention_mask=mask).last_hidden_state]
+        kept = take_gates(model, gates)
+        for group in groups:
+            if group.kind == "heads":
+                family.keep_heads(model.get_submodule(group.name.rpartition(".")[0]), kept[group.name])
+        got = [model(speech).last_hidden_state, model(speech, attention_mask=mask).last_hidden_state]
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert [len(places) for places in kept.values()] == widths
+    assert sum(p.numel() for p in model.parameters()) < before
+    assert {t.__name__ for t in set(map(type, model.modules())) - plain} <= {"FewerHeads"}
+
+
+def test_landing_is_exact_to_one_block_and_keeps_the_ratios():
+    model, family = upstream("hubert")
+    groups = groups_of(model, family, multiple=4)
+    cost = weight_cost(model, groups)
+    gates = gate_groups(model, groups)
+    with torch.no_grad():
+        for i, gate in enumerate(gates):
+            gate.threshold.mul_(1 + i)
+    for part in (0.9, 0.5, 0.25):
+        land(gates, cost, part * cost.full)
+        widths = counts(gates)
+        assert cost.of(widths) <= part * cost.full
+        blocks = []  # the cost with one more block of a group
+        for i, group in enumerate(groups):
+            assert widths[i] % group.multiple == 0 or widths[i] == group.units
+            blocks.append(cost.of([*widths[:i], min(widths[i] + group.multiple, group.units), *widths[i + 1 :]]))
+        assert max(blocks) > part * cost.full
+    ratios = torch.stack([gate.threshold.detach() for gate in gates]) / gates[0].threshold.detach()
+    torch.testing.assert_close(ratios, torch.arange(1.0, len(gates) + 1), rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match="may go down to"):
+        land(gates, cost, 0.0001 * cost.full)
+
+
+def test_the_gated_weights_are_counted_as_the_cut_model_has_them():
+    model, family = upstream("wav2vec2")
+    groups = groups_of(model, family)
+    cost, names = weight_cost(model, groups), {part.layer for group in groups for part in group.parts}
+    assert cost.full == sum(model.get_submodule(name).weight.numel() for name in names)
+    gates = gate_groups(model, groups, 0.3)
+    widths = counts(gates)
+    take_gates(model, gates)
+    assert cost.of(widths) == sum(model.get_submodule(name).weight.numel() for name in names)
