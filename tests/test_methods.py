@@ -48,7 +48,7 @@ def tiny_model(tiny_config, config_class=Wav2Vec2Config, model_class=Wav2Vec2Mod
 def attach(model, **block):
     family = find_family(model.config.model_type)
     method = build_method({"layers": family.layers, **block})
-    method.attach(model, ties=family.ties(model.config))
+    method.attach(model, structure=family.structure(model))
     return method
 
 
@@ -170,7 +170,7 @@ def test_nas_cp_folds_to_smaller_matrices_of_the_same_function(config_class, mod
     model = tiny_model({**tiny_config, **fields}, config_class, model_class)
     empty = copy.deepcopy(model).eval()
     method = attach(model, method="nas_cp", target_sparsity=0.6, nas_cp={"architecture_lr": 0.1}, **layers)
-    names, ties = list(method.gates), method.ties
+    names, ties = list(method.gates), method.structure.ties
     train(model, method, 12)
     model.eval()
     audio = torch.randn(2, 3200)

@@ -157,13 +157,10 @@ def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
     assert 0.5 * cost.full < cost.of(widths) <= 0.6 * cost.full and widths != list(cost.widths)
     with torch.no_grad():
         want = [model(speech).last_hidden_state, model(speech, attention_mask=mask).last_hidden_state]
-        kept = take_gates(model, gates)
-        for group in groups:
-            if group.kind == "heads":
-                family.keep_heads(model.get_submodule(group.name.rpartition(".")[0]), kept[group.name])
+        left = take_gates(model, gates, family.structure(model))
         got = [model(speech).last_hidden_state, model(speech, attention_mask=mask).last_hidden_state]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
-    assert [len(places) for places in kept.values()] == widths
+    assert {g.name: g.units for g in groups} | left == {g.name: n for g, n in zip(groups, widths)}
     assert sum(p.numel() for p in model.parameters()) < before
     assert {t.__name__ for t in set(map(type, model.modules())) - plain} <= {"FewerHeads"}
 
@@ -198,5 +195,5 @@ def test_the_gated_weights_are_counted_as_the_cut_model_has_them():
     assert cost.full == sum(model.get_submodule(name).weight.numel() for name in names)
     gates = gate_groups(model, groups, 0.3)
     widths = counts(gates)
-    take_gates(model, gates)
+    take_gates(model, gates, family.structure(model))
     assert cost.of(widths) == sum(model.get_submodule(name).weight.numel() for name in names)

@@ -76,7 +76,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     has removed whole channels, ``model.pth`` has smaller matrices without them, and the counts have the number of
     its parameters as ``params_stored``; ``hf/`` has them as zeros, transformers knowing no heads of unequal width.
     """
-    layers, ties = model.pruning.settings.layers, model.pruning.ties
+    layers, ties = model.pruning.settings.layers, model.pruning.structure.ties
     extra = sum(p.numel() for p in model.pruning.new_parameters())
     structured = model.pruning.structured
     model.pruning.land()  # the mean of checkpoints may have left the target

@@ -4,15 +4,20 @@ A family is a file in ``espnet_pinch/asr/families`` with a subclass of ``Family`
 else names model types, layers or fields of a configuration.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from espnet_pinch.asr import families as package
+from espnet_pinch.asr.macs import count_macs
+from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import Tied
-from espnet_pinch.core.units import Group
+from espnet_pinch.core.settings import shown
+from espnet_pinch.core.units import Group, Structure, cut, find_groups
 from espnet_pinch.errors import UserError
 from espnet_pinch.plugins import import_all
 
@@ -47,6 +52,39 @@ class Family(ABC):
         Args:
             multiple: of the numbers of filters that are kept.
         """
+
+    def groups(self, model: nn.Module, multiple: int = 1) -> list[Group]:
+        """All heads, channels and filters of a model that has no gates."""
+        linears = find_linears(model, self.layers)
+        return [*find_groups(model, linears, self.ties(model.config), multiple), *self.filters(model, multiple)]
+
+    def structure(self, model: nn.Module) -> Structure:
+        """What a method that prunes heads, channels and filters has to know of ``model``."""
+        return Structure(
+            ties=self.ties(model.config),
+            filters=functools.partial(self.filters, model),
+            cut=self.cut,
+            macs=functools.partial(count_macs, model),
+        )
+
+    def cut(self, model: nn.Module, group: Group, places: Tensor) -> None:
+        """Take the units out of ``model`` that are not in ``places``."""
+        cut(model, group, places)
+        if group.kind == "heads":
+            self.keep_heads(model.get_submodule(group.name.rpartition(".")[0]), places)
+
+    def narrow(self, model: nn.Module, widths: Mapping[str, int]) -> None:
+        """Give a model, of whatever weights, the widths of one that was cut: ``{group: units left}``.
+
+        Raises:
+            UserError: a group that the model does not have, or a width that it cannot have.
+        """
+        groups = {group.name: group for group in self.groups(model)}
+        for name, width in widths.items():
+            if name not in groups or not isinstance(width, int) or not 0 < width <= groups[name].units:
+                raise UserError(f"a model that was cut cannot have {shown(width)} units in {shown(name)}")
+            device = next(model.parameters()).device
+            self.cut(model, groups[name], torch.arange(width, device=device))
 
     def keep_heads(self, block: nn.Module, places: Tensor) -> None:  # noqa: B027  (most blocks need not know)
         """Tell the block of an attention whose layers have been cut of the heads that are left.

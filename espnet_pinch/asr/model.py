@@ -29,7 +29,7 @@ class PruningASRModel(ESPnetASRModel):
         super().__init__(**kwargs)
         family, upstream = self.frontend.family, self.frontend.upstream
         self.pruning = build_method({"layers": family.layers, **pruning})
-        self.pruning.attach(upstream, ties=family.ties(upstream.config))
+        self.pruning.attach(upstream, structure=family.structure(upstream))
         self._errors: dict[str, float] = {}
 
     def forward(

@@ -3,9 +3,14 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
+from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.gate import GatedLinear
 from espnet_pinch.errors import UserError
+
+# How far above the target the sparsity may end: half of the 0.1 point that is allowed for the result.
+TOLERANCE = 0.0005
 
 
 def count_weights(gates: Sequence[GatedLinear]) -> int:
@@ -63,3 +68,45 @@ def land(gates: Sequence[GatedLinear], target: float, tolerance: float) -> None:
             low = middle
     for gate in gates:
         gate.threshold.mul_(high)
+
+
+class WeightGates:
+    """The gates of a model whose units are single weights: one for each linear layer.
+
+    Args:
+        model: gets the gates.
+        layers: pattern of the layers' names.
+        threshold: initial value of every threshold.
+    """
+
+    tolerance = TOLERANCE
+
+    def __init__(self, model: nn.Module, layers: str, threshold: float):
+        self.gates: dict[str, GatedLinear] = {}
+        for name, linear in find_linears(model, layers).items():
+            self.gates[name] = GatedLinear(linear, threshold)
+            replace_module(model, name, self.gates[name])
+
+    def kept(self) -> Tensor:
+        """Number of kept weights, a scalar, differentiable."""
+        return torch.stack([gate.kept() for gate in self.gates.values()]).sum()
+
+    def sparsity(self) -> float:
+        """The fraction of the gated weights that is pruned."""
+        return sparsity(list(self.gates.values()))
+
+    reached = sparsity
+
+    def land(self, target: float) -> None:
+        """As ``land``, to within half the tolerance."""
+        land(list(self.gates.values()), target, self.tolerance / 2)
+
+    def layer_counts(self) -> dict[str, tuple[int, int]]:
+        """``{layer: (pruned weights, weights)}``."""
+        return {name: (count_pruned([gate]), count_weights([gate])) for name, gate in self.gates.items()}
+
+    def fold(self, model: nn.Module) -> dict[str, int]:
+        """Put plain layers with zeros in the place of the gates. Returns no widths: the layers keep theirs."""
+        for name, gate in self.gates.items():
+            replace_module(model, name, gate.fold())
+        return {}

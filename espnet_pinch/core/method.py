@@ -2,14 +2,15 @@
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied
 from espnet_pinch.core.settings import MethodSettings
+from espnet_pinch.core.units import Structure
+from espnet_pinch.errors import UserError
 
 # After so many optimizer steps, all without the new parameters, the optimizer was surely made without them.
 FORGOTTEN = 2
@@ -32,33 +33,42 @@ class PruningMethod(nn.Module):
     """
 
     settings_class: type[MethodSettings] = MethodSettings
+    takes_macs = False  # whether the target may be one of multiplications
     structured = False  # whether whole channels are pruned, so that the folded matrices can be made smaller
     needs_total_steps = False  # whether the method has a schedule over the run
 
     def __init__(self, **settings):
         super().__init__()
+        if settings.get("target_macs") is not None:
+            settings.setdefault("target_sparsity", None)
         self.settings = self.settings_class(**settings)
+        if self.settings.target_macs is not None and not self.takes_macs:
+            raise UserError(
+                f"{type(self).__name__} takes no target_macs: it does not prune whole heads, channels or filters "
+                "(pinch.unit: structured does)"
+            )
         self.total_steps: int | None = None  # optimizer steps of the whole run
         self.step = 0  # optimizer steps done
-        self.ties: Sequence[Tied] = TRANSFORMER_TIES
+        self.structure = Structure()
         self._model: list[nn.Module] = []  # in a list, so that it does not become a submodule of the method
         self._begun = self._asked = -1  # the last step that was begun, and the last in which penalty() was called
         self._steps_without = 0  # steps of optimizers that hold parameters of the model, but not the new ones
 
     # -- what a training loop calls
 
-    def attach(self, model: nn.Module, total_steps: int | None = None, ties: Sequence[Tied] = TRANSFORMER_TIES) -> None:
+    def attach(self, model: nn.Module, total_steps: int | None = None, structure: Structure | None = None) -> None:
         """Put the method's gates into ``model``.
 
         Args:
             model: the module whose forward pass the training loop calls, or a part of it that every forward pass calls.
             total_steps: optimizer steps of the whole run. A method with a schedule needs it by the first step.
-            ties: the model's layers that share channels, for a method that prunes channels.
+            structure: the model's heads, channels and filters, for a method that prunes them; those of a plain
+                Transformer if None.
 
         Raises:
             UserError: no layer matches the settings.
         """
-        self.total_steps, self.ties = total_steps, ties
+        self.total_steps, self.structure = total_steps, structure or Structure()
         self._model = [model]
         self.put_gates(model)
         self._hook = model.register_forward_pre_hook(self._before_forward)
@@ -132,6 +142,10 @@ class PruningMethod(nn.Module):
     def after_step(self) -> None:
         """Called after each optimizer step; counts it."""
         self.step += 1
+
+    def widths(self) -> dict[str, int]:
+        """``{group: units left}`` of a model that has been cut to smaller layers; empty where none has been cut."""
+        return {}
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
         """``{layer: (pruned weights, weights)}`` of the gated layers; expected numbers while a search lasts."""

@@ -37,8 +37,8 @@ class OnePassSettings(MethodSettings):
             for start, eta in self.eta.items():
                 check_number("eta's key", start)
                 check_number("eta", eta)
-            if not any(start <= self.target_sparsity for start in self.eta):
-                raise UserError(f"eta has no entry for a target sparsity of {self.target_sparsity}: {dict(self.eta)}")
+            if not any(start <= self.target for start in self.eta):
+                raise UserError(f"eta has no entry for a target of {self.target}: {dict(self.eta)}")
         else:
             check_number("eta", self.eta)
 
@@ -46,7 +46,7 @@ class OnePassSettings(MethodSettings):
     def eta_for_target(self) -> float:
         if not isinstance(self.eta, Mapping):
             return float(self.eta)
-        return float(self.eta[max(start for start in self.eta if start <= self.target_sparsity)])
+        return float(self.eta[max(start for start in self.eta if start <= self.target)])
 
 
 class OnePassMethod(PruningMethod):

@@ -22,15 +22,37 @@ class MethodSettings:
     """Settings that all methods share.
 
     Attributes:
-        target_sparsity: fraction of the gated weights to prune, 0 <= x < 1.
+        target_sparsity: fraction of the gated weights to prune, 0 <= x < 1; None with ``target_macs``.
+        target_macs: fraction of the whole model's multiplications to save, 0 <= x < 1, for a method that prunes whole
+            units; None with ``target_sparsity``.
         layers: regular expression that the names of the gated linear layers match.
     """
 
-    target_sparsity: float = 0.65
+    target_sparsity: float | None = 0.65
+    target_macs: float | None = None
     layers: str = TRANSFORMER_LINEARS
 
+    @property
+    def target(self) -> float:
+        """The target, a fraction, whichever of the two is given."""
+        given = self.target_macs if self.target_sparsity is None else self.target_sparsity
+        assert given is not None  # as checked
+        return given
+
     def __post_init__(self):
-        check_target_sparsity(self.target_sparsity)
+        if (self.target_sparsity is None) == (self.target_macs is None):
+            raise UserError(
+                "give target_sparsity or target_macs, "
+                + (
+                    "one of them"
+                    if self.target_macs is None
+                    else f"not both ({self.target_sparsity}, {self.target_macs})"
+                )
+            )
+        if self.target_sparsity is not None:
+            check_target_sparsity(self.target_sparsity)
+        else:
+            check_target_sparsity(self.target_macs, "target_macs")
         if not isinstance(self.layers, str):
             raise UserError(f"layers must be a regular expression, not {shown(self.layers)}")
         try:
@@ -39,12 +61,10 @@ class MethodSettings:
             raise UserError(f"layers is not a regular expression: {error}") from None
 
 
-def check_target_sparsity(value) -> float:
+def check_target_sparsity(value, name: str = "target_sparsity") -> float:
     """``value`` if it is a number of at least 0 and under 1; raises UserError otherwise."""
     if not _is_number(value) or not 0 <= value < 1:
-        raise UserError(
-            f"target_sparsity must be a number of at least 0 and under 1 (0.65 prunes 65 %), not {shown(value)}"
-        )
+        raise UserError(f"{name} must be a number of at least 0 and under 1 (0.65 prunes 65 %), not {shown(value)}")
     return float(value)
 
 

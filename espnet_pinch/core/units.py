@@ -9,14 +9,14 @@ threshold, and they are pruned as the paper prunes weights (arXiv 2505.22608, se
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_pinch.core.attach import replace_module
-from espnet_pinch.core.channels import Tied, find_channels
+from espnet_pinch.core.attach import find_linears, replace_module
+from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied, find_channels
 from espnet_pinch.core.gate import kept_units, masked_weight
 from espnet_pinch.core.score import Slices
 from espnet_pinch.errors import UserError
@@ -83,6 +83,23 @@ def find_groups(model: nn.Module, names: Iterable[str], ties: Sequence[Tied], mu
         kind = "heads" if tied.head_size else "channels"
         groups.append(Group(parent, kind, units, parts, size, multiple=1 if tied.head_size else multiple))
     return groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What a method that prunes whole heads, channels or filters has to know of a model.
+
+    Attributes:
+        ties: its layers that share channels.
+        filters: the groups of its convolutions; their widths are multiples of the argument.
+        cut: takes units out of the model, as ``cut`` does, and whatever else belongs to them.
+        macs: ``{module: multiplications}`` of one forward pass, "" for the whole model.
+    """
+
+    ties: Sequence[Tied] = TRANSFORMER_TIES
+    filters: Callable[[int], Sequence[Group]] | None = None
+    cut: Callable[[nn.Module, Group, Tensor], None] | None = None
+    macs: Callable[[], Mapping[str, float]] | None = None
 
 
 class UnitGate(nn.Module):
@@ -263,6 +280,24 @@ def weight_cost(model: nn.Module, groups: Sequence[Group]) -> Cost:
     )
 
 
+def mac_cost(groups: Sequence[Group], macs: Mapping[str, float]) -> Cost:
+    """The multiplications of the whole model.
+
+    A head's and a channel's are a share of its module's. A convolution's, and those of the layer behind the last one,
+    are proportional to the widths on both sides.
+
+    Args:
+        macs: ``{module: multiplications}`` at full width, "" for the whole model.
+    """
+    shares: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        for name in [group.name] if group.kind != "filters" else [part.layer for part in group.parts]:
+            shares.setdefault(name, []).append(i)
+    terms = [(macs[name], tuple(of_module)) for name, of_module in shares.items()]
+    rest = macs[""] - sum(amount for amount, _ in terms)
+    return Cost((*terms, (rest, ())), tuple(group.units for group in groups))
+
+
 def _weight(layer: nn.Module) -> Tensor:
     return layer.weight_orig if isinstance(layer, GatedLayer) else layer.weight
 
@@ -320,6 +355,91 @@ def _widths(group: Group) -> range:
     return range((group.units - 1) // group.multiple * group.multiple, least - 1, -group.multiple)
 
 
+class UnitGates:
+    """The gates of a model whose units are heads, channels and filters: one for each group.
+
+    Args:
+        model: gets the gates.
+        layers: pattern of the names of the linear layers whose heads and channels they are.
+        threshold: initial value of every threshold.
+        structure: of the model.
+        conv: whether the filters of the convolutions are units as well. Unfreezes them.
+        multiple: the numbers of channels and filters that are kept are multiples of it.
+        macs: whether the budget is the model's multiplications; otherwise it is the gated weights.
+
+    Raises:
+        UserError: the model has no units of that kind, or it is not known how to count its multiplications.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: str,
+        threshold: float,
+        structure: Structure,
+        conv: bool,
+        multiple: int,
+        macs: bool,
+    ):
+        groups = find_groups(model, find_linears(model, layers), structure.ties, multiple)
+        if conv:
+            if structure.filters is None:
+                raise UserError(
+                    "conv: true, but it is not known which convolutions of this model have filters to prune"
+                )
+            groups += structure.filters(multiple)
+        self.structure = structure
+        self.weights = weight_cost(model, groups)
+        self.budget = self.weights
+        if macs:
+            if structure.macs is None:
+                raise UserError("target_macs, but it is not known how to count the multiplications of this model")
+            self.budget = mac_cost(groups, structure.macs())
+        self.gates = {gate.group.name: gate for gate in gate_groups(model, groups, threshold)}
+        if conv:
+            for group in groups:
+                if group.kind == "filters":
+                    for name in (*(part.layer for part in group.parts), *group.norms, *group.channel_norms):
+                        model.get_submodule(name).requires_grad_(True)
+        blocks = []
+        for i, group in enumerate(groups):
+            less = [g.units for g in groups]
+            less[i] -= group.multiple
+            blocks.append(1 - self.budget.of(less) / self.budget.full)
+        self.tolerance = max(blocks)
+
+    def kept(self) -> Tensor:
+        """The part of the budget that is kept, a scalar, differentiable; as a number of weights, on eta's scale."""
+        kept = self.budget.of([gate.kept() for gate in self.gates.values()])
+        return kept * (self.weights.full / self.budget.full)
+
+    def sparsity(self) -> float:
+        """The fraction of the gated weights that is pruned."""
+        return 1 - self.weights.of(counts(self.gates.values())) / self.weights.full
+
+    def reached(self) -> float:
+        """The fraction of the budget that is pruned."""
+        return 1 - self.budget.of(counts(self.gates.values())) / self.budget.full
+
+    def land(self, target: float) -> None:
+        """As ``land``, on a fraction of the budget."""
+        land(list(self.gates.values()), self.budget, (1 - target) * self.budget.full)
+
+    def layer_counts(self) -> dict[str, tuple[int, int]]:
+        """``{layer: (pruned weights, weights)}``."""
+        left = dict(zip(self.gates, counts(self.gates.values())))
+        found: dict[str, tuple[int, float]] = {}
+        for name, gate in self.gates.items():
+            for part, weight in zip(gate.group.parts, gate.weights):
+                _, kept = found.get(part.layer, (0, weight.numel()))
+                found[part.layer] = weight.numel(), kept * left[name] / gate.group.units
+        return {layer: (total - round(kept), total) for layer, (total, kept) in found.items()}
+
+    def fold(self, model: nn.Module) -> dict[str, int]:
+        """Put plain, smaller layers in the place of the gates, as ``take_gates``."""
+        return take_gates(model, list(self.gates.values()), self.structure)
+
+
 def counts(gates: Iterable[UnitGate]) -> list[int]:
     """Number of units that each gate keeps."""
     return torch.stack([gate.hard().sum() for gate in gates]).tolist()
@@ -354,10 +474,10 @@ def _selected(parameter: nn.Parameter, places: Tensor, axis: int = 0) -> nn.Para
 
 
 @torch.no_grad()
-def take_gates(model: nn.Module, gates: Sequence[UnitGate]) -> dict[str, Tensor]:
+def take_gates(model: nn.Module, gates: Sequence[UnitGate], structure: Structure) -> dict[str, int]:
     """Put plain, smaller layers in the place of the gated ones.
 
-    Returns: ``{group: places of the units that stay}``.
+    Returns: ``{group: units that stay}``, of the groups that have lost some.
     """
     kept = {gate.group.name: gate.hard().nonzero().flatten() for gate in gates}
     for gate in gates:
@@ -367,6 +487,7 @@ def take_gates(model: nn.Module, gates: Sequence[UnitGate]) -> dict[str, Tensor]
                 replace_module(model, part.layer, layer.plain())
         for name in gate.group.norms:
             replace_module(model, name, model.get_submodule(name).plain())
-    for gate in gates:
-        cut(model, gate.group, kept[gate.group.name])
-    return kept
+    shrunk = [gate.group for gate in gates if len(kept[gate.group.name]) < gate.group.units]
+    for group in shrunk:
+        (structure.cut or cut)(model, group, kept[group.name])
+    return {group.name: len(kept[group.name]) for group in shrunk}

@@ -35,7 +35,7 @@ class Dense(PruningMethod):
     settings: DenseSettings
 
     def put_gates(self, model: nn.Module) -> None:
-        make_room(model, self.settings.channels, self.ties)
+        make_room(model, self.settings.channels, self.structure.ties)
 
     def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
         return self._begun == self.step  # the optimizer may train no parameter of the model

@@ -153,7 +153,7 @@ class NasChannels(OnePassMethod):
     def put_gates(self, model: nn.Module) -> None:
         """Gate every matching layer; raises UserError if none matches or a layer's channels are not tied."""
         linears = find_linears(model, self.settings.layers)
-        for group in find_channels(linears, self.ties):
+        for group in find_channels(linears, self.structure.ties):
             for name in group.members:
                 self.gates[name] = ChannelGate(linears[name], columns=name == group.column)
                 replace_module(model, name, self.gates[name])

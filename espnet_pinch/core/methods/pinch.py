@@ -6,16 +6,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from espnet_pinch.core import budget
-from espnet_pinch.core.attach import find_linears, replace_module
-from espnet_pinch.core.gate import GatedLinear
+from espnet_pinch.core.budget import WeightGates
 from espnet_pinch.core.method import cosine
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
-from espnet_pinch.core.settings import check_number
+from espnet_pinch.core.settings import check_number, shown
+from espnet_pinch.core.units import UnitGates
+from espnet_pinch.errors import UserError
 
-# How far above the target the sparsity may end: half of the 0.1 point that is allowed for the result.
-LANDING_TOLERANCE = 0.0005
+UNITS = ("weight", "structured")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +24,29 @@ class PinchSettings(OnePassSettings):
     Attributes:
         threshold_init: initial value of every threshold.
         threshold_lr: learning rate of the thresholds; None means that of the model's weights.
+        unit: "weight" prunes single weights, as the paper does; "structured" whole heads and channels.
+        conv: with "structured", prune the filters of the convolutions in front of the Transformer as well.
+        multiple: with "structured", the numbers of channels and filters that are kept are multiples of it.
     """
 
     eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 2e-5, 0.65: 3e-5})
     threshold_init: float = 1e-5
     threshold_lr: float | None = None
+    unit: str = "weight"
+    conv: bool = False
+    multiple: int = 8
 
     def __post_init__(self):
         super().__post_init__()
+        if self.unit not in UNITS:
+            raise UserError(f"pinch.unit must be one of {', '.join(UNITS)}, not {shown(self.unit)}")
+        if not isinstance(self.conv, bool):
+            raise UserError(f"pinch.conv must be true or false, not {shown(self.conv)}")
+        if not isinstance(self.multiple, int) or isinstance(self.multiple, bool) or self.multiple < 1:
+            raise UserError(f"pinch.multiple must be a whole number over 0, not {shown(self.multiple)}")
+        if self.unit == "weight" and (self.conv or self.target_macs is not None):
+            what = "conv" if self.conv else "target_macs"
+            raise UserError(f"{what} needs pinch.unit: structured; single weights leave no smaller layers")
         check_number("threshold_init", self.threshold_init, above=0.0)
         if self.threshold_lr is not None:
             check_number("threshold_lr", self.threshold_lr, above=0.0)
@@ -71,27 +85,38 @@ class Pinch(OnePassMethod):
 
     settings_class = PinchSettings
     settings: PinchSettings
+    takes_macs = True
 
     def __init__(self, **settings):
         super().__init__(**settings)
         self.landed = False
-        self.gates: dict[str, GatedLinear] = {}  # not submodules: the model holds them and saves their parameters
-        self._sparsity: float | None = None
+        self.pinched: WeightGates | UnitGates  # no submodules: the model holds the gates and saves their parameters
+        self._reached: float | None = None
+        self._widths: dict[str, int] = {}
         self._thresholds: list[Tensor] | None = None  # after the landing, their values before the current step
 
     def put_gates(self, model: nn.Module) -> None:
-        """Gate every linear layer of ``model`` whose name matches ``settings.layers``.
+        """Gate the linear layers of ``model`` whose names match ``settings.layers``, or their heads and channels.
 
         Raises:
-            UserError: no layer matches.
+            UserError: no layer matches; or as ``UnitGates``.
         """
-        for name, linear in find_linears(model, self.settings.layers).items():
-            gate = GatedLinear(linear, self.settings.threshold_init)
-            replace_module(model, name, gate)
-            self.gates[name] = gate
+        own = self.settings
+        if own.unit == "weight":
+            self.pinched = WeightGates(model, own.layers, own.threshold_init)
+        else:
+            macs = own.target_macs is not None
+            self.pinched = UnitGates(
+                model, own.layers, own.threshold_init, self.structure, own.conv, own.multiple, macs
+            )
+
+    @property
+    def gates(self) -> Mapping[str, nn.Module]:
+        """``{layer or group: gate}``."""
+        return self.pinched.gates
 
     def new_parameters(self) -> list[nn.Parameter]:
-        return [gate.threshold for gate in self.gates.values()]
+        return [gate.threshold for gate in self.pinched.gates.values()]
 
     @property
     def new_lr(self) -> float | None:
@@ -111,68 +136,77 @@ class Pinch(OnePassMethod):
     # -- training
 
     def begin_step(self) -> None:
-        for gate in self.gates.values():
+        for gate in self.pinched.gates.values():
             gate.tau = self.tau
         if self.landed:
-            self._thresholds = [gate.threshold.detach().clone() for gate in self.gates.values()]
+            self._thresholds = [threshold.detach().clone() for threshold in self.new_parameters()]
 
     def penalty(self) -> Tensor | float:
         """``eta * sum_l |M_l|_0``, a scalar; 0.0 while the target is met."""
         self._ask()
         eta = self.eta
-        return eta * torch.stack([gate.kept() for gate in self.gates.values()]).sum() if eta else 0.0
+        return eta * self.pinched.kept() if eta else 0.0
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Count the optimizer step, then keep the sparsity within its bounds."""
         super().after_step()
-        self._sparsity = None
+        self._reached = None
         if self.landed and self._thresholds:
             # Restored, not frozen: DistributedDataParallel needs their gradients, and momentum moves them anyway.
-            for gate, before in zip(self.gates.values(), self._thresholds):
-                gate.threshold.copy_(before)
-        if self.settings.landing == "hold" and self.settings.target_sparsity > 0:
+            for threshold, before in zip(self.new_parameters(), self._thresholds):
+                threshold.copy_(before)
+        if self.settings.landing == "hold" and self.settings.target > 0:
             self._hold()
 
     def land(self) -> None:
-        if self.settings.landing == "hold" and self.settings.target_sparsity > 0:
+        if self.settings.landing == "hold" and self.settings.target > 0:
             self.landed = True
             self._hold()
 
     def _hold(self) -> None:
-        target = self.settings.target_sparsity
-        self.landed = self.landed or self.sparsity() >= target
+        target = self.settings.target
+        self.landed = self.landed or self.reached() >= target
         bound = target if self.landed else self._lowest()
-        if self.sparsity() < bound or self.sparsity() > target + LANDING_TOLERANCE:
-            aim = bound if self.sparsity() < bound else target
-            budget.land(list(self.gates.values()), aim, LANDING_TOLERANCE / 2)
-            self._sparsity = None
-            self.landed = self.landed or self.sparsity() >= target
+        if self.reached() < bound or self.reached() > target + self.pinched.tolerance:
+            self.pinched.land(bound if self.reached() < bound else target)
+            self._reached = None
+            self.landed = self.landed or self.reached() >= target
 
     def _lowest(self) -> float:
         """The lowest sparsity allowed before the target is reached: a line from 0 at reach_by / 2 up to the target."""
         reach_by = self.settings.reach_by
         part = (self.progress - reach_by / 2) / (reach_by / 2)
-        return self.settings.target_sparsity * min(max(part, 0.0), 1.0)
+        return self.settings.target * min(max(part, 0.0), 1.0)
 
     # -- what there is to know
 
+    def reached(self) -> float:
+        """The fraction of the budget, weights or multiplications, that is pruned."""
+        if self._reached is None:
+            self._reached = self.pinched.reached()
+        return self._reached
+
     def sparsity(self) -> float:
         """Overall sparsity: pruned weights over gated weights."""
-        if self._sparsity is None:
-            self._sparsity = budget.sparsity(list(self.gates.values()))
-        return self._sparsity
+        return self.reached() if self.settings.target_macs is None else self.pinched.sparsity()
 
     def on_target(self) -> bool:
-        return self.sparsity() >= self.settings.target_sparsity
+        return self.reached() >= self.settings.target
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
-        return {name: (budget.count_pruned([gate]), budget.count_weights([gate])) for name, gate in self.gates.items()}
+        return {**self.pinched.layer_counts()}
+
+    def scalars(self) -> dict[str, float]:
+        more = {} if self.settings.target_macs is None else {"macs_saved": self.reached()}
+        return {**super().scalars(), **more}
+
+    def widths(self) -> dict[str, int]:
+        return self._widths
 
     def take_gates(self, model: nn.Module) -> None:
-        for name, gate in self.gates.items():
-            replace_module(model, name, gate.fold())
-        self.gates.clear()
+        self._widths = self.pinched.fold(model)
+        self.pinched.gates.clear()
 
     # -- resume
 
@@ -182,4 +216,4 @@ class Pinch(OnePassMethod):
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
         self.landed = bool(state[1] > 0.5)
-        self._sparsity = None
+        self._reached = None
