@@ -1,0 +1,450 @@
+#!/usr/bin/env bash
+# Sourced by a recipe's run.sh: the stages. run.sh sets what differs from recipe to recipe:
+#   train_set, valid_set, test_sets    names of sets in data/; test_sets are decoded and scored
+#   upstream                           what --upstream is where it is not given
+#   data_paths                         options of the recipe's local/data.sh, which name files or folders
+#   called_from                        the folder that the user stands in
+: "${train_set:?}" "${valid_set:?}" "${test_sets:?}" "${upstream:?}" "${data_paths?}" "${called_from:?}"
+
+help_message=$(cat <<'HELP'
+Usage: ./run.sh [--stage N] [--stop_stage N] [options]        ("-" and "_" alike in option names)
+
+Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 3 nothing, 4 train, 5 decode, 6 score;
+7 export (only with --stop_stage 7).
+
+What to run
+  --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro
+                                                                                                  [UPSTREAM_HELP]
+  --method NAME            pinch, ump, mixed_sparsity, nas_cp, dense or a method of your own, instead of the YAML's
+  --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's
+  --layer_sparsities RUN   of mixed_sparsity: the finished run to take them from      [asr_UPSTREAM_pinch_TARGET]
+Stages
+  --stage N, --stop_stage N                                                                       [0, 6]
+  --skip_data_prep, --skip_train, --skip_eval true         leave out stages 0-3, 4, 5-6
+Machine
+  --ngpu N                 GPUs to train on, of each node                                         [0]
+  --num_nodes N            nodes to train on: run inside a Slurm allocation, or set train_cmd in cmd.sh   [1]
+  --gpu_inference true     decode on a GPU                                                        [false]
+  --nj N                   jobs of data preparation                                               [4]
+  --inference_nj N         jobs of beam search                                                    [1]
+  --python PROGRAM                                                                                [python3]
+The corpus of this recipe
+DATA_HELP
+Data
+  --audio_format F         flac leaves the audio where it is, flac.ark packs it                   [flac]
+  --unknown_characters P   error, drop, unknown or extend: what becomes of characters of the training set that the
+                           upstream's vocabulary lacks, instead of the YAML's                     [error]
+  --min_wav_duration, --max_wav_duration SECONDS           of training utterances                 [0.1, 30]
+  --dumpdir DIR, --expdir DIR                                                                     [dump, exp]
+Training
+  --asr_config FILE        instead of conf/UPSTREAM.yaml
+  --baseline_config FILE   instead of conf/UPSTREAM_baseline.yaml
+  --asr_args "ARGS"        more options of ESPnet's asr_train for the one-pass run (the tag changes with them)
+  --baseline_args "ARGS"   the same for the dense baseline
+  --asr_tag TAG            the run's folder is asr_TAG
+  --asr_exp DIR            the run's folder
+Decoding
+  --inference_config FILE  ESPnet's beam search with this YAML; without it, batched CTC greedy search
+  --inference_args "ARGS"  more options of asr_decode, or of ESPnet's asr_inference
+  --inference_batch_size N utterances decoded together by greedy search                           [8]
+  --inference_asr_model F  checkpoint to decode                           [valid.wer_on_target.ave.pth]
+Export
+  --export_args "ARGS"     options of espnet_pinch.bin.export: --formats, --values, --wer                 [--wer]
+Other
+  --config FILE            source a file that sets these options ("stage=4")
+
+Relative paths are as seen from where you stand, "~" is your home; in the YAML files, from this recipe's folder.
+HELP
+)
+
+options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
+ upstream method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
+ unknown_characters dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config
+ inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets print_exp ${data_paths}"
+options=${options//$'\n'/}
+stage=0
+stop_stage=6
+skip_data_prep=false
+skip_train=false
+skip_eval=false
+ngpu=0
+num_nodes=1
+gpu_inference=false
+nj=4
+inference_nj=1
+python=python3
+method=
+target_sparsity=
+layer_sparsities=
+audio_format=flac
+min_wav_duration=0.1
+max_wav_duration=30
+unknown_characters=
+dumpdir=
+expdir=
+asr_config=
+baseline_config=
+asr_args=
+baseline_args=
+asr_tag=
+asr_exp=
+inference_config=
+inference_args=
+inference_batch_size=8
+inference_asr_model=valid.wer_on_target.ave.pth
+export_args=--wer
+print_exp=false # only print the folder of the corpus' experiments, for the sweeps
+
+for name in ${data_paths}; do
+    printf -v "${name}" '%s' ""
+done
+
+. ./path.sh
+. ./cmd.sh
+. utils/step.sh
+command_line=$(printf '%q ' ./run.sh "$@")
+command_line=${command_line% }
+case " $* " in
+    *" --help "* | *" -h "*)
+        help_message=${help_message/DATA_HELP/$(bash -p local/data.sh --help)}
+        help_message=${help_message/UPSTREAM_HELP/${upstream}}
+        ;;
+esac
+. utils/parse_options.sh
+
+# ---- What to run, checked before anything is done
+
+for number in stage stop_stage ngpu num_nodes nj inference_nj inference_batch_size; do
+    [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number} must be a whole number, not '${!number}'"
+done
+for switch in skip_data_prep skip_train skip_eval gpu_inference print_exp; do
+    [[ ${!switch} =~ ^(true|false)$ ]] || die "--${switch} must be true or false, not '${!switch}'"
+done
+for name in ${data_paths} dumpdir expdir asr_exp asr_config baseline_config inference_config layer_sparsities; do
+    [[ ${!name} != *$'\n'* ]] || die "--${name} must not have a new line: '${!name}'"
+    [ -z "${!name}" ] || printf -v "${name}" '%s' "$(seen_from "${called_from}" "${!name}")"
+done
+dumpdir=${dumpdir:-dump}
+expdir=${expdir:-exp}
+[[ ${python} != */* ]] || python=$(realpath -ms -- "$(seen_from "${called_from}" "${python}")")
+for name in dumpdir expdir asr_exp asr_tag; do
+    # ESPnet's options split at commas, its --frontend_conf reads YAML, kaldiio reads brackets and bars.
+    [[ ${!name} != *[,#:\|\[\]\{\}\"\'$'\n']* ]] ||
+        die "--${name} must not have any of , # : | [ ] { } \" ' or a new line, which ESPnet reads as its own: '${!name}'"
+done
+command -v "${python}" >/dev/null || die "${python} not found; run make venv in the repository, or give --python"
+
+asr_config=${asr_config:-conf/${upstream}.yaml}
+known=$(cd conf && echo *.yaml | tr ' ' '\n' | grep -Ev '_baseline|^decode' | sed 's/\.yaml//' | tr '\n' ' ')
+[ -f "${asr_config}" ] || die "unknown upstream '${upstream}': ${asr_config} does not exist; there is: ${known% }"
+if [ -z "${baseline_config}" ] && [ -f "conf/${upstream}_baseline.yaml" ]; then
+    baseline_config=conf/${upstream}_baseline.yaml
+fi
+for file in "${baseline_config}" "${inference_config}"; do
+    [ -z "${file}" ] || [ -f "${file}" ] || die "${file} does not exist"
+done
+
+# The corpus is the recipe's, or that of what its own options name; data/, dump/ and exp/ have a folder for each.
+corpus=$(basename "${PWD}")
+data_options=()
+for name in ${data_paths}; do
+    [ -n "${!name}" ] || continue
+    [ -e "${!name}" ] || die "--${name}: ${!name} does not exist"
+    data_options+=("--${name}" "$(realpath -s -- "${!name}")")
+done
+if [ ${#data_options[@]} -gt 0 ]; then
+    corpus=$(basename "${data_options[1]}" | LC_ALL=C tr -c 'A-Za-z0-9._\n-' _)
+    corpus+=_$(printf '%s\n' "${data_options[@]}" | sha256sum | cut -c 1-6)
+fi
+exp=${expdir}/${corpus}
+if "${print_exp}"; then
+    printf '%s\n' "${exp}"
+    exit
+fi
+suffix=$(name_of "${asr_args}") # of the run's folder
+gpus=() # that are needed here: not where another machine is asked to do the work
+if ! "${skip_train}" && within 4 && [ -z "${train_cmd}" ] && [ "${num_nodes}" -le 1 ]; then
+    gpus+=(--ngpu "${ngpu}")
+fi
+if "${gpu_inference}" && [ -z "${decode_cmd}" ] && { within 7 || ! "${skip_eval}" && within 5; }; then
+    gpus+=(--gpu_inference)
+fi
+trained=
+[ "${stage}" -lt 5 ] || trained=--trained
+checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" ${trained} \
+    ${baseline_config:+--baseline_config "${baseline_config}"} \
+    --from_run "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
+    ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
+    ${unknown_characters:+--unknown_characters "${unknown_characters}"})
+while IFS= read -r line; do
+    printf -v "${line%%=*}" '%s' "${line#*=}"
+done <<<"${checked}"
+upstream_dir=${upstream_name:+downloads/upstreams/${upstream_name}}
+upstream_dir=${upstream_dir:-${upstream_source}}
+
+data=data/${corpus}
+dump=${dumpdir}/${corpus}/${upstream}/raw
+baseline=${exp}/asr_${upstream}_baseline
+if [ -z "${asr_tag}" ]; then
+    asr_tag=${upstream}_${method}
+    [ "${method}" = dense ] || asr_tag+=_${target_sparsity}
+    asr_tag+=${suffix}
+fi
+run=${asr_exp:-${exp}/asr_${asr_tag}}
+if [ -n "${inference_config}" ]; then
+    decoded=decode_$(basename "${inference_config}" .yaml | sed 's/^decode_//')
+else
+    decoded=decode_ctc_greedy
+fi
+
+# absolute PATH: for people to read
+absolute() {
+    realpath -ms -- "$1"
+}
+
+# quoted TEXT: as ESPnet's options read it whole, which are YAML behind the "="
+quoted() {
+    local text=${1//\\/\\\\}
+    printf '"%s"' "${text//\"/\\\"}"
+}
+
+# need FILE STAGE: stop unless an earlier stage has left FILE
+need() {
+    [ -f "$1" ] || die "$1 is missing: run stage $2 first (./run.sh --stage $2)"
+}
+
+# upstream_files: hash of the listing of the upstream's files
+upstream_files() {
+    listing "${upstream_dir}" '*.json' '*.safetensors' '*.bin'
+}
+
+# noted FILE: the line in FILE, nothing where there is none
+noted() {
+    cat "$1" 2>/dev/null || true
+}
+
+# note FILE TEXT: have TEXT in FILE; runs of a sweep do so at once
+note() {
+    [ "$(noted "$1")" != "$2" ] || return 0
+    writable "$(dirname "$1")"
+    printf '%s\n' "$2" >"$1.$$"
+    mv "$1.$$" "$1"
+}
+
+# same_upstream DIR ADVICE: stop where DIR was made with another upstream than the one that the YAML names
+same_upstream() {
+    local begun
+    begun=$(noted "$1/upstream.txt")
+    [ -z "${begun}" ] || [ "${begun}" = "${upstream_source}" ] ||
+        die "$1 was begun with the upstream ${begun}, and ${asr_config} names ${upstream_source}: $2"
+}
+other_dump="run stages 2 and 3 again (./run.sh --stage 2)"
+other_experiment="give other names (--upstream with a YAML of its own, --asr_tag), or remove that folder"
+
+# prepare_data N: stage N of the recipe's own data.sh
+prepare_data() {
+    bash -p local/data.sh --stage "$1" --stop_stage "$1" --data "${data}" --nj "${nj}" --python "${python}" \
+        "${data_options[@]}"
+}
+
+[ -z "${other_source}" ] || log "note: ${baseline_config} names the upstream ${other_source}; the baseline starts from" \
+    "${upstream_source}, which ${asr_config} names, as the run does"
+
+# ---- Stages 0 to 3: data
+
+if ! "${skip_data_prep}" && within 0; then
+    log "stage 0: corpus and upstream"
+    prepare_data 0
+    if [ -n "${upstream_name}" ]; then
+        # Where its files are not those that were left there, the program looks again.
+        found=$([ ! -d "${upstream_dir}" ] || upstream_files)
+        [ "${found}" = "$(noted "${upstream_dir}.files")" ] || rm -f "${upstream_dir}.done"
+        step "${upstream_dir}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
+            "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
+        note "${upstream_dir}.files" "$(upstream_files)"
+    fi
+fi
+
+export HF_HUB_OFFLINE=1 # from here on nothing is fetched
+
+if ! "${skip_data_prep}"; then
+    if within 1; then
+        log "stage 1: data directories"
+        prepare_data 1
+        # shellcheck disable=SC2086
+        step "${data}/check.done" "checking ${data}" "=${train_set} ${valid_set} ${test_sets}" \
+            "=$(listing "${data}" wav.scp text utt2spk)" -- \
+            "${python}" -m espnet_pinch.bin.check_data --data "${data}" --nj "${nj}" \
+            --sets "${train_set}" "${valid_set}" ${test_sets}
+    fi
+
+    if within 2; then
+        log "stage 2: token list and dump"
+        need "${data}/check.done" 1
+        [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
+        own_baseline=()
+        [ -n "${baseline_config}" ] || own_baseline=(--own_baseline)
+        [ "$(noted "${dump}/upstream.txt")" = "${upstream_source}" ] || rm -f "${dump}/dump.done"
+        note "${dump}/upstream.txt" "${upstream_source}"
+        # shellcheck disable=SC2086
+        step "${dump}/dump.done" "token list and dump ${dump}" "${data}/check.done" \
+            "=${upstream_source} $(upstream_files)" \
+            "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" \
+            "=${unknown_characters} ${own_baseline[*]}" -- \
+            "${python}" -m espnet_pinch.bin.prepare_dump --data "${data}" --upstream "${upstream_dir}" \
+            "${own_baseline[@]}" --unknown_characters "${unknown_characters}" \
+            --out "${dump}" --train_set "${train_set}" --valid_set "${valid_set}" --test_sets ${test_sets} \
+            --audio_format "${audio_format}" --min_wav_duration "${min_wav_duration}" \
+            --max_wav_duration "${max_wav_duration}"
+    fi
+
+    if within 3; then
+        need "${dump}/dump.done" 2
+        same_upstream "${dump}" "${other_dump}"
+        log "stage 3: nothing to do, stage 2 has left the lengths by which batches are formed"
+    fi
+fi
+
+# ---- Stage 4: training
+
+# data_options: what asr_train needs to know of the data, in the array train_data
+data_options() {
+    train_data=(
+        --token_list "${dump}/token_list/char/tokens.txt"
+        --train_data_path_and_name_and_type "${dump}/${train_set}/wav.scp,speech,${sound}"
+        --train_data_path_and_name_and_type "${dump}/${train_set}/text,text,text"
+        --train_shape_file "${dump}/${train_set}/utt2num_samples"
+        --valid_data_path_and_name_and_type "${dump}/${valid_set}/wav.scp,speech,${sound}"
+        --valid_data_path_and_name_and_type "${dump}/${valid_set}/text,text,text"
+        --valid_shape_file "${dump}/${valid_set}/utt2num_samples"
+    )
+}
+
+# launcher EXP: what goes before the command of a training, in the array launch; for several nodes ESPnet's launcher
+launcher() {
+    # shellcheck disable=SC2206
+    launch=(${train_cmd})
+    if [ "${num_nodes}" -gt 1 ]; then
+        launch=("${python}" -m espnet2.bin.launch --cmd "${train_cmd:-utils/slurm.pl}" --log "$1/launch.log"
+            --ngpu "${ngpu}" --num_nodes "${num_nodes}" --init_file_prefix "$1/.dist_init_" --)
+    fi
+}
+
+# train EXP TITLE CONFIG UPSTREAM UPSTREAM_KEY [OPTION...]: train into EXP (resumed where it was cut), and fold.
+# asr_train itself refuses to go on with other settings or data than those EXP was begun with, and says which.
+train() {
+    local dir=$1 title=$2 config=$3 from=$4 from_key=$5 inputs
+    shift 5
+    inputs=("${config}" "${dump}/dump.done" "=${from_key}" "=$*")
+    launcher "${dir}"
+    step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
+        "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
+        --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}" \
+        --frontend_conf "upstream=$(quoted "${from}")" --unknown_characters "${unknown_characters}" "$@"
+    step "${dir}/fold.done" "folding ${title}" "${dir}/train.done" "=${inference_asr_model}" -- \
+        "${python}" -m espnet_pinch.bin.fold --exp "${dir}" --checkpoint "${inference_asr_model}"
+}
+
+if ! "${skip_train}" && within 4; then
+    log "stage 4: training"
+    need "${dump}/dump.done" 2
+    same_upstream "${dump}" "${other_dump}"
+    for dir in "${baseline}" "${run}"; do
+        same_upstream "${dir}" "${other_experiment}"
+    done
+    [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
+    sound=sound
+    [ "${audio_format}" = flac ] || sound=kaldi_ark
+    data_options
+    upstream_key=$(upstream_files)
+    note "${baseline}/upstream.txt" "${upstream_source}"
+    note "${run}/upstream.txt" "${upstream_source}"
+    if [ -n "${baseline_config}" ]; then
+        # shellcheck disable=SC2086
+        train "${baseline}" "the dense baseline" "${baseline_config}" "${upstream_dir}" "${upstream_key}" \
+            ${baseline_args}
+        start=${baseline}/folded/hf
+    else
+        step "${baseline}/fold.done" "taking ${upstream} as its own baseline" "=${upstream_key}" "${dump}/dump.done" -- \
+            "${python}" -m espnet_pinch.bin.fold --exp "${baseline}" --untrained --config "${asr_config}" \
+            --pruning method=dense --token_list "${dump}/token_list/char/tokens.txt" \
+            --unknown_characters "${unknown_characters}" \
+            --frontend_conf "upstream=$(quoted "${upstream_dir}")"
+        start=${upstream_dir}
+    fi
+    # shellcheck disable=SC2086
+    train "${run}" "${asr_tag}" "${asr_config}" "${start}" \
+        "$(cat "${baseline}/fold.done" ${from_run:+"${from_run}/folded/parameters.json"})" \
+        --pruning "method=${method}" --pruning "target_sparsity=${target_sparsity}" \
+        ${from_run:+--pruning "${from_run_setting}=$(quoted "${from_run}")"} ${asr_args}
+fi
+
+# ---- Stages 5 and 6: decoding and scoring
+
+# decode EXP: all test sets
+decode() {
+    local dir=$1 inputs program
+    inputs=("${dir}/fold.done" "${dump}/dump.done" "=${test_sets} ${inference_args} ${inference_batch_size}")
+    if [ -n "${inference_config}" ]; then
+        program=(-m espnet_pinch.bin.asr_beam_search --inference_config "${inference_config}" --nj "${inference_nj}")
+        inputs+=("${inference_config}")
+    else
+        program=(-m espnet_pinch.bin.asr_decode --batch_size "${inference_batch_size}")
+    fi
+    # shellcheck disable=SC2086
+    step "${dir}/${decoded}/decode.done" "decoding ${dir}" "${inputs[@]}" -- \
+        ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded" --data "${test_sets_in_dump[@]}" \
+        --out "${dir}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
+}
+
+if within 5 || within 6 || within 7; then
+    same_upstream "${dump}" "${other_dump}"
+    for dir in "${baseline}" "${run}"; do
+        same_upstream "${dir}" "${other_experiment}"
+    done
+fi
+
+test_sets_in_dump=()
+for name in ${test_sets}; do
+    test_sets_in_dump+=("${dump}/${name}")
+done
+
+if ! "${skip_eval}"; then
+    if within 5; then
+        log "stage 5: decoding"
+        for dir in "${baseline}" "${run}"; do
+            need "${dir}/fold.done" 4
+            decode "${dir}"
+        done
+    fi
+
+    if within 6; then
+        log "stage 6: scoring"
+        for dir in "${baseline}" "${run}"; do
+            need "${dir}/${decoded}/decode.done" 5
+        done
+        report=${run}
+        [ -z "${inference_config}" ] || report=${run}/${decoded} # beside the report on greedy search
+        # shellcheck disable=SC2086
+        "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
+            --out "${report}" --references "${dump}" --sets ${test_sets} \
+            --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
+        log "results: $(absolute "${report}/RESULTS.md")"
+    fi
+fi
+
+# ---- Stage 7: export
+
+if within 7; then
+    log "stage 7: export"
+    need "${run}/fold.done" 4
+    inputs=("${run}/fold.done" "${dump}/dump.done" "=${test_sets} ${export_args} ${upstream_source} ${corpus}")
+    [ ! -f "${run}/results.json" ] || inputs+=("${run}/results.json")
+    # shellcheck disable=SC2086
+    step "${run}/export.done" "exporting ${run}" "${inputs[@]}" -- \
+        ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --data "${test_sets_in_dump[@]}" \
+        --upstream "${upstream_source}" --corpus "${corpus}" --batch_size "${inference_batch_size}" \
+        --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${export_args}
+    log "exported: $(absolute "${run}/export/README.md")"
+fi
+log "finished"
