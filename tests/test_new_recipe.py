@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_recipe import recipe  # noqa: F401  (a fixture)
+from test_recipe import ROOT, recipe  # noqa: F401  (a fixture)
 
 from espnet_pinch.bin import check_data
 from espnet_pinch.data.check_dir import check_data_dir
@@ -135,3 +135,12 @@ def test_audio_of_the_training_set_in_a_test_set_is_said(tmp_path, monkeypatch, 
     printed = capsys.readouterr()
     assert "warning: test has 1 sound files of the training set\n" in printed.err
     assert re.findall(r"^(\w+): 4 utterances, 0.00 hours", printed.out, re.M) == ["train", "test"]
+
+
+@pytest.mark.parametrize("name", ["librispeech_100", "mini"])
+def test_the_recipes_share_their_scripts(name):
+    folder = ROOT / "egs" / name
+    for link in ("path.sh", "conf", "utils", "local/pinch.sh", "local/sweep.sh", "local/run_comparison.sh"):
+        assert (folder / link).is_symlink() and ROOT in (folder / link).resolve().parents
+    for own in ("run.sh", "cmd.sh", "local/data.sh"):
+        assert not (folder / own).is_symlink() and os.access(folder / own, os.X_OK)

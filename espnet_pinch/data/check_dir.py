@@ -34,9 +34,7 @@ def check_data_dir(folder: str | os.PathLike, jobs: int = 4) -> list[Utterance]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: local/data.sh must leave it, see egs/TEMPLATE/local/data.sh")
     if (folder / "segments").exists():
-        raise UserError(
-            f"{folder}/segments: the recipe cuts no audio; give each utterance a sound file of its own"
-        )
+        raise UserError(f"{folder}/segments: the recipe cuts no audio; give each utterance a sound file of its own")
     tables = read_tables(folder, ("wav.scp", "text", "utt2spk"))
     audio, text, speaker = tables.values()
     rows = [Utterance(id_, audio[id_], text[id_], speaker[id_], 0) for id_ in audio]
