@@ -213,12 +213,12 @@ def test_a_damaged_history_is_made_again_from_the_reporter(data, upstream, tmp_p
     truncate(average)
     monkeypatch.setattr("sys.argv", ["fold", "--exp", str(tmp_path / "exp")])
     fold.main()
-    assert "ave.pth is missing or damaged: made again" in capsys.readouterr().out
+    assert "ave.pth is missing or damaged: written again" in capsys.readouterr().out
     assert all(torch.equal(whole[name], value) for name, value in load(average).items())
     # what else there is to notice in this folder
     with pytest.raises(ValueError, match="holds a training: --resume true continues it"):
         train(data, upstream, tmp_path / "exp", "--resume", "false")
-    with pytest.raises(ValueError, match=r"max_epoch: 2 -> 3 \(its schedule depends.*must start anew\); give"):
+    with pytest.raises(ValueError, match=r"max_epoch: 2 -> 3 \(its schedule depends.*at the beginning\); give"):
         train(data, upstream, tmp_path / "exp", "--max_epoch", "3")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "exp" / "checkpoint.pth")
     with pytest.raises(ValueError, match="is not a checkpoint of a training: it has no 'model'"):

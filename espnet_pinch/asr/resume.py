@@ -91,14 +91,14 @@ def recover(folder: Path) -> None:
         if any(folder.glob("[0-9]*epoch.pth")):
             raise UserError(
                 f"{folder} has the models of a training, but no {NEWEST} to resume from: put it back, or remove "
-                "that folder to train anew"
+                "that folder to train from the start"
             )
         return
     wrong_too = _wrong(previous)
     if wrong_too is not None:
         raise UserError(
             f"no checkpoint to resume from: {newest}: {wrong}; {previous}: {wrong_too}; put a copy of one of them "
-            f"back as {NEWEST}, or remove {folder} to train anew"
+            f"back as {NEWEST}, or remove {folder} to train from the start"
         )
     os.replace(previous, newest)
     print(f"warning: {newest}: {wrong}; resuming from the previous checkpoint", flush=True)

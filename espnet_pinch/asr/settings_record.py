@@ -61,7 +61,7 @@ def check_unchanged(args: argparse.Namespace) -> None:
             more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
             hint = ""
             if any(change.startswith("max_epoch:") for change in changes):
-                hint = " (its schedule depends on max_epoch: a longer run must start anew)"
+                hint = " (its schedule depends on max_epoch: a longer run must start at the beginning)"
             raise UserError(
                 f"{folder} was trained with other settings or data: {'; '.join(changes[:SHOWN])}{more}{hint}; give "
                 "another --asr_tag, or remove that folder"

@@ -94,7 +94,7 @@ class PruningASRTask(ASRTask):
                 if not args.resume and (Path(args.output_dir) / NEWEST).exists():
                     raise UserError(
                         f"{args.output_dir} holds a training: --resume true continues it; remove that folder to "
-                        "train anew"
+                        "train from the start"
                     )
                 check_unchanged(args)
             try:
@@ -137,7 +137,7 @@ class PruningASRTask(ASRTask):
             if frontend.tokens != known or (new and args.unknown_characters != "extend"):
                 raise UserError(
                     f"the token list differs from the vocabulary of {args.frontend_conf['upstream']}: "
-                    f"{len(model.token_list)} and {len(frontend.tokens)} tokens; make it anew with stage 2"
+                    f"{len(model.token_list)} and {len(frontend.tokens)} tokens; run stage 2 again"
                 )
             # A new token starts as a copy of "<unk>", which a trained head hardly ever outputs.
             rows = [*range(len(known)), *[known.index("<unk>")] * len(new)]

@@ -156,7 +156,7 @@ class PruningTrainer(Trainer):
             if len(cls.middle["random"]) == _processes():
                 begin = functools.partial(set_random_state, cls.middle["random"][_rank()])
             else:
-                logging.warning("the number of processes has changed: their random generators start anew")
+                logging.warning("the number of processes has changed: their random generators are not restored")
             logging.info(f"resuming after batch {start} of epoch {reporter.get_epoch()}")
         cls.middle = None
         plain = getattr(model, "module", model)
