@@ -90,7 +90,7 @@ def lost_steps(log: Path, steps: int) -> list[int]:
     for line in log.read_text().splitlines():
         if found := re.search(r" (\d+)epoch:train:(\d+)-\d+batch", line):
             done = (int(found[1]) - 1) * steps + int(found[2])
-        elif found := re.search(r"going on after batch (\d+) of epoch (\d+)", line):
+        elif found := re.search(r"resuming after batch (\d+) of epoch (\d+)", line):
             lost[-1] = done - (int(found[2]) - 1) * steps - int(found[1])
         elif found := re.search(r" (\d+)/\d+epoch started$", line):
             lost.append(done - (int(found[1]) - 1) * steps)
