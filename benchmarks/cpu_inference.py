@@ -1,7 +1,7 @@
-"""Pruned layers as sparse products on a CPU beside dense ones: the Transformer encoder, and the whole model.
+"""Compare sparse and dense products of pruned layers on a CPU: time of the Transformer encoder and of the whole model.
 
-One utterance at a time. Weights are random and pruned by magnitude to the same sparsity in every layer, which is
-what a random mask costs: the time depends on how many weights are kept, not on which. Dense bfloat16 stands beside.
+One utterance at a time. Weights are random and pruned by magnitude to the same sparsity in every layer. A random mask
+costs the same: the time depends on how many weights are kept, not on which. Dense bfloat16 is timed, too.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from espnet_pinch.inference.sparse_linear import use_backend
 
 
 def encoders(sparsity: float, size: str, frames: int) -> tuple[dict[str, torch.nn.Module], int]:
-    """The upstream under every backend, and how many layers "auto" has made sparse."""
+    """The upstream with every backend, and how many layers "auto" has made sparse."""
     dense = make_model(size, sparsity).frontend.upstream
     found = {"dense float32": dense, "sparse": copy.deepcopy(dense), "auto": copy.deepcopy(dense)}
     use_backend(found["sparse"], "sparse")
@@ -48,7 +48,7 @@ def measured(args: argparse.Namespace) -> Iterator[list[str]]:
 
 def main(arguments: list[str] | None = None) -> None:
     made = parser(__doc__)
-    made.add_argument("--seconds", type=int, default=10, help="of audio [10]")
+    made.add_argument("--seconds", type=int, default=10, help="length of the audio [10]")
     made.add_argument("--sparsities", type=float, nargs="+", default=[0.65, 0.75, 0.85, 0.9, 0.95], metavar="SPARSITY")
     args = start(made, arguments)
     print(f"wav2vec2-{args.size}, {args.seconds} s of audio, {rounds(args)}:\n")

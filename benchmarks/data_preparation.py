@@ -1,9 +1,9 @@
-"""Data directories and scores of a corpus of LibriSpeech's size, beside lhotse's manifests of the same tree.
+"""Time data directories and scores of a corpus of LibriSpeech's size, and lhotse's manifests of the same corpus.
 
-The tree has as many utterances as train-clean-100 and the dev and test sets, each a FLAC file of a fraction of a
-second with a transcript of 5 to 35 words. Timed are the calls alone, without imports: our stage 1 (which decodes every
-file whole), lhotse's ``prepare_librispeech`` (which reads every header) in a Python of its own,
-and WER with MAPSSWE and bootstrap of all dev and test sets, 5 % of whose words are wrong.
+The corpus has as many utterances as train-clean-100 and the dev and test sets together. Each is a FLAC file of a
+fraction of a second with a transcript of 5 to 35 words. Only calls are timed, not imports: our stage 1 (which decodes
+every file completely); lhotse's ``prepare_librispeech`` (which reads every header) in a separate Python process; and
+WER with MAPSSWE and bootstrap of all dev and test sets, with 5 % wrong words.
 """
 
 import argparse
@@ -39,7 +39,7 @@ print(time.perf_counter() - begin, sum(len(part["recordings"]) for part in made.
 
 
 def write_tree(root: Path, scale: float) -> dict[str, int]:
-    """Write the corpus; utterances of each subset."""
+    """Write the corpus. Returns the number of utterances of each subset."""
     rng, noise = random.Random(0), np.random.default_rng(0)
     words = ["".join(rng.choices("ETAOINSHRDLU", k=rng.randint(1, 9))) for _ in range(5000)]
     flac = []
@@ -63,12 +63,12 @@ def write_tree(root: Path, scale: float) -> dict[str, int]:
 
 
 def wrong(text: str, rng: random.Random) -> str:
-    """5 % of the words replaced."""
+    """``text`` with 5 % of its words replaced."""
     return " ".join("WRONG" if rng.random() < 0.05 else word for word in text.split())
 
 
 def lhotse(python: str, root: Path, out: Path, jobs: int) -> float | None:
-    """Seconds of lhotse's preparation; None where ``python`` has no lhotse."""
+    """Seconds of lhotse's preparation; None if ``python`` has no lhotse."""
     if subprocess.run([python, "-c", "import lhotse"], capture_output=True, env=_env()).returncode:
         return None
     command = [python, "-c", LHOTSE, root, out, " ".join(UTTERANCES), str(jobs)]
@@ -84,11 +84,11 @@ def _env() -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> None:
     made = argparse.ArgumentParser(description=__doc__)
-    made.add_argument("--repeats", type=int, default=3, help="rounds in which every side is run once [3]")
+    made.add_argument("--repeats", type=int, default=3, help="rounds; each runs every side once [3]")
     made.add_argument("--scale", type=float, default=1.0, help="factor on the number of utterances [1]")
-    made.add_argument("--nj", type=int, default=4, help="threads (ours), threads too in lhotse [4]")
+    made.add_argument("--nj", type=int, default=4, help="threads, ours and lhotse's [4]")
     made.add_argument("--threads", type=int, default=os.cpu_count(), help=argparse.SUPPRESS)
-    made.add_argument("--lhotse", default=sys.executable, metavar="PYTHON", help="interpreter that has lhotse [this]")
+    made.add_argument("--lhotse", default=sys.executable, metavar="PYTHON", help="interpreter with lhotse [this one]")
     args = start(made, arguments)
     seconds = {
         "data directories, ours": [],
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, rng = Path(folder) / "LibriSpeech", random.Random(1)
         counts = write_tree(root, args.scale)
-        for turn in range(-1, args.repeats):  # the first does not count: it fills the file system's cache
+        for turn in range(-1, args.repeats):  # the first turn fills the file system's cache and does not count
             begin = time.perf_counter()
             for subset in counts:
                 with contextlib.redirect_stdout(io.StringIO()):  # the progress bar

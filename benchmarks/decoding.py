@@ -1,9 +1,9 @@
-"""Our batched greedy decoding beside transformers' own pipeline: the same model, the same audio, the same transcripts.
+"""Compare our batched greedy decoding with transformers' own pipeline: same model, same audio, same transcripts.
 
-Random weights; noise of changing colour, so that a random model has something to say. Both sides get the utterances
-by falling length, as our decoder sorts them, so that the batches are the same. In a batch the pipeline decodes the
-frames of the padding too, where a trained model says nothing and a random one does: what it says behind the end of an
-utterance is not counted as a difference.
+The weights are random. The audio is noise with changing tones, so that a random model outputs text. Both sides get the
+utterances sorted by length, longest first, as our decoder sorts them, so that the batches are the same. In a batch the
+pipeline also decodes the frames of the padding. A trained model outputs nothing there, but a random one does. Its text
+after the end of an utterance does not count as a difference.
 """
 
 import re
@@ -21,7 +21,7 @@ from espnet_pinch.asr.upstream import save_ctc_model
 
 
 def utterances(count: int, seconds: float) -> list[np.ndarray]:
-    """``count`` utterances of between a fifth of ``seconds`` and ``seconds``, the longest first."""
+    """``count`` utterances of ``seconds / 5`` to ``seconds``, the longest first."""
     generator = np.random.default_rng(0)
     made = []
     for length in sorted(generator.uniform(0.2, 1, count), reverse=True):
@@ -33,9 +33,9 @@ def utterances(count: int, seconds: float) -> list[np.ndarray]:
 
 def main(arguments: list[str] | None = None) -> None:
     made = parser(__doc__)
-    made.add_argument("--utterances", type=int, default=16, help="[16]")
+    made.add_argument("--utterances", type=int, default=16, help="number of utterances [16]")
     made.add_argument(
-        "--seconds", type=float, default=15, help="of the longest utterance, a fifth of the shortest [15]"
+        "--seconds", type=float, default=15, help="longest possible utterance; the shortest is a fifth of it [15]"
     )
     made.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 8])
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -1,7 +1,7 @@
-"""Bytes of exported files: sparse ones beside dense ones, dense ones gzipped, and the masks' entropy bound.
+"""Compare the bytes of exported files: sparse, dense, dense and gzipped, and an entropy bound.
 
-Weights are random and pruned by magnitude to the same sparsity in every gated layer. The bound is what a sparse file
-would take if its masks took their entropy, n H(s) bits for n weights of sparsity s, and its header nothing.
+Weights are random and pruned by magnitude to the same sparsity in every gated layer. The bound is the size of a sparse
+file if its masks took only their entropy, n H(s) bits for n weights of sparsity s, and its header nothing.
 """
 
 import gzip
@@ -22,7 +22,7 @@ from espnet_pinch.export.sparse_file import write_sparse
 
 
 def gzipped(path: Path) -> int:
-    """Bytes of a file behind gzip, level 6."""
+    """Bytes of a file after gzip, level 6."""
     with open(path, "rb") as source, tempfile.TemporaryFile() as target:
         with gzip.open(target, "wb", compresslevel=6) as packed:
             shutil.copyfileobj(source, packed, 1 << 24)
@@ -31,7 +31,7 @@ def gzipped(path: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     made = parser(__doc__)
-    made.add_argument("--sparsity", type=float, default=0.85, help="[0.85]")
+    made.add_argument("--sparsity", type=float, default=0.85, help="of every gated layer [0.85]")
     args = start(made, arguments)
     model = make_model(args.size, args.sparsity)
     rows = []

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, calls that take turns on the clock, peak memory, a model, tables."""
+"""Shared parts of the benchmarks: options, timing of calls in turns, peak memory, sizes of models, tables."""
 
 import argparse
 import logging
@@ -39,21 +39,21 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 def parser(description: str) -> argparse.ArgumentParser:
     """Options that every benchmark has."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--repeats", type=int, default=5, help="rounds in which every side is run once [5]")
-    made.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch [all cores]")
+    made.add_argument("--repeats", type=int, default=5, help="rounds; each runs every side once [5]")
+    made.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of torch [all cores]")
     made.add_argument(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu: processor time of all threads, for a machine that others use, too; with one thread it is what the "
-        "wall clock would show on an idle one [wall]",
+        help="cpu: processor time of all threads, for a machine that others use, too; with one thread it equals the "
+        "wall time on an idle machine [wall]",
     )
-    made.add_argument("--size", choices=SIZES, default="base", help="of wav2vec2, random weights [base]")
+    made.add_argument("--size", choices=SIZES, default="base", help="size of wav2vec2, with random weights [base]")
     return made
 
 
 def start(made: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
-    """Parse, set the threads and the seed, silence the libraries' notes, print the machine."""
+    """Parse the options, set the threads and the seed, silence the libraries, print the machine."""
     args = made.parse_args(arguments)
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
@@ -64,7 +64,7 @@ def start(made: argparse.ArgumentParser, arguments: list[str] | None) -> argpars
 
 
 def machine(device: str = "cpu") -> str:
-    """Processor, threads and versions, in a line."""
+    """Processor, threads and versions, on one line."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     info = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
@@ -78,7 +78,7 @@ def machine(device: str = "cpu") -> str:
 def in_turns(
     sides: Mapping[str, Callable], repeats: int, clock: str = "wall", warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of every side's calls. The sides take turns, so that what disturbs the machine disturbs all alike."""
+    """Seconds of the calls of every side. The sides take turns, so that other load on the machine affects all alike."""
     now = CLOCKS[clock]
     seconds = {name: [] for name in sides}
     for turn in range(-warm_up, repeats):
@@ -93,15 +93,15 @@ def in_turns(
 
 
 def ratio(seconds: list[float], base: list[float]) -> float:
-    """How many times as long as ``base``: the median of the rounds' own ratios."""
+    """``seconds`` as a multiple of ``base``: the median of the ratios of the rounds."""
     return statistics.median(a / b for a, b in zip(seconds, base, strict=True))
 
 
 def peak_bytes(run: Callable, device: str, held: int) -> int:
-    """Largest number of bytes in one side's tensors while it runs; ``held`` are those that it has before.
+    """Largest number of bytes in one side's tensors while it runs; before the run it has ``held`` bytes.
 
-    On a CPU it is summed up from the events of torch's allocator in torch's profiler. Room that oneDNN and MKL take
-    for themselves is not in it.
+    On a CPU it is the sum of the events of torch's allocator in torch's profiler. Memory that oneDNN and MKL allocate
+    themselves is not included.
     """
     if device == "cuda":
         others = torch.cuda.memory_allocated() - held
@@ -123,7 +123,7 @@ def rounds(args: argparse.Namespace) -> str:
 
 
 def print_table(head: list[str], rows: Iterable[list[str]]) -> None:
-    """Print a Markdown table, every row as soon as it is there."""
+    """Print a Markdown table, each row as soon as it is ready."""
     print("\n".join(markdown_table(head, [])), flush=True)
     for row in rows:
         print(markdown_table(row, [])[0], flush=True)

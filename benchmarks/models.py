@@ -1,4 +1,4 @@
-"""Random models of real size for the benchmarks."""
+"""Models with random weights, of real size, for the benchmarks."""
 
 from measure import SIZES
 from transformers import Wav2Vec2Config

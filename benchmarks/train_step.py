@@ -1,9 +1,9 @@
-"""What a gate costs in a training step: time and peak memory beside dense fine-tuning and other ways to prune.
+"""Cost of a gate in a training step: time and peak memory, compared with dense fine-tuning and other pruning methods.
 
 A step is that of the recipe: forward pass, CTC loss, backward pass, gradient clipping, AdamW, and what the method
-does after it; the convolutional feature extractor is frozen. Every side has a model of its own and the sides take
-turns: pinch with its penalty (the target not reached); pinch held on its target after every step; a straight-through
-gate in plain autograd; hard-concrete gates (L0, one for every weight); the fixed masks of torch.nn.utils.prune.
+does after it. The convolutional feature extractor is frozen. Every side has its own model, and the sides take turns:
+pinch with its penalty (target not reached); pinch held on its target after every step; a straight-through gate in
+plain autograd; hard-concrete gates (L0, one for every weight); the fixed masks of torch.nn.utils.prune.
 """
 
 import functools
@@ -24,7 +24,7 @@ ETA, TARGET = 3e-5, 0.65
 
 
 class PlainGate(nn.Module):
-    """The same gate, left to autograd."""
+    """The gate of pinch in plain autograd, with a straight-through mask."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -66,7 +66,7 @@ class Dense:
         speech = torch.randn(args.batch, int(args.seconds * 16000), generator=generator)
         labels = torch.randint(1, 32, (args.batch, int(8 * args.seconds)), generator=generator)
         self.batch = {"input_values": speech.to(args.device), "labels": labels.to(args.device)}
-        self.step()  # makes the optimizer's moments, which are there from the second step on
+        self.step()  # creates the optimizer's moments, which later steps use
 
     def attach(self) -> None:
         """Put gates into the model."""
@@ -135,13 +135,13 @@ SIDES = {
 
 def main(arguments: list[str] | None = None) -> None:
     made = parser(__doc__)
-    made.add_argument("--batch", type=int, default=4, help="utterances [4]")
-    made.add_argument("--seconds", type=float, default=10, help="of each utterance [10]")
-    made.add_argument("--sides", nargs="+", choices=list(SIDES)[1:], default=list(SIDES)[1:], help="beside dense [all]")
+    made.add_argument("--batch", type=int, default=4, help="number of utterances [4]")
+    made.add_argument("--seconds", type=float, default=10, help="length of each utterance [10]")
+    made.add_argument("--sides", nargs="+", choices=list(SIDES)[1:], default=list(SIDES)[1:], help="with dense [all]")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = start(made, arguments)
     sides = {name: SIDES[name](args) for name in ["dense", *args.sides]}
-    peak = {name: peak_bytes(side.step, args.device, side.held()) for name, side in sides.items()}  # warms up, too
+    peak = {name: peak_bytes(side.step, args.device, side.held()) for name, side in sides.items()}  # also a warm-up
     seconds = in_turns({name: side.step for name, side in sides.items()}, args.repeats, args.clock, warm_up=0)
     rows = []
     for name, taken in seconds.items():

@@ -1,4 +1,4 @@
-"""``espnet-pinch``: transcribe sound files with a compressed model, or see what is in it."""
+"""``espnet-pinch``: transcribe sound files with a compressed model, or print what is in it."""
 
 import argparse
 import codecs
@@ -16,17 +16,18 @@ from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.explain import explain
 from espnet_pinch.export.format import loadable
 
-WORTH_MEASURING = 300  # seconds of audio: with less, measuring takes longer than it saves
+WORTH_MEASURING = 300  # seconds of audio; with less, measuring backends takes longer than it saves
 BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
-TRANSCRIBE = """Sound files to text. A folder is searched to its bottom, links included. Files may have any length,
-1 to 768 kHz, and any format that libsndfile reads; for MPEG-4, AAC, WebM, WMA and the like, ffmpeg must be on the PATH.
-Of several sound tracks the first is read. A file is transcribed whole or named in an error, and the exit status is then
-1: one that is cut short is an error; one whose length was never stated, as in a pipe, is read to its end."""
+TRANSCRIBE = """Sound files to text. Folders are searched with all subfolders and links. Files may have any length, a
+sample rate of 1 to 768 kHz, and any format that libsndfile reads. MPEG-4, AAC, WebM, WMA and the like need ffmpeg on
+the PATH. If a file has several sound tracks, the first is read. A file that cannot be transcribed as a whole, such as
+one that is cut short, is named in an error, and the exit status is 1. A file that states no length, as in a pipe, is
+read to its end."""
 
 
 def audio_path(argument: str) -> Path:
-    """The file that an argument means; ``./-`` is the one of that name."""
+    """The file that an argument names: ``-`` is standard input, ``./-`` a file of that name."""
     return Path("/dev/stdin") if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
 
 
@@ -39,16 +40,16 @@ def main() -> None:
     command.set_defaults(run=transcribe)
     command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
     command.add_argument(
-        "audio", type=audio_path, nargs="+", metavar="AUDIO", help="sound file, folder of such, or - for standard input"
+        "audio", type=audio_path, nargs="+", metavar="AUDIO", help="sound file, folder of them, or - for standard input"
     )
-    command.add_argument("--format", choices=("text", "json"), default="text", help="text: a line 'FILE<TAB>TEXT' each")
-    command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such pieces [30]")
-    command.add_argument("--stride", type=int, default=5, help="seconds of a piece's overlap at each edge [5]")
+    command.add_argument("--format", choices=("text", "json"), default="text", help="text: lines 'FILE<TAB>TEXT'")
+    command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such chunks [30]")
+    command.add_argument("--stride", type=int, default=5, help="seconds of a chunk's context at each edge [5]")
     command.add_argument(
         "--backend",
         choices=("auto", "dense", "sparse"),
         default="auto",
-        help="products of pruned layers on a CPU; auto measures what is faster, given 5 minutes of audio [auto]",
+        help="products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on [auto]",
     )
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command = commands.add_parser("info", help="sparsity, sizes, layers", description="Sparsity, sizes and layers.")
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def load_quietly(path: Path):
-    """``espnet_pinch.load``, without the notes that the libraries below make on the way."""
+    """``espnet_pinch.load`` without the notes that other libraries print."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
@@ -72,6 +73,14 @@ def load_quietly(path: Path):
 
 
 def transcribe(args: argparse.Namespace) -> None:
+    """Print the transcripts of sound files. Files that fail are named on stderr; the exit status is then 1.
+
+    Args:
+        args: ``model``, ``audio`` (paths), ``format``, ``chunk`` and ``stride`` (seconds), ``backend``, ``device``.
+
+    Raises:
+        UserError: options do not fit each other or this machine; or as ``espnet_pinch.load``.
+    """
     if args.stride < 1 or args.chunk <= 2 * args.stride:
         raise UserError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
     model = load_quietly(args.model)
@@ -101,7 +110,7 @@ def transcribe(args: argparse.Namespace) -> None:
         for problem in found.problems:
             fail(problem)
         if found.companions:
-            note = f"note: {path}: {found.companions} files ._* of macOS, which hold no sound, are passed over"
+            note = f"note: {path}: {found.companions} files ._* of macOS, which hold no sound, are skipped"
             tqdm.write(printable(note), file=sys.stderr)
         if not found.files:
             fail(f"{path}: no sound file in this folder")
@@ -127,12 +136,16 @@ def transcribe(args: argparse.Namespace) -> None:
         print_result.end()
     if failed:
         if len(files) > 1:
-            print(f"error: {done} of {len(files)} files are transcribed; what is not is named above", file=sys.stderr)
+            print(f"error: {done} of {len(files)} files were transcribed; the others are named above", file=sys.stderr)
         sys.exit(1)
 
 
 def choose_backend(model, args: argparse.Namespace, seconds: float) -> None:
-    """Put the model on its device and, where that pays, its pruned layers on the sparse backend."""
+    """Move the model to its device, and choose the backend of its pruned layers.
+
+    Args:
+        seconds: of audio; "auto" measures the backends from ``WORTH_MEASURING`` on.
+    """
     from espnet_pinch.export.model import count_layers
 
     backend = args.backend
@@ -140,16 +153,16 @@ def choose_backend(model, args: argparse.Namespace, seconds: float) -> None:
         backend = "dense"
     model.to(args.device)
     if backend != "dense" and any(layer["pruned"] for layer in count_layers(model).values()):
-        from espnet_pinch.inference.sparse_linear import use_backend  # compiles
+        from espnet_pinch.inference.sparse_linear import use_backend  # numba compiles it
 
         use_backend(model.frontend.upstream, backend, model.pruning.settings.layers)
 
 
 def printable(text: str, controls: bool = False) -> str:
-    r"""``text`` with bytes that are not UTF-8, as names of files may have them, as ``\xff``.
+    r"""``text`` with escapes such as ``\xff`` for bytes that are not UTF-8, which names of files may have.
 
     Args:
-        controls: write control characters as ``\n`` too.
+        controls: also write control characters as escapes, such as ``\n``.
     """
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: repr(match[0])[1:-1], text) if controls else text
@@ -160,14 +173,14 @@ def print_line(path: Path, text: str, seconds: float) -> None:
 
 
 def _print(text: str) -> None:
-    """To stdout, whose encoding may lack letters: those come out as escapes."""
+    """Write to stdout. Characters that its encoding lacks become escapes."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 
 class Json:
-    """Prints a JSON list, an element at a time: it is there to read before the last file is done."""
+    """Prints a JSON list, one element at a time, so that a reader need not wait for the last file."""
 
     def __init__(self):
         self.before = "["
@@ -183,6 +196,14 @@ class Json:
 
 
 def info(args: argparse.Namespace) -> None:
+    """Print the sparsity, the sizes and the gated layers of a model.
+
+    Args:
+        args: ``model``, ``format``. JSON has sizes in bytes and numbers of parameters and weights.
+
+    Raises:
+        FileNotFoundError, UserError: as ``espnet_pinch.load``.
+    """
     model = load_quietly(args.model)
     from espnet_pinch.export.load import locate
     from espnet_pinch.export.model import count_layers
@@ -219,7 +240,8 @@ def info_lines(figures: dict, own: list[str]) -> list[str]:
     """Lines of ``info``.
 
     Args:
-        own: those of the model's format.
+        figures: what ``info`` prints as JSON.
+        own: lines that only the model's format has.
     """
     lines = [
         f"{figures['model']}: {figures['kind']}, {figures['upstream']}, {figures['tokens']} tokens",

@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# The stages of the recipe; run from egs/librispeech_100 through its run.sh, which names the sets.
-set -euo pipefail
+# Sourced by a recipe's run.sh: the stages. run.sh sets what differs from recipe to recipe:
+#   train_set, valid_set, test_sets    names of sets in data/; test_sets are decoded and scored
+#   upstream                           what --upstream is where it is not given
+#   data_paths                         options of the recipe's local/data.sh, which name files or folders
+#   called_from                        the folder that the user stands in
+: "${train_set:?}" "${valid_set:?}" "${test_sets:?}" "${upstream:?}" "${data_paths?}" "${called_from:?}"
 
 help_message=$(cat <<'HELP'
 Usage: ./run.sh [--stage N] [--stop_stage N] [options]        ("-" and "_" alike in option names)
 
 Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 3 nothing, 4 train, 5 decode, 6 score;
-7 export (to be asked for with --stop_stage 7).
+7 export (only with --stop_stage 7).
 
 What to run
   --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro
-                                                                                                  [wav2vec2_base]
-  --corpus NAME            librispeech_100 (downloaded) or mini (made here)                       [librispeech_100]
-  --librispeech DIR        a corpus in LibriSpeech's layout that is there already
+                                                                                                  [UPSTREAM_HELP]
   --method NAME            pinch, ump, mixed_sparsity, nas_cp, dense or a method of your own, instead of the YAML's
   --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's
   --layer_sparsities RUN   of mixed_sparsity: the finished run to take them from      [asr_UPSTREAM_pinch_TARGET]
@@ -26,6 +28,8 @@ Machine
   --nj N                   jobs of data preparation                                               [4]
   --inference_nj N         jobs of beam search                                                    [1]
   --python PROGRAM                                                                                [python3]
+The corpus of this recipe
+DATA_HELP
 Data
   --audio_format F         flac leaves the audio where it is, flac.ark packs it                   [flac]
   --unknown_characters P   error, drop, unknown or extend: what becomes of characters of the training set that the
@@ -54,9 +58,9 @@ HELP
 )
 
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
- upstream corpus librispeech method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
+ upstream method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
  unknown_characters dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config
- inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets called_from print_exp"
+ inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets print_exp ${data_paths}"
 options=${options//$'\n'/}
 stage=0
 stop_stage=6
@@ -69,9 +73,6 @@ gpu_inference=false
 nj=4
 inference_nj=1
 python=python3
-upstream=wav2vec2_base
-corpus=librispeech_100
-librispeech=
 method=
 target_sparsity=
 layer_sparsities=
@@ -92,24 +93,24 @@ inference_args=
 inference_batch_size=8
 inference_asr_model=valid.wer_on_target.ave.pth
 export_args=--wer
-train_set=
-valid_set=
-test_sets=
-called_from=${PWD}
 print_exp=false # only print the folder of the corpus' experiments, for the sweeps
+
+for name in ${data_paths}; do
+    printf -v "${name}" '%s' ""
+done
 
 . ./path.sh
 . ./cmd.sh
-. ./db.sh
 . utils/step.sh
-command_line="./run.sh $(printf '%q ' "${@:9}")" # without what run.sh itself gives
+command_line=$(printf '%q ' ./run.sh "$@")
 command_line=${command_line% }
+case " $* " in
+    *" --help "* | *" -h "*)
+        help_message=${help_message/DATA_HELP/$(bash -p local/data.sh --help)}
+        help_message=${help_message/UPSTREAM_HELP/${upstream}}
+        ;;
+esac
 . utils/parse_options.sh
-
-# within N: whether stage N is to be run
-within() {
-    [ "${stage}" -le "$1" ] && [ "${stop_stage}" -ge "$1" ]
-}
 
 # ---- What to run, checked before anything is done
 
@@ -119,7 +120,7 @@ done
 for switch in skip_data_prep skip_train skip_eval gpu_inference print_exp; do
     [[ ${!switch} =~ ^(true|false)$ ]] || die "--${switch} must be true or false, not '${!switch}'"
 done
-for name in librispeech dumpdir expdir asr_exp asr_config baseline_config inference_config layer_sparsities; do
+for name in ${data_paths} dumpdir expdir asr_exp asr_config baseline_config inference_config layer_sparsities; do
     [[ ${!name} != *$'\n'* ]] || die "--${name} must not have a new line: '${!name}'"
     [ -z "${!name}" ] || printf -v "${name}" '%s' "$(seen_from "${called_from}" "${!name}")"
 done
@@ -143,17 +144,17 @@ for file in "${baseline_config}" "${inference_config}"; do
     [ -z "${file}" ] || [ -f "${file}" ] || die "${file} does not exist"
 done
 
-librispeech=${librispeech:-${LIBRISPEECH}}
-if [ -n "${librispeech}" ]; then
-    [ -d "${librispeech}" ] || die "--librispeech: the folder ${librispeech} does not exist"
-    corpus_dir=$(cd "${librispeech}" && pwd)
-    corpus_dir=${corpus_dir%/LibriSpeech}
-    corpus=$(basename "${corpus_dir}" | LC_ALL=C tr -c 'A-Za-z0-9._\n-' _)_$(printf '%s' "${corpus_dir}" | sha256sum | cut -c 1-6)
-else
-    case "${corpus}" in
-        librispeech_100 | mini) corpus_dir=downloads/${corpus} ;;
-        *) die "unknown corpus '${corpus}'; there is: librispeech_100, mini (or --librispeech DIR)" ;;
-    esac
+# The corpus is the recipe's, or that of what its own options name; data/, dump/ and exp/ have a folder for each.
+corpus=$(basename "${PWD}")
+data_options=()
+for name in ${data_paths}; do
+    [ -n "${!name}" ] || continue
+    [ -e "${!name}" ] || die "--${name}: ${!name} does not exist"
+    data_options+=("--${name}" "$(realpath -s -- "${!name}")")
+done
+if [ ${#data_options[@]} -gt 0 ]; then
+    corpus=$(basename "${data_options[1]}" | LC_ALL=C tr -c 'A-Za-z0-9._\n-' _)
+    corpus+=_$(printf '%s\n' "${data_options[@]}" | sha256sum | cut -c 1-6)
 fi
 exp=${expdir}/${corpus}
 if "${print_exp}"; then
@@ -240,6 +241,12 @@ same_upstream() {
 other_dump="run stages 2 and 3 again (./run.sh --stage 2)"
 other_experiment="give other names (--upstream with a YAML of its own, --asr_tag), or remove that folder"
 
+# prepare_data N: stage N of the recipe's own data.sh
+prepare_data() {
+    bash -p local/data.sh --stage "$1" --stop_stage "$1" --data "${data}" --nj "${nj}" --python "${python}" \
+        "${data_options[@]}"
+}
+
 [ -z "${other_source}" ] || log "note: ${baseline_config} names the upstream ${other_source}; the baseline starts from" \
     "${upstream_source}, which ${asr_config} names, as the run does"
 
@@ -247,10 +254,7 @@ other_experiment="give other names (--upstream with a YAML of its own, --asr_tag
 
 if ! "${skip_data_prep}" && within 0; then
     log "stage 0: corpus and upstream"
-    if [ -z "${librispeech}" ]; then
-        step "${corpus_dir}/corpus.done" "corpus ${corpus}" "=${corpus}" -- \
-            "${python}" -m espnet_pinch.bin.fetch_corpus --corpus "${corpus}" --out "${corpus_dir}"
-    fi
+    prepare_data 0
     if [ -n "${upstream_name}" ]; then
         # Where its files are not those that were left there, the program looks again.
         found=$([ ! -d "${upstream_dir}" ] || upstream_files)
@@ -266,22 +270,24 @@ export HF_HUB_OFFLINE=1 # from here on nothing is fetched
 if ! "${skip_data_prep}"; then
     if within 1; then
         log "stage 1: data directories"
-        [ -d "${corpus_dir}" ] || die "${corpus_dir} is missing: run stage 0 first (./run.sh --stage 0)"
-        step "${data}/prepare.done" "data directories ${data}" \
-            "=$(listing "${corpus_dir}" '*.flac' '*.trans.txt')" -- \
-            "${python}" -m espnet_pinch.bin.prepare_data --corpus "${corpus_dir}" --out "${data}" --nj "${nj}"
+        prepare_data 1
+        # shellcheck disable=SC2086
+        step "${data}/check.done" "checking ${data}" "=${train_set} ${valid_set} ${test_sets}" \
+            "=$(listing "${data}" wav.scp text utt2spk)" -- \
+            "${python}" -m espnet_pinch.bin.check_data --data "${data}" --nj "${nj}" \
+            --sets "${train_set}" "${valid_set}" ${test_sets}
     fi
 
     if within 2; then
         log "stage 2: token list and dump"
-        need "${data}/prepare.done" 1
+        need "${data}/check.done" 1
         [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
         own_baseline=()
         [ -n "${baseline_config}" ] || own_baseline=(--own_baseline)
         [ "$(noted "${dump}/upstream.txt")" = "${upstream_source}" ] || rm -f "${dump}/dump.done"
         note "${dump}/upstream.txt" "${upstream_source}"
         # shellcheck disable=SC2086
-        step "${dump}/dump.done" "token list and dump ${dump}" "${data}/prepare.done" \
+        step "${dump}/dump.done" "token list and dump ${dump}" "${data}/check.done" \
             "=${upstream_source} $(upstream_files)" \
             "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" \
             "=${unknown_characters} ${own_baseline[*]}" -- \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All methods under one budget on a small corpus and two CPU cores: the comparison in RESULTS.md.
-# From egs/librispeech_100: local/run_comparison.sh [--ratios "X ..."] [--seeds "N ..."] [-- options of run.sh]
-# e.g. local/run_comparison.sh --seeds "0 1" -- --librispeech /data/digits      (without: the mini corpus)
+# From a recipe's folder: local/run_comparison.sh [--ratios "X ..."] [--seeds "N ..."] [-- options of run.sh]
+# e.g. in egs/librispeech_100: local/run_comparison.sh --seeds "0 1" -- --librispeech /data/digits
 set -euo pipefail
 
 options=()
@@ -9,7 +9,6 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
     options+=("$1")
     shift
 done
-[ $# -gt 0 ] || set -- -- --corpus mini
 export OMP_NUM_THREADS=1 # one run to a core: two threads to a run are slower, and much slower on a busy machine
 
 # compare METHODS [OPTION...]: a sweep over methods

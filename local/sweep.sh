@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run, or go on with, a sweep over methods, target sparsities and seeds; from egs/librispeech_100.
+# Run, or go on with, a sweep over methods, target sparsities and seeds; from a recipe's folder.
 set -euo pipefail
 [[ -o privileged ]] || exec bash -p "$0" "$@" # without functions and shell options that the caller has exported
 

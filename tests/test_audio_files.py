@@ -229,7 +229,7 @@ def test_a_folder_is_read_to_its_bottom_and_what_is_left_out_is_said(file, tmp_p
     status, out, err = run(capsys, monkeypatch, "transcribe", file, root)
     assert status == 1 and [line.split("\t")[0] for line in out.splitlines()] == [f"{root}/{name}" for name in good]
     note, *errors, last = err.splitlines()
-    assert note == f"note: {root}: 1 files ._* of macOS, which hold no sound, are passed over"
+    assert note == f"note: {root}: 1 files ._* of macOS, which hold no sound, are skipped"
     assert [line.split(": ")[1].removeprefix(f"{root}/") for line in errors] == ["h.raw", "i.wav", "j.wav", "k.m4a"]
     assert "is a named pipe" in errors[1] and "install it" in errors[3] and "8 of 12 files" in last
     for name in ("h.raw", "i.wav", "k.m4a"):

@@ -187,7 +187,7 @@ def test_bad_audio_is_one_line_and_the_others_go_on(file, tmp_path, capsys, monk
     lines = err.splitlines()
     assert lines[0] == f"error: {tmp_path}/gone.wav: does not exist"
     assert lines[1] == f"error: {tmp_path}/none: no sound file in this folder"
-    assert lines.pop() == "error: 1 of 8 files are transcribed; what is not is named above"
+    assert lines.pop() == "error: 1 of 8 files were transcribed; the others are named above"
     for line, (name, reason) in zip(lines[2:], said.items(), strict=True):
         assert line.startswith(f"error: {tmp_path}/in/{name}: ") and reason in line
     status, out, _ = run(capsys, monkeypatch, *arguments, "--format", "json")

@@ -157,7 +157,7 @@ def test_packed_audio_is_the_same_audio(tmp_path):
 def test_the_mini_corpus_has_librispeechs_layout_and_is_the_same_every_time(tmp_path):
     digests = []
     for name in ("one", "two"):
-        command = [sys.executable, "-m", "espnet_pinch.bin.fetch_corpus", "--corpus", "mini", "--scale", "0.02"]
+        command = [sys.executable, "-m", "espnet_pinch.bin.make_mini_corpus", "--scale", "0.02"]
         subprocess.run([*command, "--out", str(tmp_path / name)], check=True, capture_output=True)
         root = find_root(tmp_path / name)
         files = sorted(p for p in root.rglob("*") if p.is_file())

@@ -177,9 +177,9 @@ def test_what_a_user_has_exported_changes_nothing(recipe, trap, tmp_path):  # no
     (tmp_path / "start.sh").write_text("set -f; cd() { echo elsewhere; }; die() { echo mine; }\n")
     hostile = {**HOSTILE, "CDPATH": str(trap), "BASH_ENV": str(tmp_path / "start.sh")}
     root = recipe.parents[1]
-    options = ("--upstream", "mini", "--corpus", "mini", "--stage", "4", "--target_sparsity", "0.5")
+    options = ("--upstream", "mini", "--stage", "4", "--target_sparsity", "0.5")
     done = recipe_from(root, recipe, *options, **hostile)
-    line = "error: dump/mini/mini/raw/dump.done is missing: run stage 2 first (./run.sh --stage 2)"
+    line = "error: dump/librispeech_100/mini/raw/dump.done is missing: run stage 2 first (./run.sh --stage 2)"
     assert (done.returncode, done.stderr.splitlines()) == (1, [line])
     assert done.stdout.endswith("stage 4: training\n") and len(done.stdout.splitlines()) == 1
     done = recipe_from(root, recipe, "--upstream", "none", **hostile)
@@ -188,14 +188,14 @@ def test_what_a_user_has_exported_changes_nothing(recipe, trap, tmp_path):  # no
 
 @pytest.mark.parametrize("script", [".ci/run", "Makefile"])
 def test_make_and_ci_do_not_follow_cdpath(script, tmp_path):
-    for name in (".ci", "egs/librispeech_100", "else/egs/librispeech_100", "else/.ci/..", ".venv"):
+    for name in (".ci", "egs/mini", "else/egs/mini", "else/.ci/..", ".venv"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / ".venv" / "installed").touch()
-    (tmp_path / "egs" / "librispeech_100" / "run.sh").write_text("#!/bin/sh\necho right\n")
-    (tmp_path / "egs" / "librispeech_100" / "run.sh").chmod(0o755)
+    (tmp_path / "egs" / "mini" / "run.sh").write_text("#!/bin/sh\necho right\n")
+    (tmp_path / "egs" / "mini" / "run.sh").chmod(0o755)
     (tmp_path / "make").write_text('#!/bin/sh\necho "$PWD $*"\n')
     (tmp_path / "make").chmod(0o755)
     # These tests may run under a make of their own, whose child would say where it is.
@@ -213,14 +213,14 @@ def test_make_and_ci_do_not_follow_cdpath(script, tmp_path):
 @pytest.mark.parametrize(
     "given, meant",
     [
-        ([], "exp/mini"),
-        (["--expdir", "mine"], "{cwd}/mine/mini"),
-        (["--expdir=~/mine"], "{home}/mine/mini"),
-        (["--expdir", "{recipe}/exp"], "exp/mini"),
-        (["--expdir", "../{cwd.name}/./mine/"], "{cwd}/mine/mini"),
-        (["--config", "own.sh"], "{cwd}/from_file/mini"),
-        (["--config", "~/own.sh"], "{cwd}/from_home/mini"),
-        (["--expdir", "~nobody_of_that_name/mine"], "{cwd}/~nobody_of_that_name/mine/mini"),
+        ([], "exp/librispeech_100"),
+        (["--expdir", "mine"], "{cwd}/mine/librispeech_100"),
+        (["--expdir=~/mine"], "{home}/mine/librispeech_100"),
+        (["--expdir", "{recipe}/exp"], "exp/librispeech_100"),
+        (["--expdir", "../{cwd.name}/./mine/"], "{cwd}/mine/librispeech_100"),
+        (["--config", "own.sh"], "{cwd}/from_file/librispeech_100"),
+        (["--config", "~/own.sh"], "{cwd}/from_home/librispeech_100"),
+        (["--expdir", "~nobody_of_that_name/mine"], "{cwd}/~nobody_of_that_name/mine/librispeech_100"),
     ],
 )
 def test_paths_are_seen_from_where_the_user_stands(recipe, tmp_path, given, meant):  # noqa: F811
@@ -231,7 +231,7 @@ def test_paths_are_seen_from_where_the_user_stands(recipe, tmp_path, given, mean
     names = dict(cwd=cwd, home=home, recipe=recipe)
     given = [word.format(**names) for word in given]
     environment = {"HOME": str(home), "CDPATH": str(tmp_path)}
-    done = recipe_from(cwd, recipe, "--corpus", "mini", *given, "--print_exp", "true", **environment)
+    done = recipe_from(cwd, recipe, *given, "--print_exp", "true", **environment)
     assert (done.stdout, done.stderr) == (meant.format(**names) + "\n", "")
 
 
@@ -240,7 +240,7 @@ def test_a_corpus_and_a_yaml_are_found_from_where_the_user_stands(recipe, tmp_pa
     (tmp_path / "own.yaml").write_text("frontend_conf: {upstream: '~/models'}\n")
     options = ["--asr_config", "own.yaml", "--librispeech", os.path.relpath(recipe.parents[1] / "corpus", tmp_path)]
     done = recipe_from(tmp_path, recipe, *options, "--stage", "2", "--stop_stage", "2", HOME=str(tmp_path))
-    assert done.returncode == 1 and "prepare.done is missing: run stage 1 first" in done.stderr
+    assert done.returncode == 1 and "check.done is missing: run stage 1 first" in done.stderr
     assert "data/corpus_" in done.stderr
     done = recipe_from(tmp_path, recipe, "--upstream", "mini", "--librispeech", "new\nline")
     assert done.stderr.startswith("error: --librispeech must not have a new line")
@@ -254,14 +254,14 @@ def test_a_corpus_and_a_yaml_are_found_from_where_the_user_stands(recipe, tmp_pa
     ],
 )
 def test_gpus_that_are_not_there_are_refused_before_stage_0(recipe, options, environment, message):  # noqa: F811
-    done = recipe_from(recipe, recipe, "--upstream", "mini", "--corpus", "mini", *options, **environment)
+    done = recipe_from(recipe, recipe, "--upstream", "mini", *options, **environment)
     assert done.returncode == 1 and done.stdout == ""
     [line] = done.stderr.splitlines()
     assert line.startswith("error: ") and re.search(message, line)
 
 
 def test_gpus_are_not_asked_for_where_they_are_not_used(recipe):  # noqa: F811
-    options = ("--ngpu", "1000", "--gpu_inference", "true", "--corpus", "mini", "--stage", "3", "--stop_stage", "3")
+    options = ("--ngpu", "1000", "--gpu_inference", "true", "--stage", "3", "--stop_stage", "3")
     done = recipe_from(recipe, recipe, "--upstream", "mini", *options)
     assert "run stage 2 first" in done.stderr
 

@@ -123,7 +123,7 @@ def test_a_weight_that_is_not_finite_is_refused_whatever_the_format(toy, experim
 
 
 def test_a_format_that_does_not_say_who_loads_it_is_a_mistake_of_the_program(toy):
-    with pytest.raises(TypeError, match="the format Nameless does not say its library, snippet"):
+    with pytest.raises(TypeError, match="the format Nameless does not define its library, snippet"):
 
         @register
         class Nameless(Format):
@@ -160,7 +160,7 @@ def test_the_packed_zip_is_to_be_unzipped_and_then_loads(experiment, tmp_path):
     import zipfile
 
     export(experiment, tmp_path / "out", formats=["espnet"])
-    with pytest.raises(UserError, match="espnet.zip is packed, for ESPnet's Speech2Text: unzip it and give the folder"):
+    with pytest.raises(UserError, match="espnet.zip is packed for ESPnet's Speech2Text: unzip it and give the folder"):
         espnet_pinch.load(tmp_path / "out" / "espnet.zip")
     with zipfile.ZipFile(tmp_path / "out" / "espnet.zip") as packed:
         packed.extractall(tmp_path / "unzipped")
@@ -174,7 +174,7 @@ def test_without_a_formats_package_one_line_says_what_to_install(experiment, tmp
     [line] = [line for line in err.splitlines() if line]
     assert status == 1 and not out and not list(tmp_path.iterdir())
     assert line == (
-        "error: the format openvino needs openvino, not installed here: pip install 'espnet_pinch[openvino]'"
+        "error: the format openvino needs openvino, which must be installed: pip install 'espnet_pinch[openvino]'"
     )
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from espnet_pinch.bin import check_config
-from espnet_pinch.bin.prepare_data import main as prepare_data
+from espnet_pinch.bin.prepare_librispeech import main as prepare_librispeech
 from espnet_pinch.config import read_yaml
 from espnet_pinch.data.audio import read_audio, read_file
 from espnet_pinch.data.dump import Limits, pack_audio, prepare_training_set
@@ -262,7 +262,7 @@ def test_a_program_that_prepares_data_says_one_line(tmp_path, monkeypatch):
         (tmp_path / "c" / subset).mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", ["x", "--corpus", str(tmp_path / "c"), "--out", str(tmp_path / "out")])
     with pytest.raises(ValueError, match="holds no SPEAKER/CHAPTER"):
-        prepare_data()
+        prepare_librispeech()
     assert not (tmp_path / "out").exists()
 
 

@@ -22,7 +22,7 @@ data, upstream = test_espnet.data, test_espnet.upstream
 ROOT = Path(__file__).parents[1]
 KILLS, SEED = 30, 20260
 EVERY = 2  # optimizer steps between checkpoints
-COMMAND = ["./run.sh", "--upstream", "mini", "--corpus", "mini", "--target_sparsity", "0.7", "--asr_tag", "short"]
+COMMAND = ["./run.sh", "--target_sparsity", "0.7", "--asr_tag", "short"]
 COMMAND += ["--baseline_args", f"--max_epoch 2 --log_interval 1 --save_every_steps {EVERY}", "--nj", "1"]
 COMMAND += ["--asr_args", f"--max_epoch 3 --log_interval 1 --save_every_steps {EVERY}", "--python", sys.executable]
 
@@ -75,7 +75,7 @@ def fresh(root: Path) -> Path:
     for name in ("conf", "local", "utils", "egs"):
         skip = shutil.ignore_patterns("downloads", "data", "dump", "exp")
         shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=skip)
-    return root / "egs" / "librispeech_100"
+    return root / "egs" / "mini"
 
 
 def step_of(line: str) -> str | None:
@@ -90,7 +90,7 @@ def lost_steps(log: Path, steps: int) -> list[int]:
     for line in log.read_text().splitlines():
         if found := re.search(r" (\d+)epoch:train:(\d+)-\d+batch", line):
             done = (int(found[1]) - 1) * steps + int(found[2])
-        elif found := re.search(r"going on after batch (\d+) of epoch (\d+)", line):
+        elif found := re.search(r"resuming after batch (\d+) of epoch (\d+)", line):
             lost[-1] = done - (int(found[2]) - 1) * steps - int(found[1])
         elif found := re.search(r" (\d+)/\d+epoch started$", line):
             lost.append(done - (int(found[1]) - 1) * steps)

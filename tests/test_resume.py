@@ -132,11 +132,11 @@ def test_nothing_starts_from_scratch_where_both_are_damaged(harm, tmp_path):
     folder, _ = checkpoints(tmp_path / "exp")
     for name in (resume.NEWEST, resume.PREVIOUS):
         harm(folder / name)
-    with pytest.raises(ValueError, match="nothing to go on from: .*put a copy of one of them back"):
+    with pytest.raises(ValueError, match="no checkpoint to resume from: .*put a copy of one of them back"):
         resume.recover(folder)
     for name in (resume.NEWEST, resume.PREVIOUS):
         (folder / name).unlink()
-    with pytest.raises(ValueError, match="no checkpoint.pth to go on from"):
+    with pytest.raises(ValueError, match="no checkpoint.pth to resume from"):
         resume.recover(folder)
 
 
@@ -191,7 +191,7 @@ def test_a_best_epochs_file_that_is_lost_is_an_error_until_it_is_removed(tmp_pat
         resume.mend(folder, reporter, CRITERIA, keep=3)
     (folder / "1epoch.pth").unlink()
     resume.average_again(folder, CRITERIA, keep=[2, 3])
-    assert "epoch 1 is not chosen from any more" in capsys.readouterr().out
+    assert "epoch 1 can no longer be one of the best" in capsys.readouterr().out
     assert load(folder / "valid.wer_on_target.ave.pth")["weight"][0] == 2.5
 
 
@@ -213,15 +213,15 @@ def test_a_damaged_history_is_made_again_from_the_reporter(data, upstream, tmp_p
     truncate(average)
     monkeypatch.setattr("sys.argv", ["fold", "--exp", str(tmp_path / "exp")])
     fold.main()
-    assert "ave.pth is missing or damaged: made again" in capsys.readouterr().out
+    assert "ave.pth is missing or damaged: written again" in capsys.readouterr().out
     assert all(torch.equal(whole[name], value) for name, value in load(average).items())
     # what else there is to notice in this folder
-    with pytest.raises(ValueError, match="holds a training: --resume true goes on"):
+    with pytest.raises(ValueError, match="holds a training: --resume true continues it"):
         train(data, upstream, tmp_path / "exp", "--resume", "false")
-    with pytest.raises(ValueError, match=r"max_epoch: 2 -> 3 \(its course is annealed.*a run of its own\); give"):
+    with pytest.raises(ValueError, match=r"max_epoch: 2 -> 3 \(its schedule depends.*at the beginning\); give"):
         train(data, upstream, tmp_path / "exp", "--max_epoch", "3")
     torch.save({"weights": torch.zeros(3)}, tmp_path / "exp" / "checkpoint.pth")
-    with pytest.raises(ValueError, match="is no checkpoint of a training: it has no 'model'"):
+    with pytest.raises(ValueError, match="is not a checkpoint of a training: it has no 'model'"):
         train(data, upstream, tmp_path / "exp")
 
 
@@ -252,7 +252,7 @@ def test_what_has_changed_is_named(data, upstream, tmp_path):
     shapes.write_text("")
     args = args_of(data, upstream, folder)
     args.valid_shape_file = [str(shapes)]
-    with pytest.raises(ValueError, match=f"valid_shape_file: {data}/.*utt2num_samples -> {shapes}, of other content"):
+    with pytest.raises(ValueError, match=f"valid_shape_file: {data}/.*utt2num_samples -> {shapes}, with other content"):
         settings_record.check_unchanged(args)
     config = upstream / "config.json"
     config.write_text(config.read_text() + "\n")
@@ -320,8 +320,8 @@ def test_a_target_that_is_missed_and_an_empty_layer_are_said(data, upstream, tmp
     train(data, upstream, tmp_path / "exp", "--pruning", "pinch.landing=paper", "--pruning", "pinch.eta=0.0")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 2
-    assert lines[0] == "warning: all weights of layers.0.fc are pruned: nothing but its bias comes out of it"
-    assert "under its target of 65 %" in lines[1]
+    assert lines[0] == "warning: all weights of layers.0.fc are pruned: it outputs only its bias"
+    assert "below its target of 65 %" in lines[1]
 
 
 HOLD = """

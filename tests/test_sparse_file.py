@@ -175,7 +175,7 @@ def test_smaller_matrices_are_kept_small(config_class, fields, tiny_config, tmp_
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_left(model, tmp_path):
     with torch.no_grad():
         model.ctc.ctc_lo.weight[0, 0] = 1e5
-    with pytest.raises(ValueError, match=r"ctc.ctc_lo.weight holds 100000, too large for float16; take bf16"):
+    with pytest.raises(ValueError, match=r"ctc.ctc_lo.weight holds 100000, too large for float16; use bf16"):
         write_sparse(tmp_path / "m.safetensors", model, "int8")
     write_sparse(tmp_path / "b.safetensors", model, "bf16")
     with torch.no_grad():
@@ -252,7 +252,7 @@ FORGED = [
     (set_header("values", value="int3"), "unknown values 'int3'"),
     (set_header("masked", K_PROJ, value=[16, 17]), r"k_proj.weight has the shape \[16, 17\], not \[16, 16\]"),
     (set_header("masked", value=[]), "the header is damaged: masked, model and crc32"),
-    (set_header("masked", "ctc.ctc_lo.weight", value=[11, 16]), "ctc_lo.weight is masked and no gated weight"),
+    (set_header("masked", "ctc.ctc_lo.weight", value=[11, 16]), "ctc_lo.weight is masked, but is not a gated weight"),
     (set_header("model", "config", "model_type", value="bert"), "builds no model: a model of type bert"),
     (set_header("model", "config", "hidden_act", value="magic"), "builds no model: KeyError"),
     (
@@ -261,13 +261,13 @@ FORGED = [
     ),
     (lambda t, h: h["model"]["config"].update(add_adapter=True, num_adapter_layers=10**9), "1000000000 adapter layers"),
     (set_header("model", "config", "conv_stride", value=[0, 0]), r"convolutions with strides \[0, 0\]"),
-    (set_header("model", "processing", "sampling_rate", value=0), "a sampling rate of 0 Hz"),
-    (set_header("model", "processing", "sampling_rate", value="x"), "a sampling rate of 'x' Hz"),
+    (set_header("model", "processing", "sampling_rate", value=0), "the sampling rate cannot be 0 Hz"),
+    (set_header("model", "processing", "sampling_rate", value="x"), "the sampling rate cannot be 'x' Hz"),
     (set_header("values", value=["fp32"]), r"unknown values \['fp32'\]"),
     (set_header("model", "config", "hidden_size", value=10**9), "has a mask of|has the shape|builds no model"),
     (set_header("model", "tokens", value=7), "builds no model: TypeError"),
     (set_header("model", "pruning", "layers", value="("), "builds no model|not a regular expression"),
-    (set_header("model", "pruning", "layers", value=r"^((\w|\.)+)+\$$"), "a pattern of layers that repeats a group"),
+    (set_header("model", "pruning", "layers", value=r"^((\w|\.)+)+\$$"), "the pattern of layers repeats a group"),
 ]
 
 
@@ -319,9 +319,9 @@ def test_a_damaged_tensor_is_named(int8_file, tmp_path):
     forge(path, set_header("values", value="fp32"), honest=False)
     refused(path, "the header is damaged: its checksum differs")
     forge(path, lambda tensors, header: header.pop("masked"), honest=False)
-    refused(path, "the header is damaged: masked missing or too many")
+    refused(path, "the header is damaged: masked missing or unexpected")
     for text in ("[]", "{", "[" * 100_000):
         save_file({"a": torch.zeros(2)}, path, metadata={KEY: text})
         refused(path, "the header is damaged: it is not the JSON object")
     save_file({"a": torch.zeros(2)}, path)
-    refused(path, "no sparse file of espnet_pinch")
+    refused(path, "not a sparse file of espnet_pinch")

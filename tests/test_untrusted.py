@@ -27,7 +27,7 @@ from espnet_pinch.export.check import Probe
 from espnet_pinch.export.formats.espnet import check_packed, write_packed
 
 ROOT = Path(__file__).parents[1]
-REFUSED = "holds (posix|nt).system, which is no tensor, number or text and could run code: refused"
+REFUSED = "holds (posix|nt).system, which is not a tensor, number or text and could run code: refused"
 
 
 class Touch:

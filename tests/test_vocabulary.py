@@ -131,7 +131,7 @@ WRONG = {
     ),
     "a blank outside the head": (
         lambda f: edit(f, pad_token_id=99),
-        "the blank .* in row 99, and the head has 11 rows",
+        "the blank .* in row 99, but the head has 11 rows",
     ),
     "a larger head": (
         lambda f: edit(f, vocab_size=20),
@@ -140,7 +140,7 @@ WRONG = {
     "a smaller head": (lambda f: edit(f, vocab_size=9), "has 11 rows, its config.json says 9"),
     "a letter outside the head": (
         lambda f: vocabulary(f, json.dumps({"<pad>": 0, "|": 1, "<unk>": 2, "Z": 11})),
-        "the token 'Z' in row 11, and the head has 11 rows",
+        "the token 'Z' in row 11, but the head has 11 rows",
     ),
     "a byte order mark": (
         lambda f: vocabulary(f, b"\xef\xbb\xbf" + (f / "vocab.json").read_bytes()),
@@ -148,8 +148,8 @@ WRONG = {
     ),
     "cut": (lambda f: vocabulary(f, (f / "vocab.json").read_bytes()[:30]), "vocab.json is damaged"),
     "not UTF-8": (lambda f: vocabulary(f, '{"é": 0}'.encode("latin-1")), "vocab.json is damaged"),
-    "a list": (lambda f: vocabulary(f, "[1, 2]"), "vocab.json is no vocabulary"),
-    "empty": (lambda f: vocabulary(f, "{}"), "vocab.json is no vocabulary"),
+    "a list": (lambda f: vocabulary(f, "[1, 2]"), "vocab.json is not a vocabulary"),
+    "empty": (lambda f: vocabulary(f, "{}"), "vocab.json is not a vocabulary"),
     "a row twice": (
         lambda f: vocabulary(f, '{"<pad>": 0, "|": 1, "<unk>": 2, "A": 3, "B": 3}'),
         "'A' and 'B' have the same row 3",

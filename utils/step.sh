@@ -10,6 +10,11 @@ die() {
     exit 1
 }
 
+# within N: whether stage N is to be run
+within() {
+    [ "${stage:?}" -le "$1" ] && [ "${stop_stage:?}" -ge "$1" ]
+}
+
 # name_of ARGS: what options of asr_train add to the name of a run
 name_of() {
     [ -z "$1" ] || printf ' %s\n' "$1" | sed 's/ *--*/_/g; s/[ =:/]//g'

@@ -1,7 +1,10 @@
-"""The ESPnet floor: upstream, frontend, model, task, trainer. Importing ``espnet_pinch.asr.task`` registers them."""
+"""Training and decoding with ESPnet: upstream, frontend, model, task, trainer.
+
+Importing ``espnet_pinch.asr.task`` registers the frontend, the model and the scheduler with ESPnet.
+"""
 
 from espnet_pinch.asr.surroundings import name_torchs_cache, put_off_g2p
 
-# Before anything of ESPnet or transformers is imported.
+# These calls must come before any import of ESPnet or transformers.
 name_torchs_cache()
 put_off_g2p()

@@ -1,4 +1,4 @@
-"""The paper's upstreams as architectures: configurations that need no download, models that need no memory."""
+"""The architectures of the paper's upstreams: nothing is downloaded, and the models hold no weights in memory."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from espnet_pinch.asr.small_upstreams import SMALL
 from espnet_pinch.asr.upstream import read_config
 from espnet_pinch.errors import UserError, one_line
 
-# Targets of HuBERT's pre-training: 500 clusters, and the four special symbols of every fairseq dictionary. With 500
-# the paper's figures come out as well.
+# HuBERT's pre-training predicts 500 clusters and the four special symbols of every fairseq dictionary. 500 labels would
+# give the paper's figures too.
 HUBERT_LABELS = 500 + 4
 
 
@@ -30,7 +30,7 @@ def wav2vec2_base(**changes) -> Wav2Vec2Config:
 
 
 def hubert_large(**changes) -> HubertConfig:
-    """facebook/hubert-large-ll60k: 24 blocks of 1024; fine-tuned, it gets a head of 32 tokens."""
+    """facebook/hubert-large-ll60k: 24 blocks of width 1024. Fine-tuning adds a head of 32 tokens."""
     fields = dict(
         hidden_size=1024,
         num_hidden_layers=24,
@@ -46,7 +46,7 @@ def hubert_large(**changes) -> HubertConfig:
 def wavlm_base_plus(**changes) -> WavLMConfig:
     """patrickvonplaten/wavlm-libri-clean-100h-base-plus: transformers' defaults, with a head of 32 tokens.
 
-    The published checkpoint's own head has one token less (769 parameters).
+    The head of the published checkpoint has one token fewer (769 parameters).
     """
     return WavLMConfig(**changes)
 
@@ -63,10 +63,10 @@ def ctc_model(upstream: str) -> PreTrainedModel:
     """The model with its CTC head, on the meta device: names and shapes, no values.
 
     Args:
-        upstream: a name of ``CONFIGS``, or a Hugging Face folder.
+        upstream: a key of ``CONFIGS``, or a Hugging Face folder.
 
     Raises:
-        ValueError: neither of them, or a folder that is not the model of an upstream.
+        UserError: ``upstream`` is neither, or the folder does not hold a supported model.
     """
     if upstream not in CONFIGS and not Path(upstream).is_dir():
         raise UserError(f"unknown upstream {upstream!r}; there is: {', '.join(CONFIGS)}, or a Hugging Face folder")
@@ -74,17 +74,17 @@ def ctc_model(upstream: str) -> PreTrainedModel:
         config = CONFIGS[upstream]() if upstream in CONFIGS else read_config(upstream)
         with torch.device("meta"):
             return AutoModelForCTC.from_config(config)
-    except Exception as error:  # transformers raises many kinds, some of several lines
+    except Exception as error:  # transformers raises many types, some messages have several lines
         raise UserError(f"cannot build the upstream {upstream}: {one_line(error)}") from None
 
 
 def pretraining_model(upstream: str) -> nn.Module:
-    """What the upstream was in pre-training: with the heads of that task and no CTC head, on the meta device.
+    """The upstream as it was pre-trained: with the heads of that task and no CTC head, on the meta device.
 
     wav2vec2 has a quantizer and two projections. HuBERT, as fairseq trains it, has a projection to 256 dimensions
-    (base) or 768 (large) and an embedding for each label; its large model has no biases in the convolutions, where
-    the checkpoint for transformers has some. WavLM was published without heads: it is given those of HuBERT-base, whose
-    objective it shares.
+    (base) or 768 (large) and an embedding for each label. fairseq's large model has no biases in its convolutions; the
+    checkpoint for transformers has them. WavLM was published without heads. It gets those of HuBERT-base here, because
+    both have the same objective.
 
     Args:
         upstream: "wav2vec2_base", "hubert_large" or "wavlm_base_plus".

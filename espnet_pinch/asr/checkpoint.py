@@ -1,4 +1,4 @@
-"""Load a trained model, strictly; write it folded, for ESPnet and for transformers."""
+"""Load a trained model, and write it folded (plain weights with zeros) for ESPnet and for transformers."""
 
 import argparse
 import os
@@ -21,14 +21,18 @@ from espnet_pinch.files import whole_folder, write_json
 def load_model(
     config_file: str | os.PathLike, model_file: str | os.PathLike
 ) -> tuple[PruningASRModel, argparse.Namespace]:
-    """The model of a checkpoint, gates and all, on the CPU, in eval mode, and its configuration.
+    """The model of a checkpoint with its gates, on the CPU in eval mode, and its configuration.
 
-    For folded models there is ``espnet_pinch.load``, which needs no options of a training. ESPnet's own loader lets
-    missing and unexpected tensors pass; neither of these does.
+    Use ``espnet_pinch.load`` for folded models; it needs no training options. ESPnet's own loader accepts missing and
+    unexpected tensors; these two functions refuse them.
+
+    Args:
+        config_file: config.yaml of the training.
+        model_file: weights that ``torch.save`` has written, such as 3epoch.pth.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the checkpoint is damaged, or does not fit the configuration.
+        FileNotFoundError: a file is missing.
+        UserError: the checkpoint is damaged, or does not fit the configuration.
     """
     with open(config_file, encoding="utf-8") as file:
         args = argparse.Namespace(**yaml.safe_load(file))
@@ -42,13 +46,13 @@ def load_model(
 
 
 def count_parameters(model: PruningASRModel, layers: str) -> dict:
-    """Counts on a folded model: zeros are counted in the weights themselves.
+    """Count the parameters of a folded model. A gated weight that is zero counts as pruned.
 
     Args:
         model: folded, or never gated.
-        layers: pattern of the gated layers.
+        layers: regular expression of the names of the gated layers.
 
-    Returns: ``sparsity`` (pruned over gated weights), ``gated``, ``pruned``, ``params_total`` (upstream and head),
+    Returns: ``sparsity`` (pruned weights / gated weights), ``gated``, ``pruned``, ``params_total`` (upstream and head),
         ``params_kept`` (without the pruned weights), and ``layers`` with ``{name: {"weights", "pruned"}}``.
     """
     per_layer = {
@@ -69,17 +73,19 @@ def count_parameters(model: PruningASRModel, layers: str) -> dict:
 
 
 def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str | os.PathLike) -> dict:
-    """Fold the gates of ``model`` into zeros and write it; the folder takes its name when it is whole.
+    """Fold the gates of ``model`` into zeros and write it. ``folder`` appears only when it is complete.
 
-    ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder,
-    ``parameters.json`` holds what ``count_parameters`` returns, which this function returns too. Where the method
-    has removed whole channels, ``model.pth`` has smaller matrices without them, and the counts have the number of
-    its parameters as ``params_stored``; ``hf/`` has them as zeros, transformers knowing no heads of unequal width.
+    ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder. If the method
+    has removed whole channels, ``model.pth`` has smaller matrices without them. ``hf/`` keeps them as zeros, because
+    transformers has no heads of unequal width.
+
+    Returns: the content of ``parameters.json``: what ``count_parameters`` returns, ``extra_trained_parameters`` (those
+        of the method) and ``params_stored`` (parameters in ``model.pth``).
     """
     layers, ties = model.pruning.settings.layers, model.pruning.structure.ties
     extra = sum(p.numel() for p in model.pruning.new_parameters())
     structured = model.pruning.structured
-    model.pruning.land()  # the mean of checkpoints may have left the target
+    model.pruning.land()  # the mean of several checkpoints may have another sparsity than the target
     model.fold()
     counts = {**count_parameters(model, layers), "extra_trained_parameters": extra}
     pruning = {"method": "dense", "layers": layers}

@@ -17,7 +17,7 @@ from espnet_pinch.progress import progress_bar
 
 
 def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utterance]]:
-    """Utterances of like length together, the longest first: what runs out of memory does so at once."""
+    """Batches of utterances of similar length, the longest first: if memory is too small, the first batch fails."""
     rows = sorted(utterances, key=lambda u: (-u.samples, u.id))
     return (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 
@@ -28,9 +28,9 @@ def transcribe(model: PruningASRModel, audio: list[torch.Tensor], device: str = 
 
     Args:
         model: in eval mode, on ``device``.
-        audio: each (samples,), 16 kHz.
+        audio: each (samples,), at the model's sample rate (usually 16 kHz).
 
-    Returns: a transcript for each.
+    Returns: a transcript of each.
     """
     lengths = torch.tensor([len(a) for a in audio], device=device)
     speech = pad_sequence(audio, batch_first=True).to(device)  # (B, T)
@@ -42,9 +42,10 @@ def transcribe(model: PruningASRModel, audio: list[torch.Tensor], device: str = 
 def decode_data_dir(
     model: PruningASRModel, data: str | os.PathLike, out: str | os.PathLike, batch_size: int = 8, device: str = "cpu"
 ) -> dict:
-    """Decode a data directory into ``out/text``; ``out/decode.json`` says how long it took.
+    """Decode a data directory: write the transcripts to ``out/text`` and the times to ``out/decode.json``.
 
-    Returns: ``seconds`` of decoding, ``audio_seconds``, their ratio ``rtf``, and the number of ``utterances``.
+    Returns: the content of ``decode.json``: ``seconds`` of decoding, ``audio_seconds``, their ratio ``rtf`` (real-time
+        factor), the number of ``utterances``, and ``batch_size``.
     """
     utterances = read_data_dir(data)
     texts: dict[str, str] = {}
@@ -61,7 +62,17 @@ def decode_data_dir(
 def write_transcripts(
     out: str | os.PathLike, texts: dict[str, str], utterances: list[Utterance], seconds: float, **settings
 ) -> dict:
-    """Write ``out/text``, sorted by id, and ``out/decode.json``, whose content is returned: see ``decode_data_dir``."""
+    """Write ``out/text``, sorted by id, and ``out/decode.json``.
+
+    Args:
+        out: folder to write to.
+        texts: ``{utterance id: transcript}``.
+        utterances: all that were decoded.
+        seconds: time that decoding took.
+        settings: further fields of ``decode.json``.
+
+    Returns: the content of ``decode.json``, see ``decode_data_dir``.
+    """
     audio_seconds = sum(u.seconds for u in utterances)
     figures = {"seconds": seconds, "audio_seconds": audio_seconds, "rtf": seconds / audio_seconds}
     figures.update(utterances=len(utterances), **settings)

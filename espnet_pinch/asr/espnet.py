@@ -1,4 +1,4 @@
-"""ESPnet's ASR task, imported without what its modules print on stdout on the way: stdout is for progress."""
+"""Import ESPnet's ASR task. What its modules print meanwhile goes to stderr, because stdout is for progress."""
 
 import contextlib
 import sys

@@ -1,7 +1,7 @@
-"""Families of upstreams: what has to be known of transformers' models of one kind.
+"""Families of upstreams. A family holds what this package must know about one kind of transformers' models.
 
-A family is a file in ``espnet_pinch/asr/families`` with a subclass of ``Family``; ``register`` makes it known. Nothing
-else names model types, layers or fields of a configuration.
+A family is a subclass of ``Family`` in a file of ``espnet_pinch/asr/families``, decorated with ``register``. Code for
+one model type belongs there: its names of layers, its fields of a configuration.
 """
 
 import functools
@@ -23,16 +23,17 @@ from espnet_pinch.plugins import import_all
 
 
 class Family(ABC):
-    """Models whose layers, configuration and forward pass are alike.
+    """Models with the same layers, fields of the configuration and forward pass.
 
-    ``config`` is always a ``transformers.PretrainedConfig`` of the family, ``model`` a model of it without a head.
+    In all methods ``config`` is a ``transformers.PretrainedConfig`` of the family, and ``model`` is one of its models
+    without a head.
 
     Attributes:
-        model_types: transformers' names of the models, ``config.model_type``.
+        model_types: the values of ``config.model_type`` that belong to the family.
         layers: regular expression of the names of the gated linear layers; each has a bias.
-        short_names: ``{name of a gated layer within its block: short name}``, in the order of pictures.
-        head: attribute of transformers' model for CTC that holds the head.
-        may_be_missing: ends of the names of weights that a checkpoint may lack.
+        short_names: ``{name of a gated layer within its block: short name}``, in the order of the figures.
+        head: the attribute that holds the head in transformers' model for CTC.
+        may_be_missing: endings of the names of weights that a checkpoint may lack.
     """
 
     model_types: tuple[str, ...]
@@ -43,7 +44,7 @@ class Family(ABC):
 
     @abstractmethod
     def ties(self, config) -> Sequence[Tied]:
-        """The gated layers that share channels; one that is in no group cannot be pruned by channels."""
+        """Groups of gated layers that share channels. A layer in no group cannot be pruned by channels."""
 
     @abstractmethod
     def filters(self, model: nn.Module, multiple: int) -> Sequence[Group]:
@@ -95,11 +96,11 @@ class Family(ABC):
 
     @abstractmethod
     def objection(self, config) -> str | None:
-        """What a model has that is not supported, as "has ..." goes on; None where it has nothing of the kind."""
+        """What a model has that is not supported, in words that follow "has"; None if all is supported."""
 
     @abstractmethod
     def frames_of(self, config, samples):
-        """Frames that come out for ``samples``, an int or an integer tensor; under 1 where they are too few."""
+        """The number of frames for ``samples`` (an int or an integer tensor); below 1 for too few samples."""
 
     @abstractmethod
     def stride(self, config) -> int:
@@ -115,22 +116,22 @@ class Family(ABC):
 
     @abstractmethod
     def masks_padding(self, config) -> bool:
-        """Whether the model takes an attention mask, where its processor does not say."""
+        """Whether the model takes an attention mask, if its processor does not say."""
 
     @abstractmethod
     def freeze_feature_encoder(self, model: nn.Module) -> None:
-        """Keep the layers that make frames of the waveform as they are."""
+        """Freeze the layers that turn the waveform into frames."""
 
     @abstractmethod
     def hidden_states(self, model: nn.Module, speech: Tensor, mask: Tensor | None, frames: Tensor) -> Tensor:
-        """The last hidden states, in training mode with SpecAugment as configured.
+        """The last hidden states; in training mode, with SpecAugment as configured.
 
-        A batch that is too short for a mask is left unmasked.
+        SpecAugment does not mask a batch that is shorter than one of its masks.
 
         Args:
-            speech: (batch, samples), as the processor leaves them.
-            mask: (batch, samples), 1 for a sample and 0 for padding; None where the model takes no mask.
-            frames: (batch,) frames of each utterance.
+            speech: (batch, samples), normalised if the upstream's processor normalises.
+            mask: attention mask (batch, samples), 1 for a sample and 0 for padding; None if the model takes none.
+            frames: (batch,) number of frames of each utterance.
 
         Returns: (batch, frames, ``output_size``).
         """
@@ -140,7 +141,7 @@ class Family(ABC):
         """Whether some parameters may get no gradient in a training step."""
 
     def exporting(self, model: nn.Module) -> AbstractContextManager:
-        """Inside, ``model`` is such that ``torch.onnx`` can export it."""
+        """Inside the block, ``torch.onnx`` can export ``model``."""
         return nullcontext()
 
 
@@ -148,19 +149,19 @@ _found: dict[str, Family] = {}  # by model type
 
 
 def register(family: type[Family]) -> type[Family]:
-    """Decorator of a subclass of ``Family``."""
+    """Decorate a subclass of ``Family`` to register it under its ``model_types``."""
     _found.update(dict.fromkeys(family.model_types, family()))
     return family
 
 
 def all_families() -> dict[str, Family]:
-    """``{model type: family}``, file by file."""
+    """``{model type: family}`` of all files of families."""
     import_all(package)
     return dict(_found)
 
 
 def find_family(model_type: str) -> Family:
-    """The family of a model type; ValueError where there is none."""
+    """The family of a model type; raises UserError if there is none."""
     families = all_families()
     if model_type not in families:
         raise UserError(f"a model of type {model_type}; supported: {', '.join(families)}")

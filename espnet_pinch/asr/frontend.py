@@ -12,18 +12,18 @@ from espnet_pinch.data.source import read_record
 
 
 class UpstreamFrontend(AbsFrontend):
-    """Waveform in, last hidden states of a speech foundation model out.
+    """Turns waveforms into the last hidden states of a speech foundation model.
 
     Args:
         upstream: Hugging Face folder.
         upstream_conf: fields of its configuration to change (dropouts, SpecAugment, layerdrop).
-        freeze_feature_encoder: keep the convolutional feature extractor as it is.
-        built: what a trained model's config.yaml carries (``self.built``): configuration, processing and the
-            record of where the upstream comes from. With it nothing is read from ``upstream``, and the weights are
-            expected from a checkpoint.
+        freeze_feature_encoder: do not train the convolutional feature extractor.
+        built: ``self.built`` of a trained model, which its config.yaml holds: configuration, processing, and the
+            record of the upstream's source. If given, nothing is read from ``upstream``, and the weights must come from
+            a checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: as ``load_upstream``.
+        FileNotFoundError, UserError: as ``load_upstream``.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class UpstreamFrontend(AbsFrontend):
             loaded = load_upstream(upstream, upstream_conf)
             self.upstream, self.processing, self.tokens = loaded.model, loaded.processing, loaded.tokens
             self.source = read_record(upstream)
-            self._head = [loaded.head]  # in a list: the head becomes a part of ESPnet's CTC, not of the frontend
+            self._head = [loaded.head]  # in a list: the head is a submodule of ESPnet's CTC, not of this
         else:
             self.upstream = model_from_dict(built["config"])
             self.processing = WaveformProcessing(**built["processing"])
@@ -52,7 +52,7 @@ class UpstreamFrontend(AbsFrontend):
 
     @property
     def built(self) -> dict:
-        """Everything that is needed to build this frontend again without its upstream's files."""
+        """All that is needed to build this frontend again without the files of its upstream."""
         return {
             "config": config_as_dict(self.upstream.config),
             "processing": dataclasses.asdict(self.processing),
@@ -60,7 +60,7 @@ class UpstreamFrontend(AbsFrontend):
         }
 
     def take_head(self) -> nn.Linear | None:
-        """Hand over the checkpoint's CTC head, rows in the order of ``self.tokens``; None if it has none."""
+        """Hand over the checkpoint's CTC head, its rows in the order of ``self.tokens``; None if there is none."""
         head, self._head = self._head[0], [None]
         return head
 
@@ -71,14 +71,14 @@ class UpstreamFrontend(AbsFrontend):
         """
         Args:
             speech: (batch, samples), zero-padded.
-            lengths: (batch,) samples of each utterance.
+            lengths: (batch,) number of samples of each utterance.
 
-        Returns: hidden states (batch, frames, hidden), and (batch,) frames of each utterance.
+        Returns: hidden states (batch, frames, hidden), and the number of frames of each utterance (batch,).
         """
         valid = torch.arange(speech.size(1), device=speech.device) < lengths[:, None]  # (B, T)
         mask = valid.long() if self.processing.return_attention_mask else None
         if self.processing.do_normalize:
-            # Without a mask, transformers' processor takes the padding of a batch into mean and variance too.
+            # Without a mask, transformers' processor includes the padding in mean and variance.
             speech = normalize_waveform(speech, valid if mask is not None else torch.ones_like(valid))
         frames = self.family.frames_of(self.upstream.config, lengths)
         hidden = self.family.hidden_states(self.upstream, speech, mask, frames)  # (B, T', D)
@@ -86,11 +86,11 @@ class UpstreamFrontend(AbsFrontend):
 
 
 def normalize_waveform(speech: Tensor, valid: Tensor) -> Tensor:
-    """Zero mean and unit variance over the valid samples of each row, as Wav2Vec2FeatureExtractor; the rest is 0.
+    """Scale the valid samples of each row to mean 0 and variance 1, as Wav2Vec2FeatureExtractor; the rest becomes 0.
 
     Args:
-        speech: (batch, samples)
-        valid: (batch, samples) True where a sample counts.
+        speech: (batch, samples).
+        valid: (batch, samples), True where a sample counts.
     """
     count = valid.sum(1, keepdim=True)
     mean = torch.where(valid, speech, 0).sum(1, keepdim=True) / count

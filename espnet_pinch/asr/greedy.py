@@ -10,8 +10,8 @@ def ctc_greedy(frames: Tensor, lengths: Tensor, blank: int = 0) -> list[list[int
     """Best-path decoding: merge repeats, drop blanks.
 
     Args:
-        frames: (batch, frames) index of the best token of every frame.
-        lengths: (batch,) frames of each utterance.
+        frames: (batch, frames) index of the best token of each frame.
+        lengths: (batch,) number of frames of each utterance.
         blank: index of the blank.
 
     Returns: token indices of each utterance.

@@ -1,4 +1,4 @@
-"""The course of a training run, epoch by epoch, in ``history.json`` of its folder."""
+"""The figures of a training run, epoch by epoch, in ``history.json`` of its folder."""
 
 import resource
 import time
@@ -12,29 +12,30 @@ from espnet_pinch.files import read_json, write_json
 
 FILE = "history.json"
 POINTS_PER_EPOCH = 20
-POINT = ("loss", "loss_ctc", "penalty", "sparsity", "tau", "eta")  # what the course within an epoch shows
+POINT = ("loss", "loss_ctc", "penalty", "sparsity", "tau", "eta")  # figures that are also kept within an epoch
 
 
 def read(folder: str | Path) -> dict[str, dict]:
-    """``{epoch: {"train": figures, "valid": figures}}``; empty where nothing was trained.
+    """``{epoch: {"train": figures, "valid": figures}}``; empty if nothing was trained.
 
     Raises:
-        ValueError: the file is damaged.
+        UserError: the file is damaged.
     """
     path = Path(folder) / FILE
     try:
         return read_json(path) if path.is_file() else {}
     except ValueError:
         raise UserError(
-            f"{path} is damaged; remove it and train.done beside it, and run stage 4 again: it is made anew from the "
+            f"{path} is damaged; remove it and train.done beside it, and run stage 4 again, which rebuilds it from the "
             "checkpoint"
         ) from None
 
 
 def mend(folder: str | Path, reporter: Reporter) -> None:
-    """After a resume: fill in from ``reporter`` the epochs that the file, damaged or gone, does not have.
+    """After a resume, add the epochs that the file lacks, from ``reporter``. The file may be damaged or missing.
 
-    An epoch's means, time and length are at hand; its course within, the memory and the device are not.
+    The reporter has the means, the time and the length of an epoch. It has no figures within an epoch, no memory and no
+    device.
     """
     path = Path(folder) / FILE
     try:
@@ -44,7 +45,7 @@ def mend(folder: str | Path, reporter: Reporter) -> None:
     lost = [e for e, phases in reporter.stats.items() if {"train", "valid"} <= phases.keys() and str(e) not in epochs]
     if not lost:
         return
-    print(f"warning: {path} was damaged or lacked epochs: made again from the checkpoint, in less detail", flush=True)
+    print(f"warning: {path} was damaged or lacked epochs: rebuilt from the checkpoint, in less detail", flush=True)
     for epoch in lost:
         for phase in ("train", "valid"):
             stats = dict(reporter.stats[epoch][phase])
@@ -58,11 +59,13 @@ def mend(folder: str | Path, reporter: Reporter) -> None:
 
 
 def record(folder: str | Path, reporter: SubReporter, steps_before: int = 0, **more) -> None:
-    """Add the phase ("train" or "valid") of an epoch that ``reporter`` has observed.
+    """Add a phase ("train" or "valid") of an epoch to the file.
 
-    What was recorded of this epoch's phase and of later epochs, before a kill, is dropped.
+    Records of this phase and of later epochs, which a killed run has left, are dropped.
 
     Args:
+        folder: of the training.
+        reporter: has observed the phase.
         steps_before: iterations of earlier epochs, to number the points of a training epoch.
         more: figures that ``reporter`` does not have.
     """
@@ -79,14 +82,14 @@ def record(folder: str | Path, reporter: SubReporter, steps_before: int = 0, **m
 
 
 def peak_memory() -> int:
-    """Peak of the GPU's allocated memory where there is one in use, else of this process' resident memory; bytes."""
+    """Peak memory in bytes: allocated on the GPU if one is in use, else resident memory of this process."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def device_name() -> str:
-    """Name of the GPU in use, else of the CPU and the number of threads."""
+    """Name of the GPU in use, or else of the CPU with the number of threads."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
@@ -96,8 +99,8 @@ def device_name() -> str:
 
 
 def summary(folder: str | Path) -> dict:
-    """``seconds`` of all epochs, training and validation, ``peak_memory_bytes``, ``epochs``, ``iterations``, and
-    the ``device`` of the last epoch; zeros and "" where nothing was trained."""
+    """``seconds`` of all epochs (training and validation), ``peak_memory_bytes``, ``epochs``, ``iterations``, and the
+    ``device`` of the last epoch; zeros and "" if nothing was trained."""
     epochs = read(folder)
     phases = [figures for phases in epochs.values() for figures in phases.values()]
     points = [point for phases in epochs.values() for point in phases.get("train", {}).get("points", [])]
@@ -111,7 +114,7 @@ def summary(folder: str | Path) -> dict:
 
 
 def _points(reporter: SubReporter, steps_before: int) -> list[dict]:
-    """Means of the training figures over a twentieth of the epoch each, with the iteration they end at."""
+    """Means of the training figures over each twentieth of the epoch, with the number of its last iteration."""
     length = max(reporter.count // POINTS_PER_EPOCH, 1)
     keys = [k for k in POINT if k in reporter.stats]
     points = []

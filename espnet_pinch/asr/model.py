@@ -12,12 +12,12 @@ from espnet_pinch.core.registry import build_method
 
 
 class PruningASRModel(ESPnetASRModel):
-    """CTC on an ``UpstreamFrontend``, whose Transformer layers the pruning method gates.
+    """CTC on an ``UpstreamFrontend``. The pruning method gates linear layers of the upstream.
 
-    Which layers these are, the upstream's family says where ``pruning`` does not.
+    ``pruning`` may name these layers; otherwise the upstream's family does.
 
-    In training the penalty is added to the loss. In validation it is not; instead the errors of greedy decoding
-    are counted, per utterance, so that ``PruningTrainer`` can form the corpus' error rates.
+    In training the penalty is added to the loss. In validation it is not. Instead the errors of greedy decoding are
+    counted as means per utterance, from which ``PruningTrainer`` computes the error rates of the corpus.
 
     Args:
         pruning: a YAML's ``pruning:`` block, see ``build_method``.
@@ -35,7 +35,17 @@ class PruningASRModel(ESPnetASRModel):
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """As ``ESPnetASRModel.forward``: loss, figures for the log, batch size."""
+        """As ``ESPnetASRModel.forward``, with the penalty or the counted errors.
+
+        Args:
+            speech: (batch, samples), zero-padded.
+            speech_lengths: (batch,) number of samples of each utterance.
+            text: (batch, tokens) token indices, padded with -1.
+            text_lengths: (batch,) number of tokens of each utterance.
+            kwargs: as ``ESPnetASRModel.forward``.
+
+        Returns: the loss, figures for the log, and the batch size.
+        """
         penalty = self.pruning.penalty() if self.training else 0.0
         loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
         if self.training:
@@ -51,7 +61,7 @@ class PruningASRModel(ESPnetASRModel):
         return super()._calc_ctc_loss(encoder_out, encoder_out_lens, ys_pad, ys_pad_lens)
 
     def _count_errors(self, encoder_out, encoder_out_lens, ys_pad, ys_pad_lens) -> dict[str, float]:
-        """Errors and words, errors and characters, each per utterance of the batch."""
+        """Word errors, words, character errors and characters, each as the mean over the utterances of the batch."""
         best = ctc_greedy(self.ctc.argmax(encoder_out), encoder_out_lens, self.blank_id)
         hyps = [to_text(ids, self.token_list) for ids in best]
         refs = [to_text(ys[:n], self.token_list) for ys, n in zip(ys_pad.tolist(), ys_pad_lens.tolist())]
@@ -66,6 +76,6 @@ class PruningASRModel(ESPnetASRModel):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Replace the gates by plain linear layers with zeros in them; the method becomes "dense"."""
+        """Replace the gates by plain linear layers with zeros in their weights. The method becomes "dense"."""
         self.pruning.fold()
         self.pruning = build_method({"method": "dense", "layers": self.pruning.settings.layers})

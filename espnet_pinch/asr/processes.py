@@ -1,4 +1,4 @@
-"""The processes of a training: who is first among them, and what ESPnet would start in a way that does not work."""
+"""The processes of a training: which one is the first, and which ways to start them do not work."""
 
 import argparse
 
@@ -9,13 +9,16 @@ from espnet_pinch.gpus import check_gpus
 
 
 def is_first(args: argparse.Namespace) -> bool:
-    """Whether this process is the only one that was launched, or the first of them: one for every node, or every rank.
+    """Whether this process is the first of those that were launched, or the only one.
+
+    A launcher starts one process for each node, or one for each rank.
 
     Args:
         args: ESPnet's options.
 
     Raises:
-        ValueError: more GPUs than there are, several GPUs in one process, or not launched as the options say.
+        UserError: the options ask for more GPUs than the machine has, or for several GPUs in one process, or the
+            processes were not launched as the options say.
     """
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     mode = argparse.Namespace(**vars(args))
@@ -25,6 +28,6 @@ def is_first(args: argparse.Namespace) -> bool:
     except (RuntimeError, ImportError) as error:
         raise UserError(f"cannot tell the processes of this run apart: {error}") from None
     if args.ngpu > 1 and not mode.distributed:
-        # DataParallel copies the model at every step; the method would go on reading the weights of the first copy.
-        raise UserError("several GPUs take a process each: give --multiprocessing_distributed true")
-    return not rank  # None where there is but one node
+        # DataParallel copies the model at every step, but the method would read the weights of the first copy.
+        raise UserError("several GPUs need one process each: give --multiprocessing_distributed true")
+    return not rank  # rank is None if there is only one node

@@ -1,4 +1,7 @@
-"""Killed at any moment, a training folder stays usable: whole checkpoints, the one before kept, one owner."""
+"""Keep a training folder usable, whenever the training is killed.
+
+Checkpoints are complete or absent, the previous one is kept, and only one process trains in a folder.
+"""
 
 import contextlib
 import fcntl
@@ -16,17 +19,17 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_file
 
 NEWEST, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
-MIDDLE = "middle"  # key of a checkpoint from within an epoch, see espnet_pinch.asr.steps
+MIDDLE = "middle"  # key of a checkpoint from within an epoch, see PruningTrainer
 
 
 @contextlib.contextmanager
 def whole_saves() -> Iterator[None]:
-    """Inside, ``torch.save`` to a path writes a temporary file and renames it: ESPnet's saves are not atomic.
+    """Inside the block, ``torch.save`` to a path writes a temporary file and renames it; ESPnet's saves are not atomic.
 
-    Of checkpoint.pth the one before is kept. A kill between the two renames leaves that one alone: see ``recover``.
+    The previous checkpoint.pth is kept. A kill between the two renames leaves only that one, see ``recover``.
 
     Raises (in ``torch.save``):
-        OSError: the file cannot be written; what was there is as it was.
+        OSError: the file cannot be written; the old file is unchanged.
     """
     plain = torch.save
 
@@ -48,16 +51,16 @@ def whole_saves() -> Iterator[None]:
 
 @contextlib.contextmanager
 def owned(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold a training folder alone. The kernel lets go when the process ends, however it ends.
+    """Lock a training folder for this process. The kernel releases the lock when the process ends, however it ends.
 
     Raises:
-        BlockingIOError: another process holds it; the message says which.
+        BlockingIOError: another process holds the lock; the message names it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+", encoding="utf-8") as file:
         try:
-            # Not flock: workers that load batches would inherit it, and outlive a killed training by some seconds.
+            # Not flock: workers that load batches inherit its lock, and outlive a killed training by some seconds.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             file.seek(0)
@@ -71,12 +74,12 @@ def owned(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def recover(folder: Path) -> None:
-    """Before a resume: remove links that a kill has left under a temporary name, see that checkpoint.pth is whole.
+    """Before a resume, remove temporary links that a kill has left, and check that checkpoint.pth is intact.
 
-    Where it is damaged or missing the one before takes its place, and a line on stdout says so.
+    If it is damaged or missing, the previous checkpoint takes its place, and a line on stdout says so.
 
     Raises:
-        ValueError: there was a training here, but nothing whole to go on from.
+        UserError: the folder holds a training, but no intact checkpoint to resume from.
     """
     for path in folder.glob(".*.pth.*"):
         path.unlink()
@@ -87,18 +90,18 @@ def recover(folder: Path) -> None:
     if not newest.exists() and not previous.exists():
         if any(folder.glob("[0-9]*epoch.pth")):
             raise UserError(
-                f"{folder} has the models of a training, but no {NEWEST} to go on from: put it back, or remove "
-                "that folder to train anew"
+                f"{folder} has the models of a training, but no {NEWEST} to resume from: put it back, or remove "
+                "that folder to train from the start"
             )
         return
     wrong_too = _wrong(previous)
     if wrong_too is not None:
         raise UserError(
-            f"nothing to go on from: {newest}: {wrong}; {previous}: {wrong_too}; put a copy of one of them back as "
-            f"{NEWEST}, or remove {folder} to train anew"
+            f"no checkpoint to resume from: {newest}: {wrong}; {previous}: {wrong_too}; put a copy of one of them "
+            f"back as {NEWEST}, or remove {folder} to train from the start"
         )
     os.replace(previous, newest)
-    print(f"warning: {newest}: {wrong}; going on from the checkpoint before it", flush=True)
+    print(f"warning: {newest}: {wrong}; resuming from the previous checkpoint", flush=True)
 
 
 def _wrong(path: Path) -> str | None:
@@ -106,14 +109,20 @@ def _wrong(path: Path) -> str | None:
 
 
 def mend(folder: Path, reporter: Reporter, criteria: Sequence[Sequence[str]], keep: int | Sequence[int]) -> None:
-    """After a resume: make what a kill between the saves of an epoch has left out, and see to the best epochs' files.
+    """After a resume, write what a kill between the saves of an epoch has left out, and check the best epochs' files.
 
-    ESPnet saves checkpoint.pth, then Nepoch.pth, then the links latest.pth and PHASE.KEY.best.pth; the mean of the
-    ``keep`` best epochs is made at the end. An epoch whose file is gone is not chosen from then on: ``reporter``
-    forgets it, and a line on stdout says so.
+    ESPnet saves checkpoint.pth, then Nepoch.pth, then the links latest.pth and PHASE.KEY.best.pth. At the end of the
+    training it writes the mean of the ``keep`` best epochs. An epoch whose file is missing can no longer be one of
+    them: ``reporter`` forgets it, and a line on stdout says so.
+
+    Args:
+        folder: of the training.
+        reporter: of the resumed training.
+        criteria: ESPnet's best_model_criterion, a (phase, key, "min" or "max") each.
+        keep: ESPnet's keep_nbest_models.
 
     Raises:
-        ValueError: the file of one of the best epochs is damaged, and no checkpoint of that epoch is at hand.
+        UserError: the file of one of the best epochs is damaged, and no checkpoint holds the model of that epoch.
     """
     newest, count = reporter.get_epoch(), keep if isinstance(keep, int) else max(keep, default=1)
     ranked = [reporter.sort_epochs(*criterion) for criterion in criteria if reporter.has(*criterion[:2])]
@@ -132,7 +141,7 @@ def mend(folder: Path, reporter: Reporter, criteria: Sequence[Sequence[str]], ke
                 "others"
             )
         else:
-            print(f"warning: {path}: {wrong}; epoch {epoch} is not chosen from any more", flush=True)
+            print(f"warning: {path}: {wrong}; epoch {epoch} can no longer be one of the best", flush=True)
             del reporter.stats[epoch]
     if (folder / f"{newest}epoch.pth").exists():
         _link(folder / "latest.pth", f"{newest}epoch.pth")
@@ -142,10 +151,13 @@ def mend(folder: Path, reporter: Reporter, criteria: Sequence[Sequence[str]], ke
 
 
 def average_again(folder: Path, criteria: Sequence[Sequence[str]], keep: int | Sequence[int]) -> None:
-    """Make the mean of the best epochs once more, as the end of a training does.
+    """Write the mean of the best epochs again, as at the end of a training.
+
+    Args:
+        folder, criteria, keep: as ``mend``.
 
     Raises:
-        OSError, ValueError: as ``mend``; the checkpoint cannot be read.
+        OSError, UserError: as ``mend``, or the checkpoint cannot be read.
     """
     reporter = Reporter()
     reporter.load_state_dict(load(folder / NEWEST, map_location="cpu", mmap=True)["reporter"])
@@ -155,7 +167,7 @@ def average_again(folder: Path, criteria: Sequence[Sequence[str]], keep: int | S
 
 
 def _state_of(folder: Path, epoch: int) -> dict | None:
-    """The model as it was at the end of an epoch, where one of the checkpoints holds it."""
+    """The model at the end of an epoch; None if no checkpoint holds it."""
     for path in (folder / NEWEST, folder / PREVIOUS):
         if _wrong(path) is None:
             states = load(path, map_location="cpu", mmap=True)

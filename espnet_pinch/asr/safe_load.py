@@ -1,4 +1,4 @@
-"""Read files of weights, from anywhere, without running what may be in them: a pickle can call any function."""
+"""Read files of weights from any source without running code in them: a pickle can call any function."""
 
 import contextlib
 import datetime
@@ -14,7 +14,7 @@ import torch
 from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
-# What ESPnet's reporter leaves in checkpoint.pth besides tensors, numbers and text: durations and numpy's numbers.
+# ESPnet's reporter writes durations and numpy's numbers to checkpoint.pth, besides tensors, numbers and text.
 FIGURES = [
     datetime.timedelta,
     np.dtype,
@@ -26,7 +26,7 @@ _torch_load = torch.load
 
 
 def load(file, map_location=None, *_, mmap: bool | None = None, **__):
-    """As ``torch.load``, but of tensors, numbers, text and their containers alone, whatever else the caller asks for.
+    """``torch.load`` that reads only tensors, numbers, text and containers of them. It ignores all other options.
 
     Args:
         file: a path, or a file object.
@@ -34,32 +34,32 @@ def load(file, map_location=None, *_, mmap: bool | None = None, **__):
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is damaged, or holds something else; no code in it was run.
+        UserError: it is damaged, or holds something else; no code in it was run.
     """
     try:
         with torch.serialization.safe_globals(FIGURES):
             return _torch_load(file, map_location=map_location, mmap=mmap, weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # a damaged file makes torch raise errors of many kinds
+    except Exception as error:  # torch raises many types for a damaged file
         name = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         path = file if isinstance(file, (str, os.PathLike)) else None
         unreadable = path is not None and why_unreadable(path)
         if unreadable:
             reason = unreadable
         elif name:
-            reason = f"holds {name[1]}, which is no tensor, number or text and could run code: refused"
+            reason = f"holds {name[1]}, which is not a tensor, number or text and could run code: refused"
         else:
-            reason = "is damaged, or no file of weights"
+            reason = "is damaged, or is not a file of weights"
         raise UserError(f"{'the checkpoint' if path is None else path} {reason}") from None
 
 
 def load_weights(path: str | os.PathLike) -> dict:
-    """A model's ``state_dict`` out of a file that ``torch.save`` has written, on the CPU.
+    """A model's ``state_dict`` from a file that ``torch.save`` has written, on the CPU.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: as ``load``; a checksum is wrong, or there are no weights by name in it.
+        UserError: as ``load``; or a checksum is wrong, or the file holds no dictionary of weights by name.
     """
     wrong = damage(path)
     if wrong:
@@ -72,7 +72,7 @@ def load_weights(path: str | os.PathLike) -> dict:
 
 @contextlib.contextmanager
 def tensors_only() -> Iterator[None]:
-    """Inside, ``torch.load`` is ``load``: ESPnet unpickles whatever a checkpoint holds."""
+    """Inside the block, ``torch.load`` is ``load``: ESPnet would unpickle anything that a checkpoint holds."""
     before, torch.load = torch.load, load
     try:
         yield
@@ -81,7 +81,7 @@ def tensors_only() -> Iterator[None]:
 
 
 def damage(path: str | os.PathLike) -> str | None:
-    """What is wrong with a file that ``torch.save`` has written; None where the checksum of every part is right.
+    """What is wrong with a file that ``torch.save`` has written; None if the checksum of every part is right.
 
     Raises:
         OSError: the file cannot be read, or is a Git LFS pointer.
@@ -92,7 +92,7 @@ def damage(path: str | os.PathLike) -> str | None:
         try:
             with zipfile.ZipFile(file) as parts:
                 part = parts.testzip()
-        except Exception:  # zipfile too raises errors of many kinds
+        except Exception:  # zipfile raises many types, too
             unreadable = why_unreadable(path)
             if unreadable:
                 raise OSError(f"{path} {unreadable}") from None

@@ -11,8 +11,8 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
     """Linear warm-up to the optimizer's learning rates, then linear decay to 0 at the end of the run.
 
     Args:
-        optimizer: its groups' learning rates are the peaks.
-        warmup_ratio: part of the run that warms up, 0 <= x < 1.
+        optimizer: the learning rates of its groups are the peaks.
+        warmup_ratio: fraction of the run that warms up, 0 <= x < 1.
         total_steps: optimizer steps of the whole run; ``PruningTrainer`` sets it from the number of batches.
     """
 
@@ -24,7 +24,7 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
         super().__init__(optimizer)
 
     def set_total_steps(self, total_steps: int) -> None:
-        """Give the length of the run, before its first step."""
+        """Set the length of the run in optimizer steps. Call it before the first step."""
         self.total_steps = total_steps
         for group, lr in zip(self.optimizer.param_groups, self.get_lr()):
             group["lr"] = lr
@@ -42,5 +42,5 @@ class LinearWarmupDecay(LRScheduler, AbsBatchStepScheduler):
         return max(self.total_steps - step, 0) / max(self.total_steps - warmup, 1)
 
     def state_dict(self) -> dict:
-        # The length of the run is the present configuration's: a resumed run may be told to train longer.
+        # The current configuration gives the length of the run: a resumed run may train longer.
         return {k: v for k, v in super().state_dict().items() if k not in ("total_steps", "warmup_ratio")}

@@ -1,4 +1,4 @@
-"""What a training folder was trained with, so that nothing else is mixed into it."""
+"""Record the settings and data of a training folder, so that a run with others is refused there."""
 
 import argparse
 import hashlib
@@ -13,8 +13,8 @@ from espnet_pinch.files import read_json, write_json
 
 FILE = "settings.json"
 
-# Options that change how a run is watched, saved or spread over a machine, not what comes out of it. ngpu is one: the
-# batches are ESPnet's batch_size altogether, whatever the number of GPUs.
+# Options that do not change the result of a run, only how it is logged, saved or distributed. ngpu is one of them,
+# because ESPnet's batch_size is the total over all GPUs.
 NEUTRAL = (
     *("config", "output_dir", "resume", "dry_run", "print_config", "required", "log_level", "log_interval"),
     *("num_workers", "ngpu", "local_rank", "multiprocessing_distributed", "num_att_plot", "use_matplotlib"),
@@ -24,42 +24,44 @@ NEUTRAL = (
 NEUTRAL_PREFIXES = ("dist_", "wandb_", "use_wandb")
 DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
 FILES = ("token_list", "train_shape_file", "valid_shape_file")
-SHOWN = 6  # changes that fit a line
+SHOWN = 6  # changes that an error message lists
 
 
 def check_unchanged(args: argparse.Namespace) -> None:
-    """Compare the options of a run with those its folder was trained with; without a checkpoint there, note them.
+    """Compare the options of a run with those that its folder was trained with, then record them.
 
-    A longer ``max_epoch`` is a change where the learning rate or the method's temperature is annealed over the whole
-    run: the steps done would belong to another course, and what comes out to no configuration at all. With a constant
-    or per-step schedule and a method that does not anneal, it is what the longer run would have been, and goes on.
+    A folder without a checkpoint accepts any options.
+
+    A longer ``max_epoch`` is a change if the learning rate or the method's temperature is annealed over the whole run.
+    The steps already done would belong to another schedule, and no configuration would describe the result. With a
+    constant or per-step schedule and a method that does not anneal, it is no change: the longer run has the same steps.
 
     Args:
-        args: as parsed, before ESPnet and the task put into it what they find out.
+        args: as parsed, before ESPnet and the task add to it.
 
     Raises:
-        ValueError: settings or input files have changed; the message has each as "setting: old -> new".
+        UserError: settings or input files have changed; the message lists each as "setting: old -> new".
         OSError: an input file cannot be read.
     """
     folder = Path(args.output_dir)
     now = describe(args)
     started = (folder / NEWEST).exists() or (folder / PREVIOUS).exists()
     if started and not (folder / FILE).is_file():
-        print(f"warning: {folder} has no {FILE}: whether its settings or data have changed cannot be told", flush=True)
+        print(f"warning: {folder} has no {FILE}: cannot check whether its settings or data have changed", flush=True)
     elif started:
         try:
             before = read_json(folder / FILE)
             changes = _changes(before, now)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{folder / FILE} is damaged: whether the settings are those of the training cannot be told; remove "
-                "that file if you know that they are"
+                f"{folder / FILE} is damaged: cannot check whether the settings have changed; remove "
+                "that file if you know that they have not"
             ) from None
         if changes:
             more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
             hint = ""
             if any(change.startswith("max_epoch:") for change in changes):
-                hint = " (its course is annealed over max_epoch: a longer one is a run of its own)"
+                hint = " (its schedule depends on max_epoch: a longer run must start at the beginning)"
             raise UserError(
                 f"{folder} was trained with other settings or data: {'; '.join(changes[:SHOWN])}{more}{hint}; give "
                 "another --asr_tag, or remove that folder"
@@ -82,7 +84,7 @@ def describe(args: argparse.Namespace) -> dict:
     if upstream.is_dir():
         options["frontend_conf"] = {k: v for k, v in options["frontend_conf"].items() if k != "upstream"}
         for pattern in ("*.json", "*.safetensors", "*.bin"):
-            files = (path for path in sorted(upstream.glob(pattern)) if path.name != SOURCE)  # says nothing of content
+            files = (path for path in sorted(upstream.glob(pattern)) if path.name != SOURCE)  # not content
             inputs.update({f"upstream {path.name}": str(path) for path in files})
     for name in list(options):
         if name in NEUTRAL or name.startswith(NEUTRAL_PREFIXES):
@@ -109,7 +111,7 @@ def _changes(before: dict, now: dict) -> list[str]:
         f"{name}: {_shown(old, name)} -> {_shown(new, name)}"
         for name in dict.fromkeys([*old, *new])
         if not name.startswith(unused)
-        # an option that the record does not know is one that a newer ESPnet has
+        # an option that is not in the record is one that a newer ESPnet has added
         and old.get(name) != new.get(name)
         and name.split(".")[0] in known
     ]
@@ -122,7 +124,7 @@ def _changes(before: dict, now: dict) -> list[str]:
             changes.append(
                 f"{what}: the content of {first['file']} has changed"
                 if same
-                else f"{what}: {first['file']} -> {second['file']}, of other content"
+                else f"{what}: {first['file']} -> {second['file']}, with other content"
             )
     return changes
 
@@ -132,7 +134,7 @@ def _shown(settings: dict, name: str) -> str:
 
 
 def _flat(value, name: str = "") -> dict:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``, in the types that JSON gives back."""
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``, with the types that JSON reads back."""
     if isinstance(value, Mapping):
         return {k: v for key, item in value.items() for k, v in _flat(item, f"{name}.{key}" if name else key).items()}
     if isinstance(value, (list, tuple)):

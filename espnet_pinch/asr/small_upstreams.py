@@ -1,4 +1,4 @@
-"""Small wav2vec2 models with random weights, in a Hugging Face folder, for trying the recipe."""
+"""Small wav2vec2 models with random weights, in a Hugging Face folder, to try the recipe."""
 
 import os
 
@@ -10,10 +10,10 @@ from espnet_pinch.files import whole_folder
 
 
 def mini_config(**changes) -> Wav2Vec2Config:
-    """2.0 million parameters: 4 convolutions of 64 channels (20 ms a frame), 4 Transformer blocks of 192.
+    """2.0 million parameters: 4 convolutions of 64 channels (20 ms per frame), 4 Transformer blocks of width 192.
 
     Args:
-        changes: fields to set otherwise.
+        changes: fields of the configuration to change.
     """
     fields = dict(
         conv_dim=(64, 64, 64, 64),
@@ -35,10 +35,10 @@ def mini_config(**changes) -> Wav2Vec2Config:
 
 
 def micro_config(**changes) -> Wav2Vec2Config:
-    """0.2 million parameters: ``mini_config`` with 48 channels and 3 blocks of 64, too few to be pruned for nothing.
+    """0.2 million parameters: ``mini_config`` with 48 channels and 3 blocks of width 64; so few that pruning costs WER.
 
     Args:
-        changes: fields to set otherwise.
+        changes: fields of the configuration to change.
     """
     fields = dict(conv_dim=(48, 48, 48, 48), hidden_size=64, num_hidden_layers=3, intermediate_size=256)
     return mini_config(**{**fields, **changes})
@@ -48,12 +48,12 @@ SMALL = dict(zip(MADE_HERE, (mini_config, micro_config)))
 
 
 def make_small_upstream(folder: str | os.PathLike, name: str = "mini", seed: int = 0, **changes) -> None:
-    """Write the folder; it takes its name when it is whole.
+    """Write a small upstream to ``folder``, which appears only when it is complete.
 
     Args:
-        folder: its parent is made if it is not there.
-        name: of ``SMALL``.
-        seed: of the weights.
+        folder: its parent is created if needed.
+        name: a key of ``SMALL``.
+        seed: of the random weights.
         changes: as ``mini_config``.
     """
     torch.manual_seed(seed)

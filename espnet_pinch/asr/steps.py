@@ -1,4 +1,4 @@
-"""The steps of an epoch: saved in the middle of it, taken up there again, and watched for divergence."""
+"""The steps of an epoch: save and resume within it, and stop if the training has diverged."""
 
 import contextlib
 import multiprocessing
@@ -21,11 +21,11 @@ class Steps:
 
     Args:
         batches: the epoch's ``DataLoader``, whose ``batch_sampler`` is a list.
-        accum_grad: batches of an optimizer step.
-        done: called after each step with the number of the epoch's batches up to then, and the step's utterance ids.
-        start: batches that were done before, a multiple of ``accum_grad``; they are left out.
-        begin: called before the first batch is asked for.
-        title: of a progress bar; none is shown without.
+        accum_grad: batches in an optimizer step.
+        done: called after each step with the number of batches done in the epoch, and the step's utterance ids.
+        start: batches that an earlier run has done, a multiple of ``accum_grad``; they are skipped.
+        begin: called before the first batch is loaded.
+        title: of a progress bar; None shows no bar.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class Steps:
                 yield names, batch
                 if self.title:
                     bar.update()
-                if count % self.accum_grad == 0:  # here again when ESPnet asks for the next batch
+                if count % self.accum_grad == 0:  # runs when ESPnet asks for the next batch, after the step
                     self.done(count, ids)
                     ids = []
 
 
 class Skipped:
-    """Counts the optimizer steps that were skipped because loss or gradients were not finite.
+    """Counts the optimizer steps that were skipped because the loss or a gradient was not finite.
 
-    ESPnet skips such a step by itself and leaves weights and thresholds as they are. A single one is harmless, and so
-    is an utterance that brings one in every epoch; a model that has diverged skips all from then on. So those in a row
-    count. Loss scaling of AMP skips some in a row at the start, hardly ever more than ten.
+    ESPnet itself skips such a step and leaves weights and thresholds unchanged. A single one is harmless, and so is an
+    utterance that causes one in every epoch. A model that has diverged skips all later steps. So only skipped steps in
+    a row count. Loss scaling of AMP skips some in a row at the start, rarely more than ten.
 
     Args:
-        limit: steps in a row after which the training is stopped.
+        limit: skipped steps in a row after which the training stops.
     """
 
     def __init__(self, limit: int):
@@ -80,10 +80,16 @@ class Skipped:
         self.of_epoch = 0
 
     def count(self, skipped: bool, where: str, ids: list[str], model: torch.nn.Module) -> None:
-        """Take note of one step.
+        """Count one step.
+
+        Args:
+            skipped: whether ESPnet skipped it.
+            where: the batch and the epoch, in words for the message.
+            ids: utterances of the step.
+            model: whose parameters the message checks.
 
         Raises:
-            FloatingPointError: it is the last of ``limit`` skipped ones in a row.
+            FloatingPointError: it is the last of ``limit`` skipped steps in a row.
         """
         self.in_row = self.in_row + 1 if skipped else 0
         self.of_epoch += skipped
@@ -91,7 +97,7 @@ class Skipped:
             self.stop(where, ids, model)
 
     def stop(self, where: str, ids: list[str], model: torch.nn.Module) -> None:
-        """Raise FloatingPointError that says where, with which utterances, and what to try."""
+        """Raise a FloatingPointError that says where it happened, with which utterances, and what to try."""
         broken = [name for name, p in model.named_parameters() if not p.isfinite().all()]
         raise FloatingPointError(
             f"diverged: {self.in_row} steps in a row without a finite loss and gradient, the last {where}"
@@ -107,7 +113,7 @@ def _some(names: list[str], most: int = 6) -> str:
 
 
 def pack_figures(reporter: SubReporter) -> dict:
-    """What an epoch's reporter has collected so far, as numbers and text alone."""
+    """What an epoch's reporter has collected so far, as numbers and text only."""
     return {
         "count": reporter.count,
         "seconds": time.perf_counter() - reporter.start_time,
@@ -119,7 +125,7 @@ def pack_figures(reporter: SubReporter) -> dict:
 
 
 def unpack_figures(reporter: SubReporter, packed: dict) -> None:
-    """Put into a fresh reporter of the same epoch what ``pack_figures`` took."""
+    """Put what ``pack_figures`` returned into a fresh reporter of the same epoch."""
     reporter.count = packed["count"]
     reporter.total_count += packed["count"]
     reporter.start_time -= packed["seconds"]
@@ -128,7 +134,7 @@ def unpack_figures(reporter: SubReporter, packed: dict) -> None:
 
 
 def random_state() -> dict:
-    """The state of every generator that training draws from, as tensors, numbers and text alone."""
+    """The state of every random generator that training uses, as tensors, numbers and text only."""
     name, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -139,6 +145,7 @@ def random_state() -> dict:
 
 
 def set_random_state(state: dict) -> None:
+    """Restore what ``random_state`` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])
@@ -149,9 +156,9 @@ def set_random_state(state: dict) -> None:
 
 @contextlib.contextmanager
 def no_lost_batches() -> Iterator[None]:
-    """Inside, a worker that cannot hand a batch over, as where /dev/shm is full, ends, and its loader raises an error.
+    """Inside the block, a worker that cannot pass on a batch exits, and its loader raises an error.
 
-    By itself it would drop that batch, and the training would wait for it for ever.
+    This happens if /dev/shm is full. Otherwise the worker would drop the batch, and the training would wait for ever.
     """
     before = Queue._on_queue_feeder_error
 

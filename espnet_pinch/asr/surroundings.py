@@ -1,4 +1,4 @@
-"""What ESPnet and torch take for granted of a machine when they are imported: a network, and a user with a name."""
+"""Import ESPnet and torch on a machine without a network, or as a user without a name; they expect both."""
 
 import getpass
 import importlib
@@ -10,7 +10,7 @@ import types
 
 
 def name_torchs_cache() -> None:
-    """Where the user has no name, as in a container with ``--user 1234``, name the cache that torch calls after it."""
+    """Set torch's cache folder if the user has no name (a container with ``--user 1234``): torch would use the name."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -18,10 +18,10 @@ def name_torchs_cache() -> None:
 
 
 class _UntilUsed(types.ModuleType):
-    """Stands for a module; the module itself is imported when its ``G2p`` is asked for, which is all ESPnet takes."""
+    """Stands for a module, which is imported when its ``G2p`` is used. ESPnet uses nothing else of it."""
 
     def __getattr__(self, name: str):
-        if name != "G2p":  # those who search all modules for something else are not to import it
+        if name != "G2p":  # code that searches all modules must not import it
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} until its G2p is used")
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
@@ -29,10 +29,10 @@ class _UntilUsed(types.ModuleType):
 
 
 def put_off_g2p() -> None:
-    """Have ``import g2p_en`` do nothing until ``g2p_en.G2p`` is used; nothing changes where it is imported already.
+    """Make ``import g2p_en`` do nothing until ``g2p_en.G2p`` is used, unless it is already imported.
 
-    ESPnet imports it for phonemes, and it fetches its data in the middle of that import. Where packets are dropped that
-    takes minutes, at the start of every program. Characters need no phonemes.
+    ESPnet imports g2p_en for phonemes, and that import downloads data. If the network drops packets, this takes minutes
+    at the start of every program. Character tokens need no phonemes.
     """
     name = "g2p_en"
     spec = None if name in sys.modules else importlib.util.find_spec(name)

@@ -33,7 +33,7 @@ abs_task.scheduler_classes["linearwarmupdecay"] = LinearWarmupDecay
 
 
 class PruningASRTask(ASRTask):
-    """ASR with a pruned upstream: ESPnet's options, and ``--pruning`` with the YAML's block of that name."""
+    """ESPnet's ASR task with a pruned upstream. ``--pruning`` takes the YAML's block of that name."""
 
     trainer = PruningTrainer
 
@@ -50,19 +50,19 @@ class PruningASRTask(ASRTask):
             "--save_every_steps",
             type=int,
             default=0,
-            help="Optimizer steps between checkpoints within an epoch: no more is lost in a kill. 0: at its end alone",
+            help="Optimizer steps between checkpoints within an epoch; a kill loses no more. 0: only at its end",
         )
         parser.add_argument(
             "--max_skipped_steps",
             type=int,
             default=20,
-            help="Stop after so many optimizer steps in a row without a finite loss and gradient",
+            help="Stop after this many optimizer steps in a row without a finite loss and gradient",
         )
         parser.add_argument(
             "--unknown_characters",
             choices=POLICIES,
             default=UnknownCharacters.policy,
-            help="What stage 2 has done with characters that the vocabulary lacks; with extend the head gets new rows",
+            help="What stage 2 did with characters that the vocabulary lacks; with extend the head gets new rows",
         )
         # The Transformer is in the frontend, the head is ESPnet's CTC, the waveform is normalised in the frontend.
         parser.set_defaults(
@@ -71,12 +71,16 @@ class PruningASRTask(ASRTask):
 
     @classmethod
     def main(cls, args: argparse.Namespace | None = None, cmd: Sequence[str] | None = None) -> None:
-        """As ``ASRTask.main``; one run at a time in an output folder, and one configuration.
+        """As ``ASRTask.main``, with one run at a time and one configuration in an output folder.
+
+        Args:
+            args: the parsed options.
+            cmd: options to parse if ``args`` is None; those of the command line if both are None.
 
         Raises:
-            BlockingIOError: another process is training there.
-            ValueError: what is there was trained with other settings or data (``check_unchanged``), or would be
-                overwritten; or as ``is_first``.
+            BlockingIOError: another process is training in the folder.
+            UserError: the training in the folder has other settings or data (``check_unchanged``) or would be
+                overwritten; or an option is out of range; or as ``is_first``.
         """
         args = args or cls.get_parser().parse_args(cmd)
         if args.output_dir is None or args.print_config:
@@ -84,23 +88,23 @@ class PruningASRTask(ASRTask):
         if args.save_every_steps < 0 or args.max_skipped_steps < 1:
             raise UserError("save_every_steps must be at least 0, max_skipped_steps at least 1")
         first = is_first(args)
-        # On other nodes, and for other ranks, the folder is held already: by the first.
+        # Only the first process locks the folder, for the other nodes and ranks too.
         with owned(args.output_dir) if first else contextlib.nullcontext():
             if first and not args.dry_run and not args.collect_stats:
                 if not args.resume and (Path(args.output_dir) / NEWEST).exists():
                     raise UserError(
-                        f"{args.output_dir} holds a training: --resume true goes on with it; remove that folder to "
-                        "train anew"
+                        f"{args.output_dir} holds a training: --resume true continues it; remove that folder to "
+                        "train from the start"
                     )
                 check_unchanged(args)
             try:
                 super().main(args)
             except torch.multiprocessing.ProcessExitedException:
-                sys.exit(1)  # the process has said why
+                sys.exit(1)  # that process has printed the reason
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """As ``ASRTask.main_worker``; no file is unpickled but for tensors, numbers and text, or run."""
+        """As ``ASRTask.main_worker``, but no file can run code: only tensors, numbers and text are unpickled."""
         try:
             with tensors_only(), no_code():
                 super().main_worker(args)
@@ -108,16 +112,16 @@ class PruningASRTask(ASRTask):
             line = explain(error)
             if line is None or multiprocessing.parent_process() is None:
                 raise
-            print(f"error: {line}", file=sys.stderr)  # of a process that ESPnet has started, one for each GPU
+            print(f"error: {line}", file=sys.stderr)  # ESPnet has started this process, one for each GPU
             sys.exit(1)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> PruningASRModel:
-        """As ``ASRTask.build_model``; takes over the upstream's CTC head, and leaves in ``args`` what is needed to
-        build the same model without the upstream's files.
+        """As ``ASRTask.build_model``, with the upstream's CTC head. Adds to ``args`` what is needed to build the same
+        model without the upstream's files.
 
         Raises:
-            ValueError: the token list is not that of the upstream's head; or as the frontend and ``build_method``.
+            UserError: the token list is not that of the upstream's head; or as the frontend and ``build_method``.
         """
         args.pruning = self_contained(args.pruning)
         args.model_conf = {**args.model_conf, "pruning": args.pruning}
@@ -127,15 +131,15 @@ class PruningASRTask(ASRTask):
         if head is not None:
             if frontend.tokens is None:
                 raise UserError(
-                    f"{args.frontend_conf['upstream']} has a CTC head and no vocab.json to name its outputs"
+                    f"{args.frontend_conf['upstream']} has a CTC head but no vocab.json to name its outputs"
                 )
             known, new = model.token_list[: len(frontend.tokens)], model.token_list[len(frontend.tokens) :]
             if frontend.tokens != known or (new and args.unknown_characters != "extend"):
                 raise UserError(
                     f"the token list differs from the vocabulary of {args.frontend_conf['upstream']}: "
-                    f"{len(model.token_list)} and {len(frontend.tokens)} tokens; make it anew with stage 2"
+                    f"{len(model.token_list)} and {len(frontend.tokens)} tokens; run stage 2 again"
                 )
-            # A new token starts as a copy of "<unk>", which a trained head hardly ever says.
+            # A new token starts as a copy of "<unk>", which a trained head hardly ever outputs.
             rows = [*range(len(known)), *[known.index("<unk>")] * len(new)]
             model.ctc.ctc_lo.load_state_dict({name: tensor[rows] for name, tensor in head.state_dict().items()})
         if "<sos/eos>" not in model.token_list:
@@ -147,7 +151,11 @@ class PruningASRTask(ASRTask):
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: nn.Module) -> list[torch.optim.Optimizer]:
-        """One optimizer; the method's new parameters are a group of their own, without weight decay."""
+        """One optimizer. The method's new parameters are a separate group without weight decay.
+
+        Raises:
+            UserError: optim_conf has an unknown setting, or one out of range.
+        """
         optimizer_class = abs_task.optim_classes[args.optim]
         lr = args.optim_conf.get("lr", 1e-3)
         options = {k: v for k, v in args.optim_conf.items() if k != "lr"}

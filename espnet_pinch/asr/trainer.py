@@ -1,4 +1,4 @@
-"""ESPnet's trainer with the pruning method's hooks in it, and with saves within an epoch."""
+"""ESPnet's trainer with the hooks of the pruning method and with checkpoints within an epoch."""
 
 import contextlib
 import dataclasses
@@ -29,18 +29,18 @@ from espnet_pinch.asr.steps import (
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.progress import duration
 
-# Added to the error rate of an epoch that ends short of the target sparsity, so that none of these is ever
-# the best one. An error rate is a fraction; few exceed 1, none 100.
+# Added to the error rate of an epoch that ends below the target sparsity, so that such an epoch is never the best. An
+# error rate is a fraction: few exceed 1, none exceeds 100.
 SHORT_OF_TARGET = 100.0
 
 
 @dataclasses.dataclass
 class Options(TrainerOptions):
-    """ESPnet's, and ours.
+    """ESPnet's options of a trainer, and two more.
 
     Attributes:
-        save_every_steps: optimizer steps between two checkpoints within an epoch; 0 saves at its end alone.
-        max_skipped_steps: steps in a row without a finite loss and gradient after which the training is stopped.
+        save_every_steps: optimizer steps between two checkpoints within an epoch; 0 saves only at its end.
+        max_skipped_steps: steps in a row without a finite loss and gradient after which the training stops.
     """
 
     save_every_steps: int
@@ -48,23 +48,23 @@ class Options(TrainerOptions):
 
 
 class PruningTrainer(Trainer):
-    """Tells the pruning method how long the run is and when a step is done; forms dev error rates.
+    """Tells the pruning method the length of the run, and computes the error rates of the dev set.
 
-    ``valid.cer`` and ``valid.wer`` are the corpus' error rates of greedy decoding, as fractions.
-    ``valid.wer_on_target`` is ``wer`` where the epoch ends on the target sparsity, and over 100 where it does not:
+    ``valid.cer`` and ``valid.wer`` are the error rates of greedy decoding over the whole set, as fractions.
+    ``valid.wer_on_target`` is ``valid.wer`` if the epoch ends on the target sparsity, and at least 100 otherwise. It is
     the criterion to choose a checkpoint by.
 
-    A checkpoint from within an epoch holds what ESPnet's holds at the end of the epoch before, and under "middle" the
-    batches done, the epoch's figures so far and the state of the random generators. So a run that was killed ends
-    as one that was not, and one that saves within its epochs as one that does not.
+    A checkpoint from within an epoch has the same keys as ESPnet's at the end of an epoch. Its epoch is the previous
+    one. "middle" adds the batches done, the figures of the epoch so far and the state of the random generators. So a
+    killed and resumed run has the same result as an uninterrupted one, and saving within epochs does not change it.
     """
 
-    # Of the run in progress, for hooks that ESPnet does not tell of it.
+    # The current run, for hooks that ESPnet does not pass it to.
     reporter: Reporter
     options: Options
-    middle: dict | None = None  # where in the epoch to go on
+    middle: dict | None = None  # where to resume within the epoch
     skipped: Skipped
-    empty_layers: frozenset[str] = frozenset()  # that were warned about
+    empty_layers: frozenset[str] = frozenset()  # layers that a warning has named
 
     @classmethod
     def build_options(cls, args) -> Options:
@@ -75,8 +75,8 @@ class PruningTrainer(Trainer):
         """As ``Trainer.run``.
 
         Raises:
-            ValueError: there are fewer batches in an epoch than ``accum_grad`` adds up to one step; nothing of an
-                earlier run is whole enough to go on from.
+            UserError: an epoch has fewer batches than ``accum_grad``, so no step; or an earlier run left no intact
+                checkpoint to resume from.
             FloatingPointError: the training has diverged.
             OSError: a file cannot be written.
         """
@@ -84,7 +84,7 @@ class PruningTrainer(Trainer):
         steps = iterations // trainer_options.accum_grad * trainer_options.max_epoch
         if steps == 0:
             raise UserError(
-                f"an epoch has {iterations} batches, accum_grad {trainer_options.accum_grad} needs more: no step"
+                f"an epoch has {iterations} batches, fewer than accum_grad {trainer_options.accum_grad}: no step"
             )
         logging.info(f"{steps} optimizer steps: {trainer_options.max_epoch} epochs of {iterations} batches")
         model.pruning.total_steps = steps
@@ -92,7 +92,7 @@ class PruningTrainer(Trainer):
             if isinstance(scheduler, LinearWarmupDecay):
                 scheduler.set_total_steps(steps)
         if model.frontend.family.leaves_out_parameters(model.frontend.upstream.config):
-            # Some get no gradient: several processes have to know.
+            # With several processes torch must know that some parameters get no gradient.
             trainer_options = dataclasses.replace(trainer_options, unused_parameters=True)
         cls.options, cls.middle, cls.reporter = trainer_options, None, Reporter()
         cls.skipped, cls.empty_layers = Skipped(trainer_options.max_skipped_steps), frozenset()
@@ -111,23 +111,23 @@ class PruningTrainer(Trainer):
             )
         if _rank() == 0 and not model.pruning.on_target():
             print(
-                f"warning: the run has ended at a sparsity of {100 * model.pruning.sparsity():.2f} %, under its target "
-                f"of {100 * model.pruning.settings.target_sparsity:g} %; a higher eta, or landing: hold, gets there",
+                f"warning: the run ended at a sparsity of {100 * model.pruning.sparsity():.2f} %, below its target "
+                f"of {100 * model.pruning.settings.target_sparsity:g} %; raise eta, or set landing: hold, to reach it",
                 flush=True,
             )
 
     @staticmethod
     def resume(checkpoint, model, reporter, **kwargs) -> None:
-        """As ``Trainer.resume``.
+        """As ``Trainer.resume``; also repairs the other files of the folder.
 
         Raises:
-            ValueError: the file is not a checkpoint of this model.
+            UserError: the file is not a checkpoint of this model; or as ``espnet_pinch.asr.resume.mend``.
         """
         cls = PruningTrainer
         try:
             Trainer.resume(checkpoint=checkpoint, model=model, reporter=reporter, **kwargs)
         except KeyError as error:
-            raise UserError(f"{checkpoint} is no checkpoint of a training: it has no {error}") from None
+            raise UserError(f"{checkpoint} is not a checkpoint of a training: it has no {error}") from None
         except RuntimeError as error:
             if "state_dict" not in str(error):
                 raise
@@ -136,7 +136,7 @@ class PruningTrainer(Trainer):
         options = cls.options
         if options.patience is not None and reporter.get_epoch() > 0:
             if reporter.check_early_stopping(options.patience, *options.early_stopping_criterion):
-                options.max_epoch = reporter.get_epoch()  # it had ended here, and ESPnet would train on
+                options.max_epoch = reporter.get_epoch()  # early stopping has ended the run; ESPnet would train on
         if _rank() == 0:
             folder = Path(checkpoint).parent
             mend(folder, reporter, cls.options.best_model_criterion, cls.options.keep_nbest_models)
@@ -148,7 +148,7 @@ class PruningTrainer(Trainer):
     ) -> bool:
         before, length = reporter.get_total_count(), len(iterator)
         for optimizer in optimizers:
-            optimizer.zero_grad()  # of the last epoch's end, where batches were left that were too few for a step
+            optimizer.zero_grad()  # gradients of the last batches, if these were too few for a step
         start, begin, cls.skipped.of_epoch = 0, _nothing, 0
         if cls.middle and cls.middle["epoch"] == reporter.get_epoch():
             start, cls.skipped.of_epoch = cls.middle["batches"], cls.middle["skipped_steps"]
@@ -156,8 +156,8 @@ class PruningTrainer(Trainer):
             if len(cls.middle["random"]) == _processes():
                 begin = functools.partial(set_random_state, cls.middle["random"][_rank()])
             else:
-                logging.warning("another number of processes than before: their random generators start anew")
-            logging.info(f"going on after batch {start} of epoch {reporter.get_epoch()}")
+                logging.warning("the number of processes has changed: their random generators are not restored")
+            logging.info(f"resuming after batch {start} of epoch {reporter.get_epoch()}")
         cls.middle = None
         plain = getattr(model, "module", model)
         title = f"training, epoch {reporter.get_epoch()} of {options.max_epoch}" if _rank() == 0 else None
@@ -203,7 +203,7 @@ class PruningTrainer(Trainer):
 
     @classmethod
     def _save(cls, model, optimizers, schedulers, scaler, reporter: SubReporter, batches: int) -> None:
-        """Write checkpoint.pth within an epoch, in the form of ESPnet's at the end of the epoch before."""
+        """Write checkpoint.pth within an epoch, in the form of ESPnet's at the end of the previous epoch."""
         states = [random_state()]
         if _processes() > 1:
             states *= _processes()
@@ -238,7 +238,7 @@ class PruningTrainer(Trainer):
     def _warn_of_empty_layers(cls, pruning) -> None:
         empty = {name for name, sparsity in pruning.layer_sparsity().items() if sparsity == 1.0} - cls.empty_layers
         for name in sorted(empty):
-            print(f"warning: all weights of {name} are pruned: nothing but its bias comes out of it", flush=True)
+            print(f"warning: all weights of {name} are pruned: it outputs only its bias", flush=True)
         cls.empty_layers |= empty
 
 
@@ -256,7 +256,7 @@ def _processes() -> int:
 
 @contextlib.contextmanager
 def _reporter_of_espnet(reporter: Reporter) -> Iterator[None]:
-    """Inside, ESPnet's trainer reports to ``reporter``: a save within an epoch needs what it holds."""
+    """Inside the block, ESPnet's trainer reports to ``reporter``, whose state a save within an epoch needs."""
     before, espnet_trainer.Reporter = espnet_trainer.Reporter, lambda: reporter
     try:
         yield
@@ -265,7 +265,7 @@ def _reporter_of_espnet(reporter: Reporter) -> Iterator[None]:
 
 
 def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> str:
-    """One line on a finished epoch for those who watch: ESPnet's own line is long and goes to the log."""
+    """One line about a finished epoch for stdout. ESPnet's own line is long and goes to the log."""
     epochs, epoch = history.read(options.output_dir), reporter.get_epoch()
     phases = epochs[str(epoch)]
     seconds = [sum(figures["seconds"] for figures in phases.values()) for phases in epochs.values()]
@@ -282,6 +282,6 @@ def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> s
 
 
 def _ratio(reporter: SubReporter, part: str, whole: str) -> float:
-    """The mean of one figure over the mean of another: a corpus' error rate out of its batches' means."""
+    """The mean of one figure divided by the mean of another: the error rate of a set from the means of its batches."""
     stats: dict[str, Sequence] = reporter.stats
     return float(aggregate(stats[part]) / aggregate(stats[whole]))

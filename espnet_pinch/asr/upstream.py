@@ -1,4 +1,4 @@
-"""Speech foundation models of transformers: load one, with its CTC head, vocabulary and waveform processing."""
+"""Load and save speech foundation models of transformers with CTC head, vocabulary and waveform processing."""
 
 import dataclasses
 import json
@@ -38,8 +38,8 @@ class WaveformProcessing:
 
     Attributes:
         sampling_rate: Hz.
-        do_normalize: zero mean and unit variance, utterance by utterance.
-        return_attention_mask: padded samples are masked in the model.
+        do_normalize: each utterance gets zero mean and unit variance.
+        return_attention_mask: the model masks padded samples.
     """
 
     sampling_rate: int = 16000
@@ -54,8 +54,8 @@ class Upstream:
     Attributes:
         model: the Transformer without a head.
         processing: what its processor does to the waveform.
-        head: the CTC head, rows in the order of ``tokens``; None where the checkpoint has none.
-        tokens: the head's outputs under ESPnet's names, "<blank>" first; None where the checkpoint does not name them.
+        head: the CTC head, rows in the order of ``tokens``; None if the checkpoint has none.
+        tokens: ESPnet's names of the head's outputs, "<blank>" first; None if the checkpoint does not name them.
     """
 
     model: PreTrainedModel
@@ -65,19 +65,19 @@ class Upstream:
 
 
 def read_config(upstream: str) -> PretrainedConfig:
-    """The configuration of an upstream in a folder. Nothing is fetched: that is stage 0's.
+    """The configuration of an upstream in a folder. Nothing is downloaded; stage 0 does that.
 
     Raises:
-        FileNotFoundError: no such folder, or no config.json in it.
-        ValueError: a model of another kind, or one that brings code of its own.
+        FileNotFoundError: the folder, its config.json or its weights are missing.
+        UserError: the model is of another type, has something that is not supported, or needs code of its own.
     """
     check_folder(upstream)
     try:
-        # Where this is left open, transformers asks on the terminal whether to run code that comes with a model.
+        # By default transformers asks on the terminal whether to run code that comes with a model.
         config = AutoConfig.from_pretrained(upstream, trust_remote_code=False, local_files_only=True)
     except OSError:
         raise
-    except Exception as error:  # transformers checks the fields, and raises many kinds
+    except Exception as error:  # transformers checks the fields, and raises many types
         reason = re.split(r"\n\S|\. ", str(error))[0]
         raise UserError(f"{upstream} is not a model of type {', '.join(all_families())}: {one_line(reason)}") from None
     try:
@@ -90,14 +90,14 @@ def read_config(upstream: str) -> PretrainedConfig:
 
 
 def has_ctc_head(upstream: str, config: PretrainedConfig) -> bool:
-    """Whether the checkpoint has a CTC head; where config.json does not say, its weights do."""
+    """Whether the checkpoint has a CTC head. If config.json does not say, the names of its weights do."""
     if config.architectures:
         return any(name.endswith("ForCTC") for name in config.architectures)
     return f"{find_family(config.model_type).head}.weight" in weight_names(upstream)
 
 
 def require_ctc_head(upstream: str, config: PretrainedConfig) -> None:
-    """Raises ValueError, which says what to do, where an upstream without a CTC head is to be its own baseline."""
+    """Raise UserError, which says what to do, if an upstream cannot be its own baseline: it has no CTC head."""
     if not has_ctc_head(upstream, config):
         raise UserError(
             f"{upstream} has no CTC head, so it cannot be its own baseline: a baseline has to be trained first. Write "
@@ -108,8 +108,11 @@ def require_ctc_head(upstream: str, config: PretrainedConfig) -> None:
 def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessing:
     """The waveform processing of the checkpoint's own processor.
 
-    A folder without preprocessor_config.json gets transformers' defaults for such a model: normalised, and masked
-    where its family says so.
+    A folder without preprocessor_config.json gets transformers' defaults for such a model: normalised, and masked if
+    its family says so.
+
+    Raises:
+        UserError: the processor cannot be read, or its sample rate is not in ``RATES``.
     """
     files = [Path(upstream) / name for name in (FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME)]
     try:
@@ -128,14 +131,14 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
 
 
 def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
-    """Load a foundation model from a Hugging Face folder. Nothing is fetched: that is stage 0's.
+    """Load a foundation model from a Hugging Face folder. Nothing is downloaded; stage 0 does that.
 
     Args:
         upstream: the folder.
         overrides: fields of its configuration to change, such as dropout or SpecAugment.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_config``, or weights that do not fit the configuration, are damaged or
+        FileNotFoundError, UserError: as ``read_config``; or the weights do not fit the configuration, are damaged or
             hold more than tensors.
     """
     config = read_config(upstream)
@@ -149,11 +152,11 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
         with tensors_only():
             model, info = auto.from_pretrained(upstream, **options, local_files_only=True)
     except SafetensorError as error:
-        weight_names(upstream)  # names the file where that can be seen
+        weight_names(upstream)  # raises an error that names the file, if it finds it
         raise UserError(f"the weights of {upstream} are damaged: {one_line(error)}") from None
     except (UserError, OSError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # of a model whose settings do not fit each other
+    except Exception as error:  # such as settings of a model that do not fit each other
         raise UserError(f"{upstream} cannot be loaded: {one_line(error)}") from None
     _check_fit(upstream, config, info)
     processing = read_processing(upstream, config)
@@ -172,7 +175,7 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
 
 
 def _check_fit(upstream: str, config: PretrainedConfig, info: dict) -> None:
-    """Raises ValueError where transformers has found weights missing, or of other shapes than the model's."""
+    """Raise UserError if weights are missing or have other shapes than the model's, as transformers has found."""
     family = find_family(config.model_type)
     shapes = {name: (list(have), list(want)) for name, have, want in info["mismatched_keys"]}
     have, want = shapes.get(f"{family.head}.weight", ([0], [0]))
@@ -187,7 +190,7 @@ def _check_fit(upstream: str, config: PretrainedConfig, info: dict) -> None:
 
 
 def apply_overrides(config: PretrainedConfig, overrides: dict | None) -> None:
-    """Change fields of ``config``; ValueError for one it does not have."""
+    """Change fields of ``config``; raises UserError for a field that it does not have."""
     for key, value in (overrides or {}).items():
         if not hasattr(config, key):
             raise UserError(f"a {config.model_type} configuration has no field {key!r}")
@@ -200,14 +203,14 @@ def config_as_dict(config: PretrainedConfig) -> dict:
 
 
 def model_from_dict(config: dict) -> PreTrainedModel:
-    """A model without head of the given configuration, its weights not yet loaded. Fetches nothing."""
+    """A model without a head of the given configuration. Its weights are still to be loaded; nothing is downloaded."""
     return AutoModel.from_config(AutoConfig.for_model(**config))
 
 
 def fill_buffers(model: PreTrainedModel) -> None:
-    """Give a model of the meta device the buffers that are computed and not saved, such as an embedding of positions.
+    """Compute the buffers of a model on the meta device that are not saved, such as an embedding of positions.
 
-    transformers computes them wherever it initialises the module that holds them, which here has no weights.
+    transformers computes them when it initialises the module that holds them. Such a module has no weights.
     """
     for module in model.modules():
         unsaved = [name for name in module._non_persistent_buffers_set if module._buffers[name].is_meta]
@@ -227,11 +230,11 @@ def save_ctc_model(
     """Write a Hugging Face folder that ``load_upstream`` and ``AutoModelForCTC.from_pretrained`` read.
 
     Args:
-        folder: made if it is not there.
-        model: the Transformer, gates folded.
-        head: (vocabulary, hidden).
+        folder: created if it does not exist.
+        model: the Transformer with folded gates.
+        head: weight (vocabulary, hidden).
         tokens: ESPnet's names of the head's outputs, "<blank>" first.
-        processing: goes into preprocessor_config.json.
+        processing: written to preprocessor_config.json.
     """
     config = AutoConfig.for_model(**model.config.to_dict())
     config.vocab_size, config.pad_token_id = len(tokens), 0
@@ -251,8 +254,8 @@ def save_ctc_model(
     )
     processor = Wav2Vec2Processor(extractor, save_vocabulary(folder, tokens))
     processor.save_pretrained(folder)
-    # transformers 5 has the extractor's settings in processor_config.json; earlier ones, and other libraries, read this
-    # file.
+    # transformers 5 writes the extractor's settings to processor_config.json. Earlier versions and other libraries read
+    # this file.
     write_json(
         Path(folder) / FEATURE_EXTRACTOR_NAME, {**extractor.to_dict(), "processor_class": type(processor).__name__}
     )

@@ -1,4 +1,4 @@
-"""The vocabulary of a CTC head: out of a Hugging Face folder under ESPnet's names, and back."""
+"""Read the vocabulary of a CTC head from a Hugging Face folder under ESPnet's names, and write it back."""
 
 import json
 import os
@@ -17,25 +17,25 @@ FILE = "vocab.json"
 def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[list[str], list[int]]:
     """The vocabulary of a CTC head under ESPnet's names, and the head's row for each token.
 
-    ESPnet has the blank first, writes a space as "<space>" and both ends of a sentence as "<sos/eos>". A token that
-    would be read as one of these, and is none, gets its row behind its name: "<unk#12>".
+    In ESPnet the blank comes first, a space is "<space>", and both ends of a sentence are "<sos/eos>". Another token
+    with one of these names, or that of "<unk>", gets its row appended: "<unk#12>".
 
     Returns: tokens, rows.
 
     Raises:
-        FileNotFoundError: no vocab.json.
-        ValueError: it is damaged, does not fit the head, or has no token that is needed.
+        FileNotFoundError: vocab.json is missing.
+        UserError: it is damaged, does not fit the head, or lacks a token that is needed.
     """
     path = Path(folder) / FILE
     _check_file(path)
     try:
         tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds
+    except Exception as error:  # transformers raises many types
         raise UserError(f"the tokenizer of {folder} cannot be read: {one_line(error)}") from None
     names = _rows(tokenizer, config, path)
     blank = _blank(tokenizer, config, path, names)
     roles: dict[str | None, str] = {
-        # The tokenizer's property forgets the delimiter that a folder sets.
+        # The tokenizer's own property ignores the delimiter that a folder sets.
         _first((tokenizer.special_tokens_map.get("word_delimiter_token"), " "), tokenizer.encoder): "<space>",
         _first((tokenizer.unk_token, "<unk>", "[UNK]"), names.values()): "<unk>",
         tokenizer.eos_token: "<sos/eos>",
@@ -52,28 +52,28 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
         if needed not in tokens:
             where = "word_delimiter_token" if needed == "<space>" else "unk_token"
             raise UserError(
-                f"{path} has no token for {needed}: name the one that stands for it in tokenizer_config.json ({where})"
+                f"{path} has no token for {needed}: name the token for it in tokenizer_config.json ({where})"
             )
     return tokens, rows
 
 
 def _check_file(path: Path) -> None:
-    """Raises where vocab.json is missing, or no JSON object in UTF-8: transformers says neither which file nor what."""
+    """Raise if vocab.json is missing or is not a JSON object in UTF-8; transformers would not name file and reason."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, which names the outputs of the CTC head")
+        raise FileNotFoundError(f"{path} is missing; it names the outputs of the CTC head")
     data = path.read_bytes()
     if data.startswith(b"\xef\xbb\xbf"):
-        raise UserError(f"{path} begins with a byte order mark, which transformers does not take: save it without one")
+        raise UserError(f"{path} begins with a byte order mark, which transformers refuses: save it without one")
     try:
         vocabulary = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(vocabulary, dict) or not vocabulary:
-        raise UserError(f"{path} is no vocabulary: it must be a JSON object of tokens and their rows")
+        raise UserError(f"{path} is not a vocabulary: it must be a JSON object of tokens and their rows")
 
 
 def _once(pairs: list[tuple]) -> dict:
-    """A JSON object none of whose keys is there twice; Python alone takes the last."""
+    """A JSON object; raises UserError if it has a key twice. Python's reader would take the last value."""
     counts = Counter(key for key, _ in pairs)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
@@ -82,9 +82,9 @@ def _once(pairs: list[tuple]) -> dict:
 
 
 def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path) -> dict[int, str]:
-    """``{row: token}`` of the tokens that the head has a row for.
+    """``{row: token}`` of the tokens that have a row in the head.
 
-    Tokens that a tokenizer adds, such as "<s>", often have none: no model of that folder says them.
+    Tokens that a tokenizer adds, such as "<s>", often have none; the model cannot output them.
     """
     vocabulary: dict[str, int] = tokenizer.encoder
     for token, row in vocabulary.items():
@@ -92,7 +92,7 @@ def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path)
             raise UserError(f"{path} is damaged: the token {token!r} has the row {row!r}")
         if row >= config.vocab_size and len(token) == 1:
             raise UserError(
-                f"{path} has the token {token!r} in row {row}, and the head has {config.vocab_size} rows (vocab_size)"
+                f"{path} has the token {token!r} in row {row}, but the head has {config.vocab_size} rows (vocab_size)"
             )
     row, count = Counter(vocabulary.values()).most_common(1)[0]
     if count > 1:
@@ -104,10 +104,10 @@ def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path)
 
 
 def _blank(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path, names: dict[int, str]) -> int:
-    """The row of CTC's blank. transformers trains with the configuration's, and decodes with the tokenizer's.
+    """The row of CTC's blank. transformers trains with that of the configuration and decodes with the tokenizer's.
 
     Raises:
-        ValueError: they differ, or there is none.
+        UserError: the two differ, or there is none.
     """
     trained = config.pad_token_id
     decoded = next((row for row, name in names.items() if name == tokenizer.pad_token), None)
@@ -115,7 +115,7 @@ def _blank(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path
         raise UserError(f"{path} has no blank: neither config.json nor the tokenizer names a token for padding")
     if trained is not None and not 0 <= trained < config.vocab_size:
         raise UserError(
-            f"{path.parent}/config.json has the blank (pad_token_id) in row {trained}, and the head has "
+            f"{path.parent}/config.json has the blank (pad_token_id) in row {trained}, but the head has "
             f"{config.vocab_size} rows"
         )
     if None not in (trained, decoded) and trained != decoded:
@@ -133,7 +133,7 @@ def _first(tokens: Sequence[str | None], names: Collection[str]) -> str | None:
 
 
 def save_vocabulary(folder: str | os.PathLike, tokens: Sequence[str]) -> Wav2Vec2CTCTokenizer:
-    """Write vocab.json for ESPnet's token list, ``read_tokens``' inverse but for the names of the special tokens.
+    """Write vocab.json for ESPnet's token list: the inverse of ``read_tokens``, except for names of special tokens.
 
     Returns: the tokenizer of that file.
     """

@@ -1,4 +1,4 @@
-"""The weights in a Hugging Face folder, by file and by name."""
+"""The weight files in a Hugging Face folder, and the names of the weights."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ def weight_files(folder: str | os.PathLike) -> list[Path]:
     """The files that transformers reads the weights from.
 
     Raises:
-        OSError, ValueError: as ``check_folder``.
+        OSError, UserError: as ``check_folder``.
     """
     return [Path(folder) / name for name in check_folder(folder) if name.endswith((".safetensors", ".bin"))]
 
@@ -23,7 +23,7 @@ def weight_names(folder: str | os.PathLike) -> set[str]:
     """Names of the tensors in the weight files.
 
     Raises:
-        OSError, ValueError: as ``weight_files``; or a file is damaged.
+        OSError, UserError: as ``weight_files``; or a file is damaged.
     """
     names: set[str] = set()
     for file in weight_files(folder):

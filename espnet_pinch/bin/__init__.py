@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 from espnet_pinch.explain import explain
 
-# A notebook's terminal hands on a backend that draws into the notebook; it may not even be installed here.
+# A notebook's terminal sets a matplotlib backend that draws into the notebook. It may not be installed here.
 os.environ["MPLBACKEND"] = "Agg"
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns where it cannot write to the home
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot write to the home directory
 
 
 def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """One line for a package that a program misses before ``run_main`` begins, while it imports what it needs."""
+    """Print one line if a package is missing while a program imports its modules, before ``run_main`` begins."""
     line = explain(error) if isinstance(error, ModuleNotFoundError) else None
     if line is None:
         _say_all(kind, error, trace)
@@ -29,24 +29,24 @@ def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace:
 
 _say_all, sys.excepthook = sys.excepthook, _say_what_is_missing
 
-_BROKEN_PIPE = 128 + signal.SIGPIPE  # what a shell says of a program whose reader has gone
+_BROKEN_PIPE = 128 + signal.SIGPIPE  # exit status in a shell of a program that writes to a closed pipe
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run an entry point; an error that its user can cause becomes one line on stderr and exit status 1.
+    """Run an entry point. An error that its user can cause becomes one line on stderr and exit status 1.
 
-    Where the reader of its output has gone (``| head``), it ends without a word, as other programs do.
+    If the reader of its output has ended (``| head``), the program ends without a message, as other programs do.
     """
     if getattr(main, "__module__", None) == "__main__":
         use_utf8()
     _open_streams()
     try:
         main()
-        sys.stdout.flush()  # here, where a reader that has gone is no surprise
+        sys.stdout.flush()  # here, where an error of a closed pipe is caught
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except SystemExit as end:  # of argparse, which passes over an error of its --help
+    except SystemExit as end:  # of argparse, which ignores errors while it prints --help
         if _unread(sys.stdout):
             _end_unread(end.code or _BROKEN_PIPE)
         raise
@@ -56,16 +56,16 @@ def run_main(main: Callable[[], None]) -> None:
         line = explain(error)
         if line is None:
             raise
-        _end_children()  # the line is the last word
+        _end_children()  # before the line, so that it is the last one
         with contextlib.suppress(BrokenPipeError):
             print(f"error: {line}", file=sys.stderr)
         _end_unread(1)
 
 
 def use_utf8() -> None:
-    """Start this program again in Python's UTF-8 mode, unless files, their names and the output are UTF-8 already.
+    """Restart this program in Python's UTF-8 mode, unless the encoding of files and of their names is UTF-8 already.
 
-    Corpora, transcripts and paths in them are UTF-8, whatever the locale says. The mode cannot be changed later on.
+    Corpora, transcripts and paths in them are UTF-8, whatever the locale says. The mode cannot be changed later.
     """
     coded = {sys.getfilesystemencoding().lower(), locale.getpreferredencoding(False).lower()}
     if coded != {"utf-8"} and os.environ.get("PYTHONUTF8") != "1" and multiprocessing.parent_process() is None:
@@ -74,7 +74,7 @@ def use_utf8() -> None:
 
 
 def _open_streams() -> None:
-    """Have stdout and stderr take any text, whatever PYTHONIOENCODING says, and be there if the caller closed them."""
+    """Make stdout and stderr accept any text, whatever PYTHONIOENCODING says, and replace closed ones."""
     for name, errors in (("stdout", "surrogateescape"), ("stderr", "backslashreplace")):
         stream = getattr(sys, name)
         if stream is None:
@@ -84,17 +84,17 @@ def _open_streams() -> None:
 
 
 def _unread(stream) -> bool:
-    """Whether ``stream`` is a pipe or socket that nobody reads any more."""
+    """Whether ``stream`` is a pipe or socket without a reader."""
     poll = select.poll()
     try:
-        poll.register(stream, 0)  # what is wrong is told unasked
-    except (OSError, ValueError):  # no file behind it
+        poll.register(stream, 0)  # poll always reports errors
+    except (OSError, ValueError):  # not a file
         return False
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _end_unread(status: int) -> None:
-    """Exit, without Python's complaint at the end about what it could not write."""
+    """Exit without Python's message about output that it could not write."""
     _end_children()
     with contextlib.suppress(OSError, ValueError):
         nothing = os.open(os.devnull, os.O_WRONLY)

@@ -17,7 +17,7 @@ from espnet_pinch.progress import progress_bar
 
 
 def asr_inference(command: list[str], done) -> None:
-    """One job of ESPnet's asr_inference, in this process; ``done`` (a shared integer) counts its utterances."""
+    """Run one job of ESPnet's asr_inference in this process. ``done``, a shared integer, counts its utterances."""
     from espnet2.bin.asr_inference import Speech2Text, main
 
     import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
@@ -36,7 +36,14 @@ def asr_inference(command: list[str], done) -> None:
 
 
 def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) -> None:
-    """Beam search over a data directory in ``jobs`` processes, into ``out/text``.
+    """Decode a data directory with beam search in ``jobs`` processes, and write ``out/text``.
+
+    Args:
+        model: folder with config.yaml and model.pth.
+        data: data directory.
+        out: folder to write to.
+        jobs: number of processes.
+        options: further options of asr_inference.
 
     Raises:
         OSError: a job has failed; its own message is on stderr.
@@ -80,7 +87,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder with config.yaml and model.pth")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data directories")
     parser.add_argument("--out", type=Path, required=True, help="writes OUT/NAME/text for each data directory NAME")
-    parser.add_argument("--inference_config", required=True, help="YAML of asr_inference")
+    parser.add_argument("--inference_config", required=True, help="YAML with options of asr_inference")
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument("--ngpu", type=int, default=0)
     args, more = parser.parse_known_args()  # ESPnet's parser checks the rest

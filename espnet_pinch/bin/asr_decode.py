@@ -1,4 +1,4 @@
-"""Decode data directories with a folded model, batched CTC greedy search."""
+"""Decode data directories with a folded model by batched CTC greedy search."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Train: ESPnet's asr_train with the pruning task. Takes ESPnet's options and ``--pruning``."""
+"""Train with ESPnet's asr_train and the pruning task. Takes ESPnet's options and those of ``PruningASRTask``."""
 
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.bin import run_main

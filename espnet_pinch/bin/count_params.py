@@ -1,6 +1,6 @@
-"""Count the parameters of an upstream at given sparsities: by the paper's rules, beside its figures, and by ours.
+"""Count the parameters of an upstream at given sparsities, by the paper's rules (next to its figures) and by ours.
 
-The architecture is built without values: nothing is downloaded, and no memory is needed.
+The architecture is built without weights: nothing is downloaded, and little memory is needed.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from espnet_pinch.core.registry import all_methods, find_method
 from espnet_pinch.files import write_json
 from espnet_pinch.results.accounting import account, two_decimals
 
-# Title of each column, and its cell. M: million parameters; x: compression ratio.
+# Title of each column, and its cells. M: million parameters; x: compression ratio.
 COLUMNS = {
     "%": lambda row: f"{100 * row['sparsity']:g}",
     "weights M": lambda row: two_decimals(row["paper_weights"]),
@@ -32,7 +32,7 @@ def figure(value: float | None) -> str:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Lines of a Markdown table, its columns aligned."""
+    """Lines of a Markdown table with aligned columns."""
     cells = [list(COLUMNS), *([cell(row) for cell in COLUMNS.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [f"| {' | '.join(cell.rjust(width) for cell, width in zip(line, widths))} |" for line in cells]
@@ -40,33 +40,33 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def legend(counts: dict) -> list[str]:
-    """What the columns are, for reading below the table."""
+    """Lines that explain the columns, for below the table."""
     lines = [
-        "weights M, +biases M: total less sparsity x the weights, or the weights and biases, of the gated linears.",
+        "weights M, +biases M: total - sparsity x the weights, or the weights and biases, of the gated linear layers.",
     ]
     if counts["pretraining"] is not None:
         which = "+biases M" if counts["paper_prunes_biases"] else "weights M"
         cut, rounded = (two_decimals(counts["pretraining"], cut) for cut in (True, False))
         lines += [
-            f"paper's M: the rule that gives what the paper printed; its tables state none. Here {which}: base",
-            "  models go by weights, the large one by weights and biases. At 0 % another model, with its pre-training",
-            f"  heads and no CTC head: {counts['pretraining']:,} = {rounded} M. That it is cut to {cut}, not",
-            "  rounded, is a guess that the large model's figure needs.",
-            "paper's x: that other model / paper's M, so not one model before and after pruning, which is kept x.",
+            f"paper's M: the rule that gives the printed figures; the paper states none. Here {which}: weights for",
+            "  base models, weights and biases for the large one. At 0 % it is another model, with pre-training heads",
+            f"  and no CTC head: {counts['pretraining']:,} = {rounded} M. We assume that it is cut to {cut}, not",
+            "  rounded, because the large model's figure needs that.",
+            "paper's x: that other model / paper's M. Only kept x compares one model before and after pruning.",
         ]
     return [
         *lines,
-        "kept, kept x: our rule. Total less the pruned weights, biases stay; total / kept.",
-        "Mbit, Mbit x: 32 bits for every kept parameter and, where weights are pruned, 1 for every gated weight, kept",
-        "  or not; 32 x total / bits. Whole channels (nas_cp) need no such mask.",
+        "kept, kept x: our rule. Total - pruned weights, all biases are kept; total / kept.",
+        "Mbit, Mbit x: 32 bits for every kept parameter and, if weights are pruned, 1 for every gated weight, kept or",
+        "  not; 32 x total / bits. Whole channels (nas_cp) need no such mask.",
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.count_params", description=__doc__)
     parser.add_argument("--upstream", required=True, help=f"{', '.join(CONFIGS)}, or a Hugging Face folder")
-    parser.add_argument("--sparsity", nargs="+", help="fractions, such as 0.65; the paper's rows where not given")
-    parser.add_argument("--method", help="whose extra trained parameters to print; every method's where not given")
+    parser.add_argument("--sparsity", nargs="+", help="fractions, such as 0.65 [the paper's rows]")
+    parser.add_argument("--method", help="print its number of extra trained parameters [every method]")
     parser.add_argument("--json", help="write all counts to this file too")
     args = parser.parse_args()
     methods = list(all_methods()) if args.method is None else [find_method(args.method).name]
@@ -74,7 +74,7 @@ def main() -> None:
     extra = [f"{method} {counts['extra_parameters'][method]}" for method in methods]
     print(
         f"{counts['upstream']}: {counts['total']:,} parameters with a CTC head of {counts['tokens']} tokens; "
-        f"{counts['linears']} gated linears of {counts['weights']:,} weights and {counts['biases']:,} biases",
+        f"{counts['linears']} gated linear layers with {counts['weights']:,} weights and {counts['biases']:,} biases",
         f"extra trained parameters: {', '.join(extra)}",
         *table(counts["rows"]),
         *legend(counts),
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def number(text: str) -> float | str:
-    """``text`` as a number, or as it is, for ``account`` to refuse."""
+    """``text`` as a number, or unchanged if it is none, so that ``account`` refuses it."""
     try:
         return float(text)
     except ValueError:

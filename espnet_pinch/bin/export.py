@@ -1,4 +1,4 @@
-"""Export an experiment in several formats, each checked, with a model card."""
+"""Export an experiment in several formats, check each of them, and write a model card."""
 
 import argparse
 from pathlib import Path
@@ -15,23 +15,23 @@ def main() -> None:
     defaults = " ".join(name for name, fmt in formats.items() if fmt.default)
     chosen = "; ".join(f"{name}: {' '.join(fmt.default_values)}" for name, fmt in formats.items() if fmt.values)
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.export", description=__doc__)
-    parser.add_argument("--exp", type=Path, required=True, help="experiment folder, folded")
-    parser.add_argument("--out", type=Path, help="folder to write; EXP/export where not given")
+    parser.add_argument("--exp", type=Path, required=True, help="experiment folder with folded/")
+    parser.add_argument("--out", type=Path, help="folder to write [EXP/export]")
     parser.add_argument("--formats", nargs="+", choices=formats, default=[], help=f"{titles} [{defaults}]")
     parser.add_argument(
         "--values",
         nargs="+",
         choices=values_of(formats.values()),
         default=[],
-        help=f"what weights are stored as [{chosen}]",
+        help=f"types that weights are stored as [{chosen}]",
     )
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="data directories to compare the formats on")
-    parser.add_argument("--wer", action="store_true", help="score files of rounded weights on all of --data")
-    parser.add_argument("--decoded", default="decode_ctc_greedy", help="EXP's transcripts, to test these WERs against")
-    parser.add_argument("--upstream", default="unknown", help="for the card, where the model does not know it")
-    parser.add_argument("--corpus", default="unknown", help="its name, for the card")
-    parser.add_argument("--batch_size", type=int, default=8, help="of --wer")
-    parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU for --wer")
+    parser.add_argument("--wer", action="store_true", help="score files with rounded weights on all of --data")
+    parser.add_argument("--decoded", default="decode_ctc_greedy", help="EXP's transcripts, to compare these WERs with")
+    parser.add_argument("--upstream", default="unknown", help="for the card, if the model does not know it")
+    parser.add_argument("--corpus", default="unknown", help="its name for the card")
+    parser.add_argument("--batch_size", type=int, default=8, help="for --wer")
+    parser.add_argument("--ngpu", type=int, default=0, help="for --wer; 0 decodes on the CPU")
     args = parser.parse_args()
     from espnet_pinch.export.write import export
 

@@ -1,4 +1,4 @@
-"""Stage 0: fetch an upstream from the hub, or make one of the small ones. A folder that holds it is kept."""
+"""Stage 0: download an upstream from the Hugging Face hub, or make a small one. A folder that holds it is kept."""
 
 import argparse
 import os
@@ -19,8 +19,8 @@ def main() -> None:
     args = parser.parse_args()
     source = parse_source(args.upstream)
     if source.folder:
-        raise UserError(f"{source.folder} is a folder that is here: nothing is to be fetched")
-    out = Path(os.path.realpath(args.out))  # a link to a folder elsewhere stays one
+        raise UserError(f"{source.folder} is a local folder: there is nothing to download")
+    out = Path(os.path.realpath(args.out))  # a link to another folder stays a link
     with alone(out, f"another process fetches {source.name}: waiting until it is done"):
         if is_there(source, out):
             print(f"{source.name} is in {args.out}", flush=True)

@@ -1,4 +1,4 @@
-"""Fold an experiment's best checkpoint into plain weights with zeros, or an upstream that is used as it is."""
+"""Fold an experiment's best checkpoint, or an untrained upstream, into plain weights with zeros."""
 
 import argparse
 from pathlib import Path
@@ -16,22 +16,22 @@ from espnet_pinch.bin import run_main
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.fold", description=__doc__)
     parser.add_argument("--exp", type=Path, required=True, help="experiment folder; writes its folded/")
-    parser.add_argument("--checkpoint", default="valid.wer_on_target.ave.pth", help="file name in the folder")
+    parser.add_argument("--checkpoint", default="valid.wer_on_target.ave.pth", help="file name in EXP")
     parser.add_argument(
-        "--untrained", nargs=argparse.REMAINDER, help="fold a model built from these options of asr_train, not trained"
+        "--untrained", nargs=argparse.REMAINDER, help="fold an untrained model, built from these options of asr_train"
     )
     args = parser.parse_args()
     if args.untrained is not None:
         config = PruningASRTask.get_parser().parse_args([*args.untrained, "--output_dir", str(args.exp)])
         upstream = config.frontend_conf["upstream"]
-        require_ctc_head(upstream, read_config(upstream))  # a new head would be a baseline of random words
+        require_ctc_head(upstream, read_config(upstream))  # a baseline with a new head would output random words
         model = PruningASRTask.build_model(config).eval()
         for key in ("config", "required", "print_config"):  # ESPnet leaves these out of config.yaml, or they do not fit
             vars(config).pop(key, None)
     else:
         checkpoint = args.exp / args.checkpoint
         if ".ave" in args.checkpoint and (not checkpoint.exists() or damage(checkpoint)):
-            print(f"warning: {checkpoint} is missing or damaged: made again from the best epochs", flush=True)
+            print(f"warning: {checkpoint} is missing or damaged: written again from the best epochs", flush=True)
             with open(args.exp / "config.yaml", encoding="utf-8") as file:
                 trained = yaml.safe_load(file)
             with owned(args.exp):

@@ -1,4 +1,7 @@
-"""The pruning methods, for scripts: a line each of name, largest target sparsity, and the method it reads a run of."""
+"""List the pruning methods for scripts, one per line.
+
+A line has the name, the largest target sparsity, and the method whose run it reads ("-" if it reads none).
+"""
 
 import argparse
 

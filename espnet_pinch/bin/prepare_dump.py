@@ -1,4 +1,4 @@
-"""Stage 2: token list, and the sets as the trainer reads them."""
+"""Stage 2: write the token list, and the data sets as the trainer reads them."""
 
 import argparse
 import functools
@@ -19,18 +19,18 @@ from espnet_pinch.files import write_json
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.prepare_dump", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of data directories")
-    parser.add_argument("--upstream", required=True, help="its vocabulary is the token list, where it has one")
+    parser.add_argument("--upstream", required=True, help="its vocabulary, if it has one, is the token list")
     parser.add_argument(
         "--own_baseline", action="store_true", help="the upstream is its own baseline: refuse one without a CTC head"
     )
     parser.add_argument("--out", type=Path, required=True, help="writes OUT/SET and OUT/token_list/char/tokens.txt")
     parser.add_argument("--train_set", required=True, help="unusable utterances are dropped from it")
-    parser.add_argument("--valid_set", required=True, help="the same")
+    parser.add_argument("--valid_set", required=True, help="likewise, if it is not a test set")
     parser.add_argument("--test_sets", nargs="+", required=True)
     parser.add_argument(
         "--unknown_characters",
         default=UnknownCharacters.policy,
-        help=f"what becomes of characters of the training set that the vocabulary lacks: {', '.join(POLICIES)}",
+        help=f"what to do with characters of the training set that the vocabulary lacks: {', '.join(POLICIES)}",
     )
     parser.add_argument("--audio_format", choices=("flac", "flac.ark"), default="flac")
     parser.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"{name}: {len(utterances)} utterances" + (f"; dropped: {why}" if why else ""), flush=True)
         if counts[name]:
             print(f"{name}: not in the vocabulary: {describe(counts[name])}; {treatment}", flush=True)
-    # Of a set that holds others' utterances, such as a validation set, none is counted twice.
+    # By id: an utterance in two sets, such as a validation and a test set, is counted once.
     texts = {u.id: u.text for utterances in sets.values() for u in utterances}
     counts["all"] = spelling.unknown(texts.values())
     write_json(args.out / "unknown_characters.json", {"policy": unknown.policy, "added": added, "characters": counts})

@@ -11,6 +11,8 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder
 from espnet_pinch.unreadable import POINTER, is_pointer
 
+RATE = 16000  # Hz: what the upstreams listen to
+
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
@@ -30,7 +32,7 @@ class Utterance:
     text: str
     speaker: str
     samples: int
-    rate: int = 16000
+    rate: int = RATE
 
     @property
     def seconds(self) -> float:
@@ -48,14 +50,21 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
     if not rows:
         raise UserError(f"no utterance left for {folder}")
     for u in rows:
-        _check_fields(u, folder)
+        check_fields(u, folder)
     for first, second in zip(rows, rows[1:]):
         if first.id == second.id:
             raise UserError(f"{folder}: utterance {first.id} is there twice")
+    with whole_folder(folder) as new:
+        for name, text in data_files(rows).items():
+            (new / name).write_text(text, encoding="utf-8")
+
+
+def data_files(rows: list[Utterance]) -> dict[str, str]:
+    """The content of each file of a data directory, of utterances in their order."""
     by_speaker = defaultdict(list)
     for u in rows:
         by_speaker[u.speaker].append(u.id)
-    files = {
+    lines = {
         "wav.scp": (f"{u.id} {u.audio}" for u in rows),
         "text": (f"{u.id} {u.text}" for u in rows),
         "utt2spk": (f"{u.id} {u.speaker}" for u in rows),
@@ -63,12 +72,10 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
         "utt2dur": (f"{u.id} {u.seconds!r}" for u in rows),
         "utt2num_samples": (f"{u.id} {u.samples}" for u in rows),
     }
-    with whole_folder(folder) as new:
-        for name, lines in files.items():
-            (new / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return {name: "".join(f"{line}\n" for line in of_file) for name, of_file in lines.items()}
 
 
-def _check_fields(u: Utterance, folder: Path) -> None:
+def check_fields(u: Utterance, folder: Path) -> None:
     """Raises ValueError for a field that breaks the line it is written to, as ESPnet and Kaldi read it."""
     for name, value in (("id", u.id), ("speaker", u.speaker)):
         if value.split() != [value] or has_control(value):
@@ -130,7 +137,23 @@ def read_data_dir(folder: str | os.PathLike) -> list[Utterance]:
         FileNotFoundError, ValueError: the directory is not whole; the message names the file and the id.
     """
     folder = Path(folder)
-    names = ("wav.scp", "text", "utt2spk", "utt2num_samples", "utt2dur")
+    tables = read_tables(folder, ("wav.scp", "text", "utt2spk", "utt2num_samples", "utt2dur"))
+    rows = []
+    for id_ in tables["wav.scp"]:
+        where = f"{folder}, utterance {id_}"
+        samples = _positive(tables["utt2num_samples"][id_], int, f"{where}: utt2num_samples")
+        rate = round(samples / _positive(tables["utt2dur"][id_], float, f"{where}: utt2dur"))
+        row = Utterance(id_, tables["wav.scp"][id_], tables["text"][id_], tables["utt2spk"][id_], samples, rate)
+        rows.append(row)
+    return rows
+
+
+def read_tables(folder: Path, names: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Files of a data directory, ``wav.scp`` first, which have the same utterances, sorted as LC_ALL=C sorts.
+
+    Raises:
+        FileNotFoundError, UserError: they have not; the message names the file and the id.
+    """
     tables = {name: read_table(folder / name) for name in names}
     ids = list(tables["wav.scp"])
     for name, table in tables.items():
@@ -139,14 +162,7 @@ def read_data_dir(folder: str | os.PathLike) -> list[Utterance]:
             raise UserError(f"{folder}/{name} and wav.scp differ in their ids: {odd[0] if odd else 'the order'}")
     if ids != sorted(ids, key=str.encode):
         raise UserError(f"{folder}/wav.scp is not sorted (LC_ALL=C sort)")
-    rows = []
-    for id_ in ids:
-        where = f"{folder}, utterance {id_}"
-        samples = _positive(tables["utt2num_samples"][id_], int, f"{where}: utt2num_samples")
-        rate = round(samples / _positive(tables["utt2dur"][id_], float, f"{where}: utt2dur"))
-        row = Utterance(id_, tables["wav.scp"][id_], tables["text"][id_], tables["utt2spk"][id_], samples, rate)
-        rows.append(row)
-    return rows
+    return tables
 
 
 def _positive(text: str, kind: type, where: str):

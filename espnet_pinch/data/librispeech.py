@@ -19,12 +19,12 @@ import numpy as np
 import soundfile
 
 from espnet_pinch.data.audio import UNKNOWN, Stream
+from espnet_pinch.data.check_dir import header_problem
 from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.errors import UserError
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.unreadable import why_unreadable
 
-RATE = 16000
 WIDTHS = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}  # bytes of a sample in FLAC's MD5
 SUBSETS = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
 
@@ -140,10 +140,8 @@ def _samples_or_problem(audio: Path) -> int | str:
     """Number of samples, or what is wrong with the file."""
     try:
         with Stream(audio) as file:
-            if file.samplerate != RATE:
-                return f"{audio} has {file.samplerate} Hz; the recipe needs {RATE} Hz, resample the corpus first"
-            if file.channels != 1:
-                return f"{audio} has {file.channels} channels; the recipe needs mono"
+            if problem := header_problem(file):
+                return f"{audio} {problem}"
             if file.format != "FLAC":
                 return f"{audio} holds {file.format}, not FLAC"
             buffer, digest = np.empty(1 << 16, dtype="<i4"), hashlib.md5(usedforsecurity=False)

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from espnet_pinch.data.librispeech import RATE
+from espnet_pinch.data.kaldi_dir import RATE
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
 

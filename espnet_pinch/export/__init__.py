@@ -1,3 +1,3 @@
-"""The compressed model in the user's hands: formats to ship it in, ``load`` to get it back, long audio to feed it."""
+"""Use of a compressed model: export it in several formats, ``load`` it again, transcribe long audio with it."""
 
-import espnet_pinch.asr  # noqa: F401  (before anything of ESPnet is imported)
+import espnet_pinch.asr  # noqa: F401  (before any import of ESPnet)

@@ -1,4 +1,4 @@
-"""The model card: what the exported model is, how good, how large, how to load, and what nobody has tried."""
+"""The model card: what the exported model is, its error rates and size, how to load it, and what was not tested."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from espnet_pinch.data.source import named
 from espnet_pinch.export.format import Format, all_formats
 from espnet_pinch.results.experiment import markdown_table, significance_table, system_name
 
-# Where no record has the licence (files put there by hand, older experiments): as the model cards on the Hugging Face
-# hub state it. Others, those of WavLM among them, state none or were not read.
+# Licences that the model cards on the Hugging Face hub state. They count if no record has the licence: for files that
+# were copied by hand, and for older experiments. Other model cards, such as WavLM's, state none or were not read.
 LICENCES = {
     "facebook/wav2vec2-base": "apache-2.0",
     "facebook/wav2vec2-base-100h": "apache-2.0",
@@ -29,10 +29,10 @@ def write_card(folder: Path, figures: dict, results: dict | None) -> None:
     Args:
         folder: of the export.
         figures: what ``export`` returns.
-        results: the experiment's results.json; None where it has none.
+        results: the experiment's results.json; None if it has none.
     """
     licence = figures["upstream_source"]["licence"] or LICENCES.get(figures["upstream"], UNKNOWN)
-    files = {entry["format"]: name for name, entry in figures["files"].items()}  # of several in a format the last
+    files = {entry["format"]: name for name, entry in figures["files"].items()}  # the last file of each format
     formats = {fmt: files[name] for name, fmt in all_formats().items() if name in files}
     sections = [
         _front_matter(figures, licence, list(formats)),
@@ -54,7 +54,7 @@ def _loading(fmt: Format, file: str, figures: dict) -> str:
 def _front_matter(figures: dict, licence: str, formats: list[Format]) -> str:
     several = f"[{licence}]" if "," in licence else licence
     lines = [f"license: {'unknown' if licence == UNKNOWN else several}", "pipeline_tag: automatic-speech-recognition"]
-    for key in ("licence_name", "licence_link"):  # where the licence is "other"
+    for key in ("licence_name", "licence_link"):  # if the licence is "other"
         value = figures["upstream_source"][key]
         lines += [f"{key.replace('licence', 'license')}: {value}"] if value else []
     lines += [f"library_name: {fmt.hub_library}" for fmt in formats if fmt.hub_library][:1]
@@ -88,7 +88,7 @@ def _error_rates(figures: dict, results: dict | None) -> str:
         ]
         lines += [*markdown_table(head, rows), ""]
         if "significance" in results:
-            lines += ["Against the baseline, positive where this model is worse (MAPSSWE, alpha = 0.05):", ""]
+            lines += ["Compared with the baseline; positive if this model is worse (MAPSSWE, alpha = 0.05):", ""]
             lines += [*significance_table(results), ""]
         else:
             lines += ["Significance has not been tested.", ""]
@@ -99,9 +99,9 @@ def _error_rates(figures: dict, results: dict | None) -> str:
         sets = list(next(iter(decoded.values())))
         rows = [[name, *(_rounded(wer[s]) for s in sets)] for name, wer in decoded.items()]
         lines += [
-            "WER % of rounded weights, decoded anew from the file; in brackets the change, in points, against the"
+            "WER % with rounded weights, decoded with the file itself. In brackets: the change from the exported model,"
         ]
-        lines += ["model that was exported, † where it is no significant increase:", ""]
+        lines += ["in percentage points; † marks a change that is no significant increase:", ""]
         lines += markdown_table(["file", *sets], rows)
     return "\n".join(lines).rstrip()
 
@@ -112,7 +112,7 @@ def _files(figures: dict) -> str:
     for name, entry in figures["files"].items():
         bound = f"{entry['sizes']['entropy_bound'] / 1e6:.2f}" if "sizes" in entry else ""
         rows.append([f"`{name}`", entry["what"], f"{entry['bytes'] / 1e6:.2f}", f"{dense / entry['bytes']:.2f}", bound])
-    note = f"All weights as float32: {dense / 1e6:.2f} MB. Bound: what would be left if masks took their entropy."
+    note = f"All weights as float32: {dense / 1e6:.2f} MB. Bound: the size if masks took only their entropy."
     head = ["file", "weights", "MB", "times smaller than dense float32", "entropy bound MB"]
     return "\n".join([*markdown_table(head, rows), "", note])
 

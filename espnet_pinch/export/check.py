@@ -1,4 +1,4 @@
-"""Is an exported model the model that was exported? Logits and transcripts of a few utterances, side by side."""
+"""Check that an exported model is the original model: compare logits and transcripts of a few utterances."""
 
 import dataclasses
 import re
@@ -16,20 +16,20 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.export.encoding import OTHERS
 from espnet_pinch.export.model import UPSTREAM, gated_layers, weights
 
-# Largest difference of logits that two runtimes may have, as a part of the largest logit.
+# Largest allowed difference of logits between two runtimes, as a fraction of the largest logit (of 1 if that is less).
 TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Utterances, and what our decoder makes of them.
+    """Utterances, with the original model's logits and transcripts of them.
 
     Attributes:
         audio: each (samples,) float32.
         logits: each (frames, tokens), of the utterance alone.
-        padded: each (frames, tokens), of all utterances in one batch.
+        padded: each (frames, tokens), of all utterances in one padded batch.
         texts: transcripts of the utterances, each decoded alone.
-        tokens: the model's.
+        tokens: names of the model's outputs.
         blank: index of the blank.
     """
 
@@ -48,15 +48,18 @@ class Probe:
         return cls(audio, alone, batch_logits(model, audio), texts, model.token_list, model.blank_id)
 
     def text(self, logits: Tensor) -> str:
-        """The greedy transcript of (frames, tokens)."""
+        """The greedy transcript of logits (frames, tokens)."""
         [ids] = ctc_greedy(logits.argmax(-1)[None], torch.tensor([len(logits)]), self.blank)
         return to_text(ids, self.tokens)
 
     def compare(self, what: str, logits: Sequence[Tensor], wanted: Sequence[Tensor] | None = None) -> float:
-        """The largest difference of ``logits`` from ``wanted`` (``self.logits`` where None).
+        """The largest difference of ``logits`` from ``wanted`` (``self.logits`` if None).
+
+        Args:
+            what: is compared, for the message.
 
         Raises:
-            ValueError: it is over the tolerance, or a transcript differs.
+            UserError: it is over the tolerance, or a shape or a transcript differs.
         """
         largest = 0.0
         for i, (got, want) in enumerate(zip(logits, self.logits if wanted is None else wanted, strict=True)):
@@ -74,7 +77,8 @@ class Probe:
         """``compare`` for a runtime: the utterances one at a time, and all in one padded batch.
 
         Args:
-            run: of utterances, the logits (batch, frames, tokens) and the number of frames of each, (batch,).
+            what: is compared, for the message.
+            run: takes utterances; returns logits (batch, frames, tokens) and the number of frames of each (batch,).
         """
 
         def logits(audio: list[Tensor]) -> list[Tensor]:
@@ -84,7 +88,7 @@ class Probe:
         return max(alone, self.compare(f"{what}, in a batch", logits(self.audio), self.padded))
 
     def compare_texts(self, what: str, texts: Sequence[str]) -> None:
-        """Raises ValueError where a transcript differs, special tokens ("<unk>") and runs of spaces aside."""
+        """Raise UserError if a transcript differs, apart from special tokens ("<unk>") and repeated spaces."""
         for i, (got, want) in enumerate(zip(texts, self.texts, strict=True)):
             if " ".join(re.sub("<[^<> ]+>", "", got).split()) != want:
                 raise UserError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
@@ -99,8 +103,8 @@ def batch_logits(model: PruningASRModel, audio: Sequence[Tensor]) -> list[Tensor
 
 
 def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, values: str) -> None:
-    """Raises ValueError where a weight of ``again`` is further from ``model``'s than storing it as ``values`` explains,
-    or a pruned weight is none any more."""
+    """Raise UserError if a weight of ``again`` differs from ``model``'s by more than storing it as ``values`` explains,
+    or if a pruned weight is no longer pruned."""
     gated = {f"{UPSTREAM}{name}.weight" for name in gated_layers(model)}
     for (name, got), want in zip(weights(again).items(), weights(model).values(), strict=True):
         if values == "fp32" or not want.is_floating_point():
@@ -116,6 +120,6 @@ def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, val
 
 
 def noise(count: int = 3, rate: int = 16000) -> list[Tensor]:
-    """Seeded noise of 1, 2, ... ``count`` seconds, for a check without speech."""
+    """Seeded noise of 1, 2, ... ``count`` seconds at ``rate`` Hz, for a check without speech."""
     generator = np.random.default_rng(0)
     return [torch.from_numpy(generator.normal(0, 0.1, rate * n).astype(np.float32)) for n in range(1, count + 1)]

@@ -1,4 +1,4 @@
-"""A weight matrix with zeros as a bit mask and its kept values, in fewer bits where asked for; and back."""
+"""Encode a weight matrix with zeros as a bit mask and its kept values, if wanted in fewer bits, and decode it."""
 
 import numpy as np
 import torch
@@ -6,9 +6,9 @@ from torch import Tensor
 
 from espnet_pinch.errors import UserError
 
-# What the kept values of gated layers are stored as.
+# Types that the kept values of gated layers are stored as.
 VALUES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
-# What all other weights are stored as: the same, but for int8, which is for gated layers alone.
+# Types that all other weights are stored as: the same, except that int8 is only for gated layers.
 OTHERS = {**VALUES, "int8": torch.float16}
 
 
@@ -16,31 +16,31 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """``tensor`` rounded to ``dtype``.
 
     Raises:
-        ValueError: it holds a value that is not finite, or too large for ``dtype``.
+        UserError: it holds a value that is not finite, or too large for ``dtype``.
     """
     if not tensor.isfinite().all():
         raise UserError("holds a value that is not finite")
     rounded = tensor.to(dtype)
     if not rounded.isfinite().all():
-        raise UserError(f"holds {tensor.abs().max():g}, too large for {str(dtype).removeprefix('torch.')}; take bf16")
+        raise UserError(f"holds {tensor.abs().max():g}, too large for {str(dtype).removeprefix('torch.')}; use bf16")
     return rounded
 
 
 def encode(weight: Tensor, values: str) -> dict[str, Tensor]:
-    """Parts of a gated layer's weight.
+    """The parts that a gated layer's weight is stored as.
 
-    int8 is symmetric, one scale for each output channel: the largest magnitude of a row becomes 127.
+    int8 is symmetric, with one scale for each output channel: the largest magnitude of a row becomes 127.
 
     Args:
         weight: (out, in) float32.
         values: a key of ``VALUES``.
 
-    Returns: ``mask``, (ceil(out * in / 8),) uint8, bit i % 8 of byte i // 8 set where weight i in row-major order is
-    kept, and ``values``, (kept,) in that order; where these take more room than the whole weight, as without zeros,
-    it is ``dense``, (out, in), instead. With int8 there is ``scales``, (out,) float32, too.
+    Returns: ``mask``, (ceil(out * in / 8),) uint8: bit i % 8 of byte i // 8 is 1 if weight i, in row-major order, is
+    kept; and ``values``, (kept,), in that order. If these are not smaller than the whole weight (few zeros), there is
+    only ``dense``, (out, in). int8 adds ``scales``, (out,) float32.
 
     Raises:
-        ValueError: as ``cast``.
+        UserError: as ``cast``.
     """
     dtype = VALUES[values]
     keep = weight != 0
@@ -59,10 +59,10 @@ def encode(weight: Tensor, values: str) -> dict[str, Tensor]:
 
 
 def decode(parts: dict[str, Tensor], shape: torch.Size) -> Tensor:
-    """The float32 weight of ``encode``'s parts, (out, in).
+    """The float32 weight, (out, in), of the parts that ``encode`` returns.
 
     Raises:
-        ValueError: the parts do not fit each other or ``shape``.
+        UserError: the parts do not fit each other or ``shape``, or hold a value that is not finite.
     """
     if "mask" in parts:
         weight = _unmask(parts["mask"], parts["values"], shape)

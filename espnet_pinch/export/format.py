@@ -1,7 +1,7 @@
-"""What an export format is, and all of them by name.
+"""The base class of export formats, and all formats by name.
 
-A format is a file in ``espnet_pinch/export/formats``; it registers itself with ``register``. Nothing else lists
-formats. Importing such a file is cheap: what a format works with is imported when it works.
+A format is a class in a file of ``espnet_pinch/export/formats``, decorated with ``register``. Nothing else lists
+formats. Importing such a file must be cheap: it imports the libraries of the format only when it uses them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Original:
     """The model that is exported.
 
     Attributes:
-        model: folded; formats leave it as it is.
-        folded: its folder, as ``write_folded`` leaves it.
+        model: folded; formats do not change it.
+        folded: its folder, as ``write_folded`` has written it.
         probe: utterances, and the model's logits of them.
-        values: what the user wants weights stored as; a format with a choice that has none of them takes its defaults.
+        values: types that the user wants weights stored as; a format that has none of them takes its defaults.
     """
 
     model: PruningASRModel
@@ -44,8 +44,8 @@ class Comparison:
     """How far an exported file is from the original.
 
     Attributes:
-        logit_difference: the largest.
-        texts_differing: number of transcripts; none but where weights are rounded.
+        logit_difference: the largest difference of logits.
+        texts_differing: number of transcripts that differ; 0 unless weights are rounded.
     """
 
     logit_difference: float
@@ -53,25 +53,25 @@ class Comparison:
 
 
 class Format(abc.ABC):
-    """A format to export models in. A subclass with a method ``read`` of its own is one to load models from, too.
+    """A format to export models in. A subclass that overrides ``read`` can also load models.
 
     Attributes:
         name: in ``--formats`` and export.json.
         title: what a file or folder in this format is called, without an article.
-        library: who loads it.
-        place: position among the formats in lists and in an export. Asked whether a path is theirs, they answer in the
-            opposite order, so that a newcomer is asked before those that take whatever is left.
-        default: whether it is written where no formats are named.
-        packages: Python packages it needs beside those of every model; the card names their versions.
-        extra: the extra of espnet_pinch that installs these; None where it has none.
-        values: what it can store weights as, all a user's choice; empty where there is but one way.
-        default_values: those of ``values`` that are written where none are named.
-        accepts: what a user may give to load, each with its article; empty where it is not for us to load.
-        signs: what a folder in this format holds.
-        snippet: how to load it, Markdown for the card; ``{folder}``, ``{file}``, ``{rate}`` (Hz) are filled in, other
-            braces doubled.
-        untested: what nobody has tried with it, a line for the card.
-        hub_library: what the Hugging Face hub calls its library, for a folder of this format.
+        library: the library that loads it.
+        place: position among the formats in lists and in an export. ``detect`` is called in the opposite order, so that
+            a new format is asked before those that accept any file.
+        default: whether it is written if the user names no formats.
+        packages: Python packages that it needs besides those of every model; the card names their versions.
+        extra: the extra of espnet_pinch that installs these packages; None if there is none.
+        values: types that it can store weights as; the user may choose several. Empty if there is only one.
+        default_values: those of ``values`` that are written if the user names none.
+        accepts: what a user may give to load, each with its article; empty if espnet_pinch does not load it.
+        signs: what a folder in this format contains.
+        snippet: how to load it, in Markdown for the card. ``{folder}``, ``{file}`` and ``{rate}`` (Hz) are filled in;
+            other braces are doubled.
+        untested: what nobody has tested, one line for the card.
+        hub_library: the Hugging Face hub's name of its library, for a folder in this format.
     """
 
     name: ClassVar[str]
@@ -91,11 +91,11 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
-        """Write the model into ``folder``, which is there, and is nobody's yet.
+        """Write the model into ``folder``, a temporary folder that exists.
 
-        Returns: ``{file in the folder: facts}`` for export.json: ``what`` (the weights in it, in words), and where it
-        applies ``bytes`` (where a model is more than that file), ``rounded`` (weights are: true) and ``sizes`` (with
-        ``entropy_bound``, bytes).
+        Returns: ``{file in the folder: facts}`` for export.json. Facts are ``what`` (the weights in it, in words) and,
+        if they apply, ``bytes`` (if the model is more than that file), ``rounded`` (True if weights are rounded) and
+        ``sizes`` (with ``entropy_bound`` in bytes).
 
         Raises:
             UserError: the model does not fit the format.
@@ -103,25 +103,25 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def check(self, file: Path, original: Original) -> Comparison:
-        """Load a file of ``write`` by the format's library, and compare.
+        """Load a file that ``write`` has written with the format's library, and compare it with the original.
 
         Raises:
             UserError: it is not the model that was exported.
         """
 
     def detect(self, path: Path) -> Path | None:
-        """Where in ``path``, a file, a folder or nothing, a model of this format is; None where there is none."""
+        """Where a model in this format is: ``path`` or a folder in it; None if there is none, or no ``path``."""
         return None
 
     def nearly(self, path: Path) -> str | None:
-        """What a folder without any model lacks to be of this format; None where it is not meant to be."""
+        """What a folder without a model lacks to be in this format; None if it does not look like this format."""
         return None
 
     def read(self, found: Path) -> PruningASRModel:
         """The model that ``detect`` has found, on the CPU, in eval mode, float32.
 
         Raises:
-            UserError: damaged, incomplete or inconsistent; one line.
+            UserError: the model is damaged, incomplete or inconsistent; the message is one line.
         """
         raise UserError(f"{found} is of the kind {self.title!r}: {self.library} loads it, espnet_pinch does not")
 
@@ -130,20 +130,20 @@ class Format(abc.ABC):
         return [found]
 
     def info(self, found: Path) -> dict:
-        """Figures for ``espnet-pinch info`` that models in other formats do not have."""
+        """Figures for ``espnet-pinch info`` that only models in this format have."""
         return {}
 
     def info_lines(self, figures: dict) -> list[str]:
-        """``info``'s figures as lines."""
+        """The figures of ``info`` as lines of text."""
         return []
 
     def require(self) -> None:
-        """Raises UserError where a package is missing that the format needs."""
+        """Raise UserError if a package that the format needs is missing."""
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if missing:
             wanted = f"'espnet_pinch[{self.extra}]'" if self.extra else " ".join(missing)
             raise UserError(
-                f"the format {self.name} needs {' and '.join(missing)}, not installed here: pip install {wanted}"
+                f"the format {self.name} needs {' and '.join(missing)}, which must be installed: pip install {wanted}"
             )
 
 
@@ -154,22 +154,22 @@ def register(build: type[Format]) -> type[Format]:
     """Decorate a subclass of ``Format`` to register it under its ``name``."""
     missing = [field for field in ("name", "title", "library", "snippet") if not hasattr(build, field)]
     if missing:
-        raise TypeError(f"the format {build.__name__} does not say its {', '.join(missing)}")
+        raise TypeError(f"the format {build.__name__} does not define its {', '.join(missing)}")
     _found[build.name] = build()
     return build
 
 
 def all_formats() -> dict[str, Format]:
-    """``{name: format}``, by ``place`` and name."""
+    """``{name: format}``, sorted by ``place`` and name."""
     import_all(package)
     return {fmt.name: fmt for fmt in sorted(_found.values(), key=lambda fmt: (fmt.place, fmt.name))}
 
 
 def choose_formats(names: Sequence[str] = ()) -> list[Format]:
-    """The formats of these names, the default ones where there are none; each can be written here.
+    """The formats with these names, or the default ones if no name is given. All can be written on this machine.
 
     Raises:
-        UserError: an unknown name, or a package is missing.
+        UserError: a name is unknown, or a package is missing.
     """
     known = all_formats()
     for name in names:
@@ -182,11 +182,11 @@ def choose_formats(names: Sequence[str] = ()) -> list[Format]:
 
 
 def values_of(formats: Iterable[Format]) -> list[str]:
-    """What weights can be stored as, in one of the formats or another."""
+    """All types that at least one of the formats can store weights as."""
     return list(dict.fromkeys(value for fmt in formats for value in fmt.values))
 
 
 def loadable() -> str:
-    """What ``espnet_pinch.load`` takes, in words."""
+    """What ``espnet_pinch.load`` accepts, in words."""
     *most, last = (thing for fmt in all_formats().values() for thing in fmt.accepts)
     return f"{', '.join(most)} or {last}"

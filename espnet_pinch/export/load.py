@@ -1,4 +1,4 @@
-"""One call for a model in any format that this package reads."""
+"""Load a model in any format that this package reads."""
 
 import os
 from pathlib import Path
@@ -10,18 +10,18 @@ from espnet_pinch.export.model import weights
 
 
 def load(path: str | os.PathLike) -> PruningASRModel:
-    """A trained, folded or exported model, on the CPU, in eval mode, float32; every weight accounted for.
+    """A trained, folded or exported model, on the CPU, in eval mode, float32.
 
-    ``espnet_pinch.asr.decode.transcribe(model, [samples])`` gives its transcripts. Nothing is unpickled but tensors,
-    and nothing is fetched.
+    Weights that are missing, unexpected or not finite are errors. Files cannot run code, and nothing is downloaded.
+    ``espnet_pinch.asr.decode.transcribe(model, [samples])`` returns transcripts.
 
     Args:
-        path: experiment folder, its ``folded/``, a Hugging Face folder of a CTC model, a sparse file, or whatever else
-            a format in ``espnet_pinch/export/formats`` reads.
+        path: experiment folder, its ``folded/``, a Hugging Face folder of a CTC model, a sparse file, or anything else
+            that a format in ``espnet_pinch/export/formats`` reads.
 
     Raises:
-        FileNotFoundError: nothing there, or no model in it.
-        ValueError: damaged, incomplete, or not one of these; one line.
+        FileNotFoundError: ``path`` does not exist, or holds no model.
+        UserError: the model is damaged, incomplete, or not one of these; the message is one line.
     """
     fmt, found = locate(path)
     model = fmt.read(found)

@@ -1,4 +1,4 @@
-"""Transcribe sound files of any rate, format and length: resampled, mixed down, in overlapping chunks."""
+"""Transcribe sound files of any sample rate, format and length: resampled, mixed to mono, in overlapping chunks."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,24 +13,24 @@ from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import open_sound
 
-# The filter that resamples is as long as the ratio's larger number: no one hears that 767999 Hz is 3e-8 off.
+# Limits the numbers of the resampling ratio, which set the filter's length. At 767999 Hz the ratio is only 3e-8 off.
 _FINEST = 50_000
 
 
 def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> Iterator[tuple[np.ndarray, bool, bool]]:
-    """Overlapping pieces of a sound file, each read when it is asked for.
+    """Overlapping chunks of a sound file, each read when it is requested.
 
     Args:
         path: any rate, format and number of channels that ``espnet_pinch.sound`` reads.
         rate: Hz, to resample to.
-        chunk: seconds of a piece, over ``2 * stride``.
-        stride: seconds that a piece shares with its neighbour, twice: the next one starts ``chunk - 2 * stride``
-            later. Whole seconds, so that no rate leaves a part of a sample over.
+        chunk: seconds of a chunk, more than ``2 * stride``.
+        stride: seconds of context at an inner edge. Neighbours share ``2 * stride``: the next chunk starts
+            ``chunk - 2 * stride`` later. Whole seconds are whole samples at any rate.
 
-    Yields: samples (float32, mono), whether they are the first piece, whether they are the last.
+    Yields: samples (float32, mono), whether the chunk is the first, whether it is the last.
 
     Raises:
-        OSError, ValueError: as ``espnet_pinch.sound.read.open_sound``.
+        OSError, UserError: as ``espnet_pinch.sound.read.open_sound``.
     """
     with open_sound(path, rate) as (native, blocks):
         take = _Taker(blocks).take
@@ -57,19 +57,19 @@ def transcribe_file(
 ) -> tuple[str, float]:
     """The greedy transcript of a sound file.
 
-    A file longer than a chunk is decoded in chunks, and the logits' middle parts are joined, as transformers' pipeline
-    does with ``chunk_length_s`` and ``stride_length_s``: what is within ``stride`` of an inner edge is dropped. A
-    shorter file is decoded as a whole.
+    A file longer than a chunk is decoded in chunks. Frames within ``stride`` of an inner edge are dropped, and the rest
+    is joined, as in transformers' pipeline with ``chunk_length_s`` and ``stride_length_s``. A shorter file is decoded
+    as a whole.
 
     Args:
         model: in eval mode, on ``device``.
         path, chunk, stride: as ``read_chunks``.
-        advance: is told, after every chunk, how many more seconds are done.
+        advance: called after every chunk with the number of seconds that it has added.
 
-    Returns: the transcript, and the audio's length in seconds.
+    Returns: the transcript, and the length of the audio in seconds.
 
     Raises:
-        OSError, ValueError: as ``read_chunks``; or it is too short for one frame.
+        OSError, UserError: as ``read_chunks``; or the audio is too short for one frame.
     """
     config, rate = model.frontend.upstream.config, model.frontend.processing.sampling_rate
     family = model.frontend.family
@@ -91,7 +91,7 @@ def transcribe_file(
 
 
 class _Taker:
-    """Takes any number of samples at a time out of blocks."""
+    """Takes any number of samples at a time from blocks of samples."""
 
     def __init__(self, blocks: Iterator[np.ndarray]):
         self._blocks, self._rest = blocks, np.empty(0, np.float32)

@@ -1,4 +1,4 @@
-"""Build a model from its description: plain types that fit into JSON, and need no other file but the weights."""
+"""Build a model from its description, which fits into JSON. The weights are the only other thing needed."""
 
 import re
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import RATES, fill_buffers
 from espnet_pinch.errors import UserError, one_line
 
-UPSTREAM = "frontend.upstream."  # what names in a model have before those of transformers
-EXTRA = "_extra_state"  # torch's name in a state_dict for what a module keeps besides tensors
+UPSTREAM = "frontend.upstream."  # prefix of transformers' names in the names of a model
+EXTRA = "_extra_state"  # torch's name in a state_dict for a module's extra state
 
 
 def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) -> PruningASRModel:
-    """The model that ESPnet's task builds of these parts, without its options and its 10 s of imports.
+    """Build the same model from these parts as ESPnet's task, without its options and its 10 s of imports.
 
     Args:
-        frontend: with or without the weights it is to have.
+        frontend: its weights may still be missing.
         tokens: ESPnet's names of the head's outputs, "<blank>" first.
         pruning: the block of a folded model's config.yaml, method "dense".
     """
@@ -34,7 +34,7 @@ def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) ->
 
 
 def describe(model: PruningASRModel) -> dict:
-    """What ``build`` takes: the upstream's ``config``, its ``processing``, ``tokens`` and the ``pruning`` block."""
+    """The description for ``build``: the upstream's ``config``, its ``processing``, ``tokens``, ``pruning`` block."""
     settings = model.pruning.settings
     built = model.frontend.built
     return {
@@ -46,10 +46,10 @@ def describe(model: PruningASRModel) -> dict:
 
 
 def build(description: Mapping) -> PruningASRModel:
-    """The model on the meta device: names and shapes, for ``load_state_dict(..., assign=True)`` to give it weights.
+    """Build a model on the meta device: names and shapes. ``fill`` gives it weights.
 
     Raises:
-        ValueError: the description is of no model that is supported.
+        UserError: the description is not that of a supported model.
     """
     try:
         _check(description)
@@ -58,33 +58,33 @@ def build(description: Mapping) -> PruningASRModel:
             return assemble(frontend, list(description["tokens"]), description["pruning"]).eval()
     except UserError as error:
         raise UserError(f"its description builds no model: {error}") from None
-    except Exception as error:  # transformers raises many kinds, some of several lines
+    except Exception as error:  # transformers raises many types, some messages have several lines
         raise UserError(f"its description builds no model: {type(error).__name__}: {one_line(error)}") from None
 
 
 def _check(description: Mapping) -> None:
-    """Raises where building or running the model would fail late, or never end."""
+    """Raise UserError if building or running the model would fail late, or never end."""
     processing = description["processing"]
     family = find_family(description["config"]["model_type"])
     if objection := family.objection(AutoConfig.for_model(**description["config"])):
         raise UserError(objection)
     if processing.get("sampling_rate", 16000) not in RATES:
-        raise UserError(f"a sampling rate of {processing['sampling_rate']!r} Hz")
+        raise UserError(f"the sampling rate cannot be {processing['sampling_rate']!r} Hz")
     re.compile(description["pruning"]["layers"])
     if re.search(r"\)[*+{]", description["pruning"]["layers"]):
-        raise UserError("a pattern of layers that repeats a group, which may take forever to match")
+        raise UserError("the pattern of layers repeats a group, which may take forever to match")
 
 
 def weights(model: PruningASRModel) -> dict[str, torch.Tensor]:
-    """The model's ``state_dict`` without what is no weight: how far a pruning method had come."""
+    """The model's ``state_dict`` without entries that are no weights: the progress of a pruning method."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(EXTRA)}
 
 
 def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningASRModel:
-    """Give a model of ``build`` its weights, every one of them and no other.
+    """Give a model of ``build`` its weights: all of them, and no others.
 
     Raises:
-        ValueError: names or shapes do not fit.
+        UserError: names or shapes do not fit.
     """
     extra = {name: tensor for name, tensor in model.state_dict().items() if name.endswith(EXTRA)}
     try:
@@ -96,8 +96,8 @@ def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningAS
 
 
 def gated_layers(model: PruningASRModel) -> dict[str, nn.Linear]:
-    """``{name in the upstream: layer}`` of the layers that are, or were, behind gates; in a model folded to smaller
-    matrices, the small ones."""
+    """``{name in the upstream: layer}`` of the layers that are or were gated. In a model folded to smaller matrices
+    these are the small ones."""
     regex = re.compile(model.pruning.settings.layers)
     return {
         name: module
@@ -107,7 +107,7 @@ def gated_layers(model: PruningASRModel) -> dict[str, nn.Linear]:
 
 
 def count_layers(model: PruningASRModel) -> dict[str, dict]:
-    """``{layer: {"shape", "weights", "pruned"}}`` of the gated layers, zeros counted in the weights themselves."""
+    """``{layer: {"shape", "weights", "pruned"}}`` of the gated layers. A weight that is zero counts as pruned."""
     return {
         name: {
             "shape": list(layer.weight.shape),

@@ -1,30 +1,30 @@
-"""The sparse file: a pruned model with its zeros left out, in one safetensors file that needs no other.
+"""The sparse file: a pruned model without its zeros, in one safetensors file that needs no other file.
 
 Layout, format version 1
 ------------------------
 The file is a safetensors file. Its metadata has one key, ``espnet_pinch``, a JSON object:
 
 - ``format_version``: 1.
-- ``values``: "fp32", "fp16", "bf16" or "int8", what the weights of gated layers are stored as. All other weights are
-  stored as the same type, with "int8" as fp16.
-- ``masked``: ``{name: [rows, columns]}`` of the weights that are stored as mask and values.
+- ``values``: "fp32", "fp16", "bf16" or "int8", the type of the weights of gated layers. All other weights have the same
+  type, except that "int8" stores them as fp16.
+- ``masked``: ``{name: [rows, columns]}`` of the weights that are stored as a mask and values.
 - ``model``: ``config`` (the upstream's, as in the config.json of transformers), ``processing`` of the waveform
   (``sampling_rate``, ``do_normalize``, ``return_attention_mask``), ``tokens`` (names of the head's outputs, the blank
   first), ``pruning`` (``layers``, a regular expression of the gated layers' names; ``dense.channels``, the channels
   left in layers that were made smaller).
 - ``crc32``: ``{stored tensor: CRC-32 of its bytes}``.
-- ``header_crc32``: CRC-32 of the JSON text of all the above, keys sorted, no spaces, UTF-8.
+- ``header_crc32``: CRC-32 of the JSON text of all the above, with sorted keys, without spaces, in UTF-8.
 
 Names are those of the model's ``state_dict``: ``frontend.upstream.X`` is ``X`` of transformers' model without a head,
 ``ctc.ctc_lo`` its CTC head. A masked weight ``N`` of shape (rows, columns) is stored as
 
-- ``N.mask``: uint8, (ceil(rows * columns / 8),); weight i, counted row by row, is kept where bit i % 8 (the least
-  significant is bit 0) of byte i // 8 is 1. Bits beyond the last weight are 0.
+- ``N.mask``: uint8, (ceil(rows * columns / 8),); weight i, counted row by row, is kept if bit i % 8 (bit 0 is the
+  least significant) of byte i // 8 is 1. Bits beyond the last weight are 0.
 - ``N.values``: (kept weights,), in that order.
 
 Any other tensor is stored as ``N``. With "int8" every gated weight, masked or not, has ``N.scales``: float32,
-(rows,); a stored value times the scale of its row is the weight. With "fp32" the file gives the very weights (a
-negative zero becomes a positive one).
+(rows,); a stored value times the scale of its row is the weight. With "fp32" the weights are exact, except that a
+negative zero becomes a positive one.
 """
 
 import json
@@ -51,15 +51,17 @@ FIELDS = {"format_version", "values", "masked", "model", "crc32", "header_crc32"
 
 
 def write_sparse(path: str | os.PathLike, model: PruningASRModel, values: str = "fp32") -> dict:
-    """Write a folded model to a sparse file; it takes its name when it is whole.
+    """Write a folded model to a sparse file, which appears only when it is complete.
 
     Args:
+        path: of the file.
+        model: folded.
         values: a key of ``VALUES``.
 
     Returns: ``sizes`` of the file.
 
     Raises:
-        ValueError: unknown ``values``, or a weight that they cannot hold.
+        UserError: ``values`` is unknown, or cannot hold a weight.
     """
     if values not in VALUES:
         raise UserError(f"unknown values {values!r}; there is: {', '.join(VALUES)}")
@@ -90,11 +92,11 @@ def write_sparse(path: str | os.PathLike, model: PruningASRModel, values: str = 
 
 
 def read_sparse(path: str | os.PathLike) -> PruningASRModel:
-    """The model of a sparse file, on the CPU, in eval mode, float32, zeros in their places.
+    """The model of a sparse file, on the CPU, in eval mode, float32, with its zeros.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is not whole, of another version, damaged, or inconsistent in any way; one line.
+        FileNotFoundError: the file does not exist.
+        UserError: the file is incomplete, of another version, damaged or inconsistent; the message is one line.
     """
     try:
         with _open(path) as file:
@@ -107,15 +109,15 @@ def read_sparse(path: str | os.PathLike) -> PruningASRModel:
 
 
 def sizes(path: str | os.PathLike) -> dict:
-    """Where the bytes of a sparse file are, and how few could do.
+    """What the bytes of a sparse file are used for, and a lower bound of its size.
 
-    Returns: ``bytes`` of the file; ``values`` and ``others``, what they are stored as; the bytes of its ``parts``
-    ("mask", "values", "scales", "others", "header"); the number of ``masked`` weights, and how many of them are
-    ``kept``; ``dense_bytes``, those of the whole model as float32; ``entropy_bound``, the bytes left if every mask
-    took its entropy, n H(s) bits for n weights of sparsity s, and the header none.
+    Returns: ``bytes`` of the file; ``values`` and ``others``, the types of gated and other weights; the bytes of its
+    ``parts`` ("mask", "values", "scales", "others", "header"); the number of ``masked`` weights, and how many of them
+    are ``kept``; ``dense_bytes`` of the whole model as float32; ``entropy_bound``, the bytes if every mask took only
+    its entropy, n H(s) bits for n weights of sparsity s, and the header nothing.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_sparse``, though tensors are not looked into.
+        FileNotFoundError, UserError: as ``read_sparse``, but the content of tensors is not checked.
     """
     try:
         with _open(path) as file:
@@ -167,7 +169,7 @@ def _header(file) -> dict:
     """The JSON object of an open file, its version and checksum verified."""
     text = (file.metadata() or {}).get(KEY)
     if text is None:
-        raise UserError("no sparse file of espnet_pinch: the metadata has no such key")
+        raise UserError("not a sparse file of espnet_pinch: the metadata has no such key")
     try:
         header = json.loads(text)
         version = header["format_version"]
@@ -176,24 +178,24 @@ def _header(file) -> dict:
     if version != FORMAT_VERSION:
         raise UserError(f"format version {version}; this release reads {FORMAT_VERSION}")
     if set(header) != FIELDS:
-        raise UserError(f"the header is damaged: {', '.join(sorted(set(header) ^ FIELDS))} missing or too many")
+        raise UserError(f"the header is damaged: {', '.join(sorted(set(header) ^ FIELDS))} missing or unexpected")
     if zlib.crc32(_canonical({k: v for k, v in header.items() if k != "header_crc32"})) != header["header_crc32"]:
         raise UserError("the header is damaged: its checksum differs")
     if not all(isinstance(header[field], dict) for field in ("masked", "model", "crc32")):
-        raise UserError("the header is damaged: masked, model and crc32 are to be JSON objects")
-    if header["values"] not in [*VALUES]:  # a list: not everything in JSON has a hash
+        raise UserError("the header is damaged: masked, model and crc32 must be JSON objects")
+    if header["values"] not in [*VALUES]:  # a list: a JSON value may not be hashable
         raise UserError(f"unknown values {header['values']!r}; there is: {', '.join(VALUES)}")
     return header
 
 
 def _state(model: PruningASRModel, header: dict, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The model's ``state_dict`` out of the stored tensors, each of which is checked and used."""
+    """The model's ``state_dict`` from the stored tensors. Each of them is checked and used."""
     values, masked = header["values"], header["masked"]
     gated = {f"{UPSTREAM}{name}.weight" for name in gated_layers(model)}
     expected = weights(model)
     stray = sorted(set(masked) - gated)
     if stray:
-        raise UserError(f"{stray[0]} is masked and no gated weight of the model")
+        raise UserError(f"{stray[0]} is masked, but is not a gated weight of the model")
     wanted = {}
     for name in expected:
         wanted[name] = ["mask", "values"] if name in masked else ["dense"]
@@ -233,10 +235,10 @@ def _crc32(tensor: Tensor) -> int:
 
 
 def _width(dtype: str) -> int:
-    """Bytes of a value of one of safetensors' types."""
+    """Bytes of a value of a type, such as "F16", in safetensors' names."""
     return int("".join(filter(str.isdigit, dtype))) // 8
 
 
 def _entropy(kept: float) -> float:
-    """Bits of a mask's entry, a part ``kept`` of which are ones."""
+    """Entropy, in bits, of one entry of a mask in which a fraction ``kept`` is 1."""
     return -sum(p * math.log2(p) for p in (kept, 1 - kept) if p > 0)

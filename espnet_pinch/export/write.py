@@ -1,4 +1,4 @@
-"""Export an experiment: write every format, load each again, compare, weigh, and say so in a model card."""
+"""Export an experiment: write each format, load it again, compare it with the original, and write a model card."""
 
 import dataclasses
 import tempfile
@@ -22,8 +22,8 @@ from espnet_pinch.files import read_json, whole_folder, write_json
 from espnet_pinch.results.scoring import score_files
 from espnet_pinch.results.significance import compare_files
 
-NEEDED = ("espnet", "safetensors", "torch", "transformers")  # by models of all formats
-PROBED = 4  # utterances of every data directory that formats are compared on
+NEEDED = ("espnet", "safetensors", "torch", "transformers")  # packages that models of all formats need
+PROBED = 4  # utterances of each data directory on which formats are compared
 
 
 def export(
@@ -39,22 +39,22 @@ def export(
     batch_size: int = 8,
     device: str = "cpu",
 ) -> dict:
-    """Write the folded model of an experiment to ``out``, which takes its name when all of it has been checked.
+    """Write the folded model of an experiment to ``out``, which appears only when all of it has been checked.
 
-    ``out`` is a Hugging Face folder with the files of the other formats beside, ``README.md`` (the model card) and
-    ``export.json`` (what is returned).
+    ``out`` holds the files of all formats, ``README.md`` (the model card) and ``export.json`` (what is returned). With
+    the format "hf" it is a Hugging Face folder.
 
     Args:
-        exp: experiment folder with ``folded/``; its results.json, where it has one, goes into the card.
-        formats: names; the default ones where empty.
-        values: what weights are stored as in formats that have a choice, such as sparse files, one file for each;
-            their defaults where empty.
-        data: data directories; formats are compared on some of their utterances, on noise where there is none.
-        wer: decode all of ``data`` with every file that rounds weights, where we can load it, and score.
-        decoded: folder in ``exp`` with the model's own transcripts, to test such a WER against.
-        upstream, corpus: for the card; ``upstream`` counts where the model does not know its own, of a folder the name
-            is given.
-        batch_size, device: of that decoding.
+        exp: experiment folder with ``folded/``. If it has a results.json, the card shows its error rates.
+        formats: names of formats; the default ones if empty.
+        values: types that weights are stored as, one file for each, in formats with a choice, such as sparse files;
+            their defaults if empty.
+        data: data directories. Formats are compared on some of their utterances; on noise if there is none.
+        wer: decode all of ``data`` with every file that rounds weights and that ``load`` reads, and score it.
+        decoded: folder in ``exp`` with the model's own transcripts, for a significance test of such a WER.
+        upstream, corpus: names for the card. ``upstream`` is used if the model does not know its own; only the last
+            part of a folder is shown.
+        batch_size, device: of this decoding.
 
     Returns: ``name, upstream, upstream_source, corpus, sampling_rate, checked_on, versions``, the counts of
     parameters.json, and ``files``:
@@ -62,7 +62,8 @@ def export(
 
     Raises:
         FileNotFoundError: the experiment is not folded, or a data directory is missing.
-        ValueError: an exported file gives other logits or transcripts than the model; nothing is left in ``out``.
+        UserError: a format or a type is unknown, or an exported file gives other logits or transcripts than the model;
+            ``out`` is then not written.
     """
     chosen = choose_formats(formats)
     possible = values_of(chosen)
@@ -117,7 +118,7 @@ def _spread(rows: list) -> list:
 
 
 def _score(model: PruningASRModel, data: Sequence[Path], own: Path, batch_size: int, device: str) -> dict:
-    """``{set: error rates}``, with ``significance`` where ``own`` has the exported model's transcripts."""
+    """``{set: error rates}``, with ``significance`` if ``own`` has the original model's transcripts."""
     scores = {}
     model.to(device)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,1 +1,1 @@
-"""The families of upstreams, a file each; ``espnet_pinch.asr.family`` finds them."""
+"""The families of upstreams, one file each; ``espnet_pinch.asr.family`` finds them."""

@@ -1,4 +1,4 @@
-"""wav2vec2 and its relatives: convolutions on the waveform, Transformer blocks of six linears on their frames."""
+"""wav2vec2 and similar models: convolutions on the waveform, then Transformer blocks of six linear layers."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from espnet_pinch.core.attach import TRANSFORMER_LINEARS
 from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied
 from espnet_pinch.core.units import Group, Part
 
-MOST_LAYERS = 1000  # to build more takes minutes, and no model has them
+MOST_LAYERS = 1000  # no model has more, and building them would take minutes
 
 
 @register
 class Wav2Vec2(Family):
-    """Models in the shape of transformers' ``Wav2Vec2Model``."""
+    """Models built like transformers' ``Wav2Vec2Model``."""
 
     model_types = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
     layers = TRANSFORMER_LINEARS
@@ -92,15 +92,15 @@ class Wav2Vec2(Family):
     def hidden_states(self, model: nn.Module, speech: Tensor, mask: Tensor | None, frames: Tensor) -> Tensor:
         masked = None
         if model.training and self._masks_frames(model.config) and int(frames.max()) < model.config.mask_time_length:
-            # transformers refuses such a batch. None of it is masked, just as a short row of a longer batch is not.
+            # transformers refuses such a batch. Here it is not masked, like a short row of a longer batch.
             masked = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool, device=speech.device)
         return model(speech, attention_mask=mask, mask_time_indices=masked).last_hidden_state
 
     def leaves_out_parameters(self, config) -> bool:
-        # Blocks that are dropped, and the vector that masks frames.
+        # Layerdrop skips blocks; without masking, the vector that replaces masked frames is unused.
         return bool(config.layerdrop) or not self._masks_frames(config)
 
     @staticmethod
     def _masks_frames(config) -> bool:
-        # data2vec-audio's configuration has no switch for it.
+        # data2vec-audio's configuration has no apply_spec_augment.
         return getattr(config, "apply_spec_augment", True) and config.mask_time_prob > 0

@@ -1,6 +1,6 @@
-"""wav2vec2-conformer: wav2vec2 with Conformer blocks, of eight gated linears.
+"""wav2vec2-conformer: wav2vec2 with Conformer blocks of eight gated linear layers.
 
-The convolutions of a block are not gated, and neither is the projection of relative positions, which has no bias.
+The convolutions of a block are not gated. The projection of relative positions has no bias and is not gated either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from espnet_pinch.core.channels import Tied
 
 ATTENTION = Tied(("linear_q", "linear_k", "linear_v"), "linear_out", head_size="head_size")
 FEED_FORWARD = Tied(("intermediate_dense",), "output_dense")
-MOST_POSITIONS = 100_000  # of a table that the model holds; 50 are a second
+MOST_POSITIONS = 100_000  # rows of a table in the model; 50 positions are one second
 
 
 @register
 class Wav2Vec2Conformer(Wav2Vec2):
-    """Models in the shape of transformers' ``Wav2Vec2ConformerModel``."""
+    """Models built like transformers' ``Wav2Vec2ConformerModel``."""
 
     model_types = ("wav2vec2-conformer",)
     layers = (
@@ -43,14 +43,14 @@ class Wav2Vec2Conformer(Wav2Vec2):
         return super().objection(config)
 
     def ties(self, config) -> Sequence[Tied]:
-        # Relative positions add a learnt vector to q, and multiply q with an embedding: where a channel of k is 0, that
-        # of q still counts, and the other way round.
+        # With relative positions a learned vector is added to q, and q is multiplied with an embedding. So a channel of
+        # q still counts where that of k is 0, and the other way round.
         relative = config.position_embeddings_type == "relative"
         return (FEED_FORWARD,) if relative else (ATTENTION, FEED_FORWARD)
 
     @contextmanager
     def exporting(self, model: nn.Module) -> Iterator[None]:
-        # Relative positions are a bias of torch's fused attention, which torch.onnx cannot take apart at any length.
+        # Relative positions are a bias of torch's fused attention, which torch.onnx cannot export for every length.
         before = model.config._attn_implementation
         model.set_attn_implementation("eager")
         _forget_positions(model)
@@ -62,7 +62,7 @@ class Wav2Vec2Conformer(Wav2Vec2):
 
 
 def _forget_positions(model: nn.Module) -> None:
-    """Clear the rotary positions of the last utterance: an export would take them for those of every length."""
+    """Clear the cached rotary positions of the last utterance: an export would use them for every length."""
     for module in model.modules():
         if hasattr(module, "cached_sequence_length"):
             module.cached_sequence_length = module.cached_rotary_positional_embedding = None

@@ -1,1 +1,1 @@
-"""The export formats, a file each; ``espnet_pinch.export.format`` finds them."""
+"""The export formats, one file each; ``espnet_pinch.export.format`` finds them."""

@@ -1,5 +1,5 @@
-"""ESPnet's formats: the folder ``folded/``, which we load, and the packed zip, which ``Speech2Text`` loads where
-espnet_pinch is installed."""
+"""ESPnet's formats: the folder ``folded/``, which espnet_pinch loads, and the packed zip, which ``Speech2Text`` loads
+if espnet_pinch is installed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class ESPnet(Format):
     accepts = ("an experiment folder", "its folded/")
     signs = ("folded/", "config.yaml and model.pth")
     untested = (
-        "ESPnet's beam search on the packed model was run and not compared: "
-        "greedy search is what the error rates are of."
+        "ESPnet's beam search on the packed model was run, but its output was not compared: "
+        "the error rates are those of greedy search."
     )
-    snippet = """With ESPnet, where espnet_pinch is installed:
+    snippet = """With ESPnet, if espnet_pinch is installed:
 
 ```python
 import espnet_pinch.asr.task  # first: registers frontend and model
@@ -40,7 +40,7 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet2.main_funcs.pack_funcs import unpack
 from espnet_pinch.asr.safe_load import tensors_only
 
-with tensors_only():  # ESPnet alone would run what a pickle tells it to
+with tensors_only():  # ESPnet alone would run code from a pickle
     speech2text = Speech2Text(**unpack("{file}", "unpacked"), ctc_weight=1.0, lm_weight=0.0, beam_size=5)
 print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
 ```"""
@@ -58,7 +58,7 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
 
     def read(self, found: Path) -> PruningASRModel:
         if found.is_file():
-            raise UserError(f"{found} is packed, for ESPnet's Speech2Text: unzip it and give the folder")
+            raise UserError(f"{found} is packed for ESPnet's Speech2Text: unzip it and give the folder")
         return read_folded(found)
 
     def weight_files(self, found: Path) -> list[Path]:
@@ -73,10 +73,10 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
 
 
 def read_folded(folder: Path) -> PruningASRModel:
-    """The model of a folder of ``write_folded``.
+    """The model of a folder that ``write_folded`` has written.
 
     Raises:
-        UserError: damaged, of a model with gates, or the two files do not fit each other.
+        UserError: a file is damaged or of a model with gates, or the two files do not fit each other.
     """
     from espnet_pinch.asr.safe_load import load_weights
     from espnet_pinch.export.model import build, fill
@@ -102,7 +102,7 @@ def write_packed(path: Path, folded: Path) -> None:
     """Pack ``config.yaml`` and ``model.pth`` of a folded model, under these names."""
     from espnet2.main_funcs.pack_funcs import pack
 
-    # pack() keeps the paths as they are seen from the current folder, and prints.
+    # pack() keeps paths relative to the current folder, and prints.
     path = path.absolute()
     with contextlib.chdir(folded), contextlib.redirect_stdout(sys.stderr):
         pack(files={"asr_model_file": "model.pth"}, yaml_files={"asr_train_config": "config.yaml"}, outpath=path)
@@ -111,12 +111,12 @@ def write_packed(path: Path, folded: Path) -> None:
 def check_packed(path: Path, probe: Probe) -> float:
     """Unpack with ESPnet's ``unpack``, load and decode with its ``Speech2Text``.
 
-    ESPnet's beam search need not agree with greedy search: it has only to run, the logits are what is compared.
+    ESPnet's beam search may differ from greedy search: it only has to run. The logits are compared.
 
     Returns: the largest difference of logits.
 
     Raises:
-        ValueError: as ``Probe.compare``.
+        UserError: as ``Probe.compare``.
     """
     from espnet2.bin.asr_inference import Speech2Text
     from espnet2.main_funcs.pack_funcs import unpack

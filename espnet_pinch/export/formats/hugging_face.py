@@ -29,10 +29,10 @@ class HuggingFace(Format):
 from transformers import pipeline
 
 recognise = pipeline("automatic-speech-recognition", model="{folder}")
-print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a file, with ffmpeg
+print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a file, if ffmpeg is installed
 ```
 
-`AutoModelForCTC.from_pretrained` and `AutoProcessor.from_pretrained` work alike."""
+`AutoModelForCTC.from_pretrained` and `AutoProcessor.from_pretrained` work too."""
 
     def detect(self, path: Path) -> Path | None:
         return path if (path / "config.json").is_file() else None

@@ -1,4 +1,4 @@
-"""The ONNX file: waveform in, logits out, the waveform's normalisation and the attention mask inside."""
+"""The ONNX file: it takes waveforms and returns logits. It normalises the waveform and makes the attention mask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from espnet_pinch.asr.model import PruningASRModel
     from espnet_pinch.export.check import Probe
 
-# protobuf, which holds an ONNX file, ends at 2 GiB; weights of a larger model go to a file beside it.
+# An ONNX file is a protobuf message, which ends at 2 GiB; weights of a larger model go to a second file.
 LARGEST = 2_000_000_000
 OPSET = 20
 
@@ -61,7 +61,7 @@ print("".join(tokens[i] for i in ids).replace("<space>", " "))
 
 
 class LogitsOfWaveform(nn.Module):
-    """Frontend and CTC head of a model, without what else ESPnet has in it."""
+    """Frontend and CTC head of a model, without ESPnet's other parts."""
 
     def __init__(self, model: PruningASRModel):
         super().__init__()
@@ -75,9 +75,9 @@ class LogitsOfWaveform(nn.Module):
 def write_onnx(path: Path, model: PruningASRModel) -> None:
     """Write a model as ONNX.
 
-    Inputs: ``speech``, float32 (batch, samples), zero-padded, as it is in the sound file; ``lengths``, int64 (batch,),
-    samples of each utterance. Outputs: ``logits``, (batch, frames, tokens); ``frames``, (batch,), of each utterance.
-    The file's metadata has ``tokens`` (a JSON list, the blank first) and ``sampling_rate``.
+    Inputs: ``speech``, float32 (batch, samples), zero-padded, not normalised; ``lengths``, int64 (batch,), number of
+    samples of each utterance. Outputs: ``logits``, (batch, frames, tokens); ``frames``, (batch,), number of frames of
+    each utterance. The file's metadata has ``tokens`` (a JSON list, the blank first) and ``sampling_rate`` (Hz).
     """
     rate = model.frontend.processing.sampling_rate
     example = (torch.randn(2, 2 * rate), torch.tensor([2 * rate, rate]))
@@ -94,13 +94,13 @@ def write_onnx(path: Path, model: PruningASRModel) -> None:
             verbose=False,
         )
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # source lines of the machine that it was exported on
+        node.metadata_props.clear()  # source lines of the exporting machine
     program.model.metadata_props.update(tokens=json.dumps(model.token_list), sampling_rate=str(rate))
     program.save(path, external_data=4 * sum(p.numel() for p in model.parameters()) > LARGEST)
 
 
 def inputs_of(audio: list[Tensor]) -> dict[str, ndarray]:
-    """``write_onnx``'s inputs, of utterances in one padded batch, each (samples,)."""
+    """Inputs of ``write_onnx``'s file: utterances, each (samples,), in one padded batch."""
     lengths = torch.tensor([len(samples) for samples in audio])
     return {"speech": pad_sequence(audio, batch_first=True).numpy(), "lengths": lengths.numpy()}
 
@@ -111,7 +111,7 @@ def check_onnx(path: Path, probe: Probe) -> float:
     Returns: the largest difference of logits.
 
     Raises:
-        ValueError: as ``Probe.compare``.
+        UserError: as ``Probe.compare``; or the tokens in the metadata differ.
     """
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""The OpenVINO model, converted from the ONNX file: ``openvino/model.xml`` and ``.bin``, waveform in, logits out."""
+"""The OpenVINO model (``openvino/model.xml`` and ``.bin``), converted from the ONNX file, with the same inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from espnet_pinch.export.format import Comparison, Format, Original, register
 from espnet_pinch.export.formats.onnx import inputs_of, write_onnx
 
 KEY = "espnet_pinch"
-EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would compute in bfloat16 unasked
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # on some processors the default is bfloat16
 
 
 @register
@@ -78,10 +78,10 @@ print("".join(tokens[i] for i in ids).replace("<space>", " "))
 
 
 def import_quietly() -> ModuleType:
-    """openvino, without what it sends to its makers when it is imported: nothing here uses the network."""
+    """Import openvino without its telemetry, which would use the network."""
     sender = "openvino_telemetry"
     known = sys.modules.get(sender)
-    sys.modules[sender] = None  # as if it were not installed, which openvino puts up with
+    sys.modules[sender] = None  # as if it were not installed, which openvino accepts
     try:
         return importlib.import_module("openvino")
     finally:

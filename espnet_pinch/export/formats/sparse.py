@@ -1,4 +1,4 @@
-"""The sparse file: a pruned model with its zeros left out; ``espnet_pinch/export/sparse_file.py`` has the layout."""
+"""The sparse file: a pruned model without its zeros. ``espnet_pinch/export/sparse_file.py`` describes the layout."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(text)
 or on the command line: `espnet-pinch transcribe {file} speech.flac`"""
 
     def detect(self, path: Path) -> Path | None:
-        return path if path.is_file() else None  # any file that no other format takes: the reader says what is wrong
+        return path if path.is_file() else None  # any file that no other format takes; ``read`` checks it
 
     def read(self, found: Path) -> PruningASRModel:
         from espnet_pinch.export.sparse_file import read_sparse
@@ -55,7 +55,7 @@ or on the command line: `espnet-pinch transcribe {file} speech.flac`"""
         return files
 
     def check(self, file: Path, original: Original) -> Comparison:
-        """Every weight, and the logits; of rounded weights these may differ by any amount."""
+        """Compare every weight, and the logits. With rounded weights the logits may differ by any amount."""
         from espnet_pinch.export.check import Probe, check_weights
         from espnet_pinch.export.load import load
         from espnet_pinch.export.sparse_file import sizes

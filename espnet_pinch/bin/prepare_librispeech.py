@@ -1,4 +1,4 @@
-"""Stage 1: Kaldi data directories of a corpus in LibriSpeech's layout, checked."""
+"""Stage 1 of egs/librispeech_100: Kaldi data directories of a corpus in LibriSpeech's layout, checked."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from espnet_pinch.data.librispeech import SUBSETS, find_root, read_subset
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.prepare_data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.prepare_librispeech", description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of LibriSpeech/SUBSET")
     parser.add_argument("--out", type=Path, required=True, help="writes OUT/train_clean_100 and so on, and OUT/dev")
     parser.add_argument("--nj", type=int, default=4, help="threads that open audio files")
@@ -19,8 +19,6 @@ def main() -> None:
     sets["dev"] = sets["dev_clean"] + sets["dev_other"]
     for name, utterances in sets.items():
         write_data_dir(args.out / name, utterances)
-        hours = sum(u.seconds for u in utterances) / 3600
-        print(f"{name}: {len(utterances)} utterances, {hours:.2f} hours", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+"""The end of stage 1: check the data directories that local/data.sh has left, and complete them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from espnet_pinch.bin import run_main
+from espnet_pinch.data.check_dir import check_data_dir
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.check_data", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data directories")
+    parser.add_argument("--sets", nargs="+", required=True, help="their names; the training set comes first")
+    parser.add_argument("--nj", type=int, default=4, help="threads that open audio files")
+    args = parser.parse_args()
+    training: set[str] = set()
+    for name in dict.fromkeys(args.sets):
+        utterances = check_data_dir(args.data / name, args.nj)
+        hours = sum(u.seconds for u in utterances) / 3600
+        print(f"{name}: {len(utterances)} utterances, {hours:.2f} hours", flush=True)
+        files = {u.audio for u in utterances}
+        if name == args.sets[0]:
+            training = files
+        elif training & files:
+            print(f"warning: {name} has {len(training & files)} sound files of the training set", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,81 @@
+"""Check what a recipe's ``local/data.sh`` leaves, and complete it; ``egs/TEMPLATE/local/data.sh`` has the contract."""
+
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import soundfile
+
+from espnet_pinch.data.audio import UNKNOWN, Stream, read_file
+from espnet_pinch.data.kaldi_dir import RATE, Utterance, check_fields, data_files, read_tables
+from espnet_pinch.errors import UserError
+from espnet_pinch.files import write_text
+from espnet_pinch.progress import progress_bar
+from espnet_pinch.unreadable import why_unreadable
+
+ADDED = ("spk2utt", "utt2dur", "utt2num_samples")
+
+
+def check_data_dir(folder: str | os.PathLike, jobs: int = 4) -> list[Utterance]:
+    """Check the data directory of a set, and write the files that follow from it and its audio (``ADDED``).
+
+    Opens every sound file. Decodes the few that do not state their length.
+
+    Args:
+        folder: of ``wav.scp``, ``text`` and ``utt2spk``.
+        jobs: threads that open sound files.
+
+    Raises:
+        FileNotFoundError, UserError: the directory does not keep the contract; the message names the file and, for
+            audio, the first utterance and how many there are.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: local/data.sh must leave it, see egs/TEMPLATE/local/data.sh")
+    if (folder / "segments").exists():
+        raise UserError(f"{folder}/segments: the recipe cuts no audio; give each utterance a sound file of its own")
+    tables = read_tables(folder, ("wav.scp", "text", "utt2spk"))
+    audio, text, speaker = tables.values()
+    rows = [Utterance(id_, audio[id_], text[id_], speaker[id_], 0) for id_ in audio]
+    if not rows:
+        raise UserError(f"{folder} has no utterance")
+    for u in rows:
+        check_fields(u, folder)
+    with ThreadPoolExecutor(jobs) as pool:
+        found = pool.map(_samples_or_problem, rows)
+        found = list(progress_bar(found, desc=f"checking {folder.name}", total=len(rows), unit="files"))
+    problems = [problem for problem in found if isinstance(problem, str)]
+    if problems:
+        more = f" (and {len(problems) - 1} more in {folder})" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more)
+    rows = [dataclasses.replace(u, samples=samples) for u, samples in zip(rows, found)]
+    for name, lines in data_files(rows).items():
+        if name in ADDED:
+            write_text(folder / name, lines)
+    return rows
+
+
+def header_problem(file: soundfile.SoundFile) -> str | None:
+    """Why the recipe cannot use a sound file of this rate and number of channels; None where it can."""
+    if file.samplerate != RATE:
+        return f"has {file.samplerate} Hz; the recipe needs {RATE} Hz, resample the corpus first"
+    if file.channels != 1:
+        return f"has {file.channels} channels; the recipe needs mono"
+    return None
+
+
+def _samples_or_problem(u: Utterance) -> int | str:
+    """Number of samples, or what is wrong with the audio."""
+    if u.audio.endswith("|"):
+        return f"utterance {u.id}: {u.audio!r} is a command; the recipe runs none, write its output to a file first"
+    try:
+        with Stream(u.audio) as file:
+            samples, problem = file.frames, header_problem(file)
+        if problem:
+            return f"utterance {u.id}: {u.audio} {problem}"
+        if samples >= UNKNOWN:
+            samples = len(read_file(u.audio, "int16")[0])
+        return samples or f"utterance {u.id}: {u.audio} holds no audio"
+    except (soundfile.LibsndfileError, OSError) as error:
+        return f"utterance {u.id}: {u.audio} {why_unreadable(u.audio, whole=False) or f'cannot be read: {error}'}"
