@@ -21,6 +21,9 @@ from espnet_pinch.core.units import Group, Structure, cut, find_groups
 from espnet_pinch.errors import UserError
 from espnet_pinch.plugins import import_all
 
+# The field of a configuration with the widths of a model that was cut, ``{group: units left}``.
+WIDTHS = "espnet_pinch_widths"
+
 
 class Family(ABC):
     """Models with the same layers, fields of the configuration and forward pass.

@@ -7,6 +7,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_pinch.alignment import count_word_errors
+from espnet_pinch.asr.family import WIDTHS
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.core.registry import build_method
 
@@ -76,6 +77,9 @@ class PruningASRModel(ESPnetASRModel):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Replace the gates by plain linear layers with zeros in their weights. The method becomes "dense"."""
+        """Replace the gates by plain layers, with zeros in their weights or smaller. The method becomes "dense"."""
         self.pruning.fold()
+        if widths := self.pruning.widths():
+            config = self.frontend.upstream.config
+            setattr(config, WIDTHS, {**(getattr(config, WIDTHS, None) or {}), **widths})
         self.pruning = build_method({"method": "dense", "layers": self.pruning.settings.layers})

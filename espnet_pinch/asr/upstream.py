@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME
 
-from espnet_pinch.asr.family import all_families, find_family
+from espnet_pinch.asr.family import WIDTHS, all_families, find_family
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
 from espnet_pinch.asr.weight_files import weight_names
@@ -150,7 +150,7 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with tensors_only():
-            model, info = auto.from_pretrained(upstream, **options, local_files_only=True)
+            model, info = _model_class(auto, config).from_pretrained(upstream, **options, local_files_only=True)
     except SafetensorError as error:
         weight_names(upstream)  # raises an error that names the file, if it finds it
         raise UserError(f"the weights of {upstream} are damaged: {one_line(error)}") from None
@@ -172,6 +172,19 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
         head.weight.copy_(head.weight[rows])
         head.bias.copy_(head.bias[rows])
     return Upstream(model.base_model, processing, head, tokens)
+
+
+def _model_class(auto, config: PretrainedConfig) -> type[PreTrainedModel]:
+    """transformers' class for a configuration; of a model that was cut, one that gives it its widths."""
+    found = auto._model_mapping[type(config)]
+    if not getattr(config, WIDTHS, None):
+        return found
+
+    def init(self, config, *args, **options):
+        found.__init__(self, config, *args, **options)
+        find_family(config.model_type).narrow(self.base_model, getattr(config, WIDTHS))
+
+    return type(found.__name__, (found,), {"__init__": init})
 
 
 def _check_fit(upstream: str, config: PretrainedConfig, info: dict) -> None:
@@ -204,7 +217,8 @@ def config_as_dict(config: PretrainedConfig) -> dict:
 
 def model_from_dict(config: dict) -> PreTrainedModel:
     """A model without a head of the given configuration. Its weights are still to be loaded; nothing is downloaded."""
-    return AutoModel.from_config(AutoConfig.for_model(**config))
+    made = AutoConfig.for_model(**config)
+    return _model_class(AutoModel, made)._from_config(made)
 
 
 def fill_buffers(model: PreTrainedModel) -> None:

@@ -15,7 +15,10 @@ class WavLM(Wav2Vec2):
     model_types = ("wavlm",)
 
     def keep_heads(self, block: nn.Module, places: Tensor) -> None:
-        block.attention = FewerHeads(block.attention, places).train(block.training)
+        if isinstance(block.attention, FewerHeads):
+            block.attention.keep(places)
+        else:
+            block.attention = FewerHeads(block.attention, places).train(block.training)
 
 
 class FewerHeads(nn.Module):
@@ -42,6 +45,12 @@ class FewerHeads(nn.Module):
         if hasattr(attention, "rel_attn_embed"):
             self.rel_attn_embed = attention.rel_attn_embed
             self._bias = [attention]  # in a list: it makes the bias and is no part of this module
+
+    @torch.no_grad()
+    def keep(self, places: Tensor) -> None:
+        """Keep those of its heads alone that are at ``places``."""
+        self.gru_rel_pos_const = nn.Parameter(self.gru_rel_pos_const[:, places])
+        self.places = self.places[places]
 
     def forward(
         self,
