@@ -194,7 +194,7 @@ def test_an_archive_of_audio(work, trap, train_error, error_of):
         if omniio is None or entry.endswith("|"):  # omniio, which ESPnet 202611 reads with, knows no pickles
             matches("a pickle, or a wav.scp holds a command.*refused", line)
         else:
-            matches("an archive of audio is damaged", line)
+            matches("an audio archive is damaged", line)
 
 
 def test_numpy_statistics(work, trap, train_error):
