@@ -99,7 +99,7 @@ def test_a_penalty_is_pure():
 @pytest.mark.parametrize("name", ["pinch", "nas_cp"])
 def test_what_was_forgotten_is_an_error(name):
     net, method = attached(name, total_steps=None)
-    with pytest.raises(RuntimeError, match=r"does not know the length of the run: attach\(model, total_steps\)"):
+    with pytest.raises(RuntimeError, match=r"needs the length of the run: call attach\(model, total_steps\)"):
         net(torch.randn(2, 12))
     net, method = attached(name)
     optimizer = torch.optim.AdamW(method.parameter_groups(lr=0.02))

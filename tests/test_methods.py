@@ -118,8 +118,8 @@ def test_mixed_sparsity_takes_the_layers_of_a_finished_run(tiny_config, tmp_path
         with pytest.raises(ValueError, match=message):
             attach(tiny_model(tiny_config), **{**block, **changes})
 
-    refused("come to 0.70.. over all layers, and target_sparsity is 0.6", target_sparsity=0.6)
-    refused("of another model", mixed_sparsity={"layer_sparsities": {"encoder.layers.0.attention.q_proj": 0.7}})
+    refused("give 0.70.. over all layers, but target_sparsity is 0.6", target_sparsity=0.6)
+    refused("to another model", mixed_sparsity={"layer_sparsities": {"encoder.layers.0.attention.q_proj": 0.7}})
     with pytest.raises(FileNotFoundError, match="finish the pinch run"):
         build_method({"method": "mixed_sparsity", "mixed_sparsity": {"layer_sparsities": "none"}})
     (tmp_path / "folded" / "parameters.json").write_text("[]")
@@ -130,7 +130,7 @@ def test_channels_are_tied_in_both_networks_of_a_block(tiny_config):
     groups = find_channels(find_linears(tiny_model(tiny_config)))
     assert [len(group.members) for group in groups] == [4, 2, 4, 2]
     assert groups[0].column == "encoder.layers.0.attention.out_proj"
-    with pytest.raises(ValueError, match="does not hold for .*k_proj"):
+    with pytest.raises(ValueError, match="must be gated together.*k_proj breaks this rule"):
         attach(tiny_model(tiny_config), method="nas_cp", layers="q_proj")
 
 
@@ -189,10 +189,10 @@ def test_nas_cp_folds_to_smaller_matrices_of_the_same_function(config_class, mod
 
 def test_nas_cp_refuses_an_attention_in_which_a_channel_of_q_counts_without_that_of_k(tiny_config):
     model = tiny_model(tiny_config, Wav2Vec2ConformerConfig, Wav2Vec2ConformerModel)  # relative positions
-    message = "of intermediate_dense and output_dense all have to be gated.* hold for .*layers.0.self_attn.linear_q"
+    message = r"\(intermediate_dense and output_dense\) must be gated together.*layers.0.self_attn.linear_q breaks"
     with pytest.raises(UserError, match=message):
         attach(model, method="nas_cp", target_sparsity=0.6)
-    with pytest.raises(UserError, match="linear_q has been made smaller, and shares its channels with no other layer"):
+    with pytest.raises(UserError, match="linear_q has been made smaller, but it shares its channels with no other"):
         attach(model, method="dense", dense={"channels": {"encoder.layers.0.self_attn.linear_q": 3}})
 
 

@@ -1,1 +1,1 @@
-"""The method, on torch alone: gates, budget, schedules. Knows nothing of speech or ESPnet."""
+"""The pruning methods: gates, budget, schedules. They need torch alone and know nothing of speech or ESPnet."""

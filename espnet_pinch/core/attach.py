@@ -1,4 +1,4 @@
-"""Find linear layers by name and put something in their place."""
+"""Find linear layers by name, and replace them."""
 
 import re
 
@@ -6,8 +6,8 @@ from torch import nn
 
 from espnet_pinch.errors import UserError
 
-# What is gated where nothing else is said: q, k, v and out of the attention, fc1 and fc2 of the feed-forward network,
-# by the names that most speech models of transformers give them.
+# The layers that are gated by default: q, k, v and out of the attention, fc1 and fc2 of the feed-forward network, under
+# the names that most speech models in transformers give them.
 TRANSFORMER_LINEARS = (
     r"(^|\.)encoder\.layers\.\d+\."
     r"(attention\.(q_proj|k_proj|v_proj|out_proj)|feed_forward\.(intermediate_dense|output_dense))$"
@@ -15,10 +15,10 @@ TRANSFORMER_LINEARS = (
 
 
 def find_linears(model: nn.Module, pattern: str = TRANSFORMER_LINEARS) -> dict[str, nn.Linear]:
-    """``{name: nn.Linear}`` of the linear layers of ``model`` whose name ``pattern`` is found in, in model order.
+    """``{name: nn.Linear}`` for the linear layers whose name matches ``pattern`` (``re.search``), in model order.
 
     Raises:
-        ValueError: the pattern is no regular expression, or it matches no linear layer.
+        UserError: the pattern is not a regular expression, or it matches no linear layer.
     """
     try:
         regex = re.compile(pattern)
@@ -31,6 +31,6 @@ def find_linears(model: nn.Module, pattern: str = TRANSFORMER_LINEARS) -> dict[s
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new`` where ``model`` has the submodule ``name`` ("encoder.layers.0.attention.q_proj")."""
+    """Replace the submodule ``name`` of ``model`` ("encoder.layers.0.attention.q_proj") by ``new``."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new)

@@ -1,4 +1,4 @@
-"""How sparse the gated layers are, and the common factor on all thresholds that lands on a given sparsity."""
+"""The sparsity of the gated layers, and one common factor on all thresholds that brings it to a target."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from espnet_pinch.errors import UserError
 
 
 def count_weights(gates: Sequence[GatedLinear]) -> int:
-    """Number of weights behind the gates, kept or not."""
+    """Number of gated weights, kept or pruned."""
     return sum(gate.weight_orig.numel() for gate in gates)
 
 
 def count_pruned(gates: Sequence[GatedLinear], factor: float = 1.0) -> int:
-    """Number of weights that the gates prune once every threshold is multiplied by ``factor``."""
+    """Number of weights that the gates prune if every threshold is multiplied by ``factor``."""
     return count_weights(gates) - int(torch.stack([gate.count_kept(factor) for gate in gates]).sum())
 
 
@@ -27,16 +27,16 @@ def sparsity(gates: Sequence[GatedLinear]) -> float:
 def land(gates: Sequence[GatedLinear], target: float, tolerance: float) -> None:
     """Multiply every threshold by one common factor, so that the sparsity is in [target, target + tolerance].
 
-    One factor for all keeps what training found: the ratios of the layers' thresholds. Where the weights are too few
-    for the tolerance (or many are equal), the smallest sparsity not under the target is taken.
+    One common factor keeps the ratios of the layers' thresholds, which training has found. If the weights are too few
+    for the tolerance, or many are equal, the result is the smallest possible sparsity that is not below the target.
 
     Args:
         gates: the gated layers.
         target: sparsity, 0 < target < 1.
-        tolerance: how far over the target is good enough, > 0.
+        tolerance: how far above the target the sparsity may be, > 0.
 
     Raises:
-        ValueError: no factor reaches the target, because thresholds are 0 or not finite.
+        UserError: no factor reaches the target, because thresholds are 0 or not finite.
     """
     total = count_weights(gates)
 

@@ -1,7 +1,7 @@
-"""Tied channels of a Transformer block, and smaller matrices for a model in which whole channels are zero.
+"""Channels that the layers of a Transformer block share, and smaller matrices where whole channels are zero.
 
-A channel of an attention is row m of q, k and v with column m of out; a channel of a feed-forward network is row n
-of fc1 with column n of fc2 (arXiv 2505.22608, section 4).
+Layers that share their channels are called tied. Channel m of an attention is row m of q, k and v, and column m of
+out. Channel n of a feed-forward network is row n of fc1 and column n of fc2 (arXiv 2505.22608, section 4).
 """
 
 import dataclasses
@@ -17,13 +17,14 @@ from espnet_pinch.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Tied:
-    """How the layers of one network of a block that share their channels are called in it.
+    """The names, within its block, of the tied layers of an attention or of a feed-forward network.
 
     Attributes:
-        rows: layers whose output channels these are; an even number of layers with ``column``, see ``Channels.pairs``.
-        column: the layer whose input channels they are.
-        full_width: what lies between the layers needs every channel, as an attention's heads do; a channel without
-            weights is there as zeros.
+        rows: the layers that have the channels as outputs. Together with ``column`` they are an even number of
+            layers, see ``Channels.pairs``.
+        column: the layer that has the channels as inputs.
+        full_width: whether the computation between the layers needs every channel, as attention heads do. A channel
+            without weights is then filled with zeros.
     """
 
     rows: tuple[str, ...]
@@ -34,7 +35,7 @@ class Tied:
         return f"{', '.join(self.rows)} and {self.column}"
 
 
-# Of the layers that are gated where nothing else is said.
+# The ties of the layers that are gated by default.
 TRANSFORMER_TIES = (
     Tied(("q_proj", "k_proj", "v_proj"), "out_proj", full_width=True),
     Tied(("intermediate_dense",), "output_dense"),
@@ -43,11 +44,11 @@ TRANSFORMER_TIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """Names of the linear layers that share their channels.
+    """Full names of the linear layers that share their channels.
 
     Attributes:
-        rows: layers whose output channels these are.
-        column: the layer whose input channels they are.
+        rows: the layers that have the channels as outputs.
+        column: the layer that has the channels as inputs.
     """
 
     rows: tuple[str, ...]
@@ -59,7 +60,7 @@ class Channels:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Layers in which a channel is 0 as soon as it is 0 in one of the two: q and k, v and out, fc1 and fc2."""
+        """Pairs of layers: q and k, v and out, fc1 and fc2. A channel that is 0 in one has no effect in the other."""
         return list(zip(self.members[::2], self.members[1::2]))
 
 
@@ -67,10 +68,10 @@ def find_channels(names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES)
     """Group linear layers by the channels they share, in the order of ``names``.
 
     Args:
-        ties: of the model; they have no name of a layer in common.
+        ties: the ties of the model. No layer name occurs in two of them.
 
     Raises:
-        ValueError: a layer whose partners are not among ``names``.
+        UserError: a layer in ``names`` is not tied, or a layer that shares its channels is not in ``names``.
     """
     names = list(names)
     found: dict[str, Channels] = {}
@@ -84,20 +85,20 @@ def find_channels(names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES)
     left_out = [member for member in grouped if member not in names] or [n for n in names if n not in grouped]
     if left_out:
         raise UserError(
-            f"channels are tied: of {', and of '.join(map(str, ties)) or 'no layers here'} all have to be gated, and "
-            f"no other layer; this does not hold for {left_out[0]}"
+            f"layers that share channels ({'; '.join(map(str, ties)) or 'none in this model'}) must be gated together, "
+            f"and no other layer may be gated; {left_out[0]} breaks this rule"
         )
     return list(found.values())
 
 
 class KeptRows(nn.Module):
-    """A linear layer with a part of its output channels; the others are 0.
+    """A linear layer that computes only some of its output channels; the others are 0.
 
-    ``weight`` and ``bias`` are those of the whole layer, for code that reads them instead of calling the layer, as
-    WavLM's attention does.
+    ``weight`` and ``bias`` have the shapes of the whole layer, for code that reads them instead of calling the layer,
+    such as WavLM's attention.
 
     Args:
-        in_features, width: as of the whole layer.
+        in_features, width: inputs and outputs of the whole layer.
         kept: number of output channels left.
     """
 
@@ -107,7 +108,7 @@ class KeptRows(nn.Module):
         super().__init__()
         self.width = width
         self.small = nn.Linear(in_features, kept)
-        self.register_buffer("kept", torch.arange(kept))  # (kept,) places among the width channels
+        self.register_buffer("kept", torch.arange(kept))  # (kept,) indices among the width channels
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., width)
         y = self.small(x)
@@ -124,10 +125,10 @@ class KeptRows(nn.Module):
 
 
 class KeptColumns(nn.Module):
-    """A linear layer that reads a part of its input channels; ``weight`` and ``bias`` as of ``KeptRows``.
+    """A linear layer that reads only some of its input channels; ``weight`` and ``bias`` are as in ``KeptRows``.
 
     Args:
-        width, out_features: as of the whole layer.
+        width, out_features: inputs and outputs of the whole layer.
         kept: number of input channels left.
     """
 
@@ -137,7 +138,7 @@ class KeptColumns(nn.Module):
         super().__init__()
         self.width = width
         self.small = nn.Linear(kept, out_features)
-        self.register_buffer("kept", torch.arange(kept))  # (kept,) places among the width channels
+        self.register_buffer("kept", torch.arange(kept))  # (kept,) indices among the width channels
 
     def forward(self, x: Tensor) -> Tensor:  # (..., width) -> (..., out)
         return self.small(x.index_select(-1, self.kept))
@@ -153,20 +154,20 @@ class KeptColumns(nn.Module):
 
 
 def make_room(model: nn.Module, channels: Mapping[str, int], ties: Sequence[Tied] = TRANSFORMER_TIES) -> None:
-    """Give layers of ``model`` the shapes that ``compact`` has left them with, for a checkpoint to be loaded into.
+    """Give the layers of ``model`` the shapes that ``compact`` left, so that it can load a compacted checkpoint.
 
     Args:
-        channels: ``{layer: channels left}``, what ``compact`` returned.
-        ties: of the model.
+        channels: ``{layer: channels left}``, which ``compact`` returned.
+        ties: the ties of the model.
 
     Raises:
-        ValueError: a layer that shares its channels with no other.
+        UserError: a layer does not share its channels with another layer.
     """
     for name, kept in channels.items():
         linear, own = cast(nn.Linear, model.get_submodule(name)), name.rpartition(".")[2]
         tied = next((tied for tied in ties if own in (*tied.rows, tied.column)), None)
         if tied is None:
-            raise UserError(f"{name} has been made smaller, and shares its channels with no other layer")
+            raise UserError(f"{name} has been made smaller, but it shares its channels with no other layer")
         new: nn.Linear | KeptRows | KeptColumns
         rows, columns = linear.weight.shape
         if own == tied.column:
@@ -178,14 +179,15 @@ def make_room(model: nn.Module, channels: Mapping[str, int], ties: Sequence[Tied
 
 @torch.no_grad()
 def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES) -> dict[str, int]:
-    """Take the channels out of ``model`` that compute nothing; it computes the same with fewer parameters.
+    """Remove the channels of ``model`` that have no effect. It computes the same with fewer parameters.
 
-    A channel of q and k goes where either has nothing but zeros in it, and so does one of v and out; a channel of
-    fc1 and fc2 goes where fc1 has nothing but zeros (the activation of 0 is 0) or fc2 has.
+    A channel of q and k is removed if it is all zeros in q or in k, and a channel of v and out likewise. A channel of
+    fc1 and fc2 is removed if it is all zeros in fc1 (the activation of 0 is 0) or in fc2. The zeros of a row include
+    its bias.
 
     Args:
-        model: with folded layers.
-        names, ties: the layers, as of ``find_channels``.
+        model: a model with folded layers.
+        names, ties: the layers, as for ``find_channels``.
 
     Returns: ``{layer: channels left}``.
     """
@@ -197,7 +199,7 @@ def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANS
         for pair in group.pairs:
             kept = torch.stack([alive[name] for name in pair]).all(0).nonzero().flatten()
             if kept.numel() == 0:
-                kept = kept.new_zeros(1)  # a matrix without rows is no use to anyone; a row of zeros does no harm
+                kept = kept.new_zeros(1)  # no matrix may be empty; one channel of zeros does no harm
             left.update(dict.fromkeys(pair, kept.numel()))
             make_room(model, {name: kept.numel() for name in pair}, ties)
             for name in pair:

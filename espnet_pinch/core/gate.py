@@ -2,15 +2,14 @@
 
 The forward pass uses the hard mask of the layer's score (``espnet_pinch.core.score``): a weight is kept where
 ``W^2 >= t^2``. The backward pass is straight-through: it differentiates ``W * M`` with the soft mask
-``M = sigmoid((W^2 - t^2) / tau)`` in the place of the hard one, so that gradients reach the weight and the threshold
-``t`` alike:
+``M = sigmoid((W^2 - t^2) / tau)`` in place of the hard one. So gradients reach both the weight and the threshold ``t``:
 
     d(W * M) / dW = M + 2 W^2 / tau * M (1 - M)
     d(W * M) / dt =   - 2 t W / tau * M (1 - M)
 
-Nothing but the weight and the threshold is kept between the two passes: both masks are made anew where they
-are needed, so a gate costs no activation memory beyond that of the linear layer it replaces. What it costs in time
-does not grow with the batch: some passes over the weight.
+Between the two passes a gate stores only its weight and threshold. It computes each mask again when it is needed, so a
+gate needs no more activation memory than the linear layer that it replaces. It takes a few more passes over the weight;
+their time does not grow with the batch.
 """
 
 import torch
@@ -111,24 +110,24 @@ def masked_linear(
 
 
 def kept_weights(weight: Tensor, threshold: Tensor, tau: float, score: Score = MAGNITUDE) -> Tensor:
-    """``|M|_0``: the number of kept weights as a scalar. Its gradient is that of the sum of the soft mask.
+    """``|M|_0``: the number of kept weights as a scalar. Its gradient is the gradient of the sum of the soft mask.
 
     Args:
-        weight, threshold, tau, score: as of ``masked_weight``.
+        weight, threshold, tau, score: as for ``masked_weight``.
     """
     return _KeptWeights.apply(weight, threshold, tau, score)
 
 
 class GatedLinear(nn.Module):
-    """A linear layer behind a self-pinching gate; takes the place of an ``nn.Linear`` and shares its parameters.
+    """A linear layer with a self-pinching gate. It replaces an ``nn.Linear`` and shares its parameters.
 
-    ``weight_orig`` holds the unpruned weight (the name is that of ``torch.nn.utils.prune``), ``threshold`` the
-    gate's scalar. ``weight`` is the masked weight, for code that reads it instead of calling the layer, as
-    WavLM's attention does.
+    ``weight_orig`` holds the unpruned weight (named as in ``torch.nn.utils.prune``), and ``threshold`` the gate's
+    scalar. ``weight`` is the masked weight, for code that reads it instead of calling the layer, such as WavLM's
+    attention.
 
     Args:
         linear: the layer to replace.
-        threshold: first value of the threshold.
+        threshold: initial value of the threshold.
         tau: temperature of the soft mask, > 0.
         score: what is compared with the threshold.
 
@@ -161,12 +160,12 @@ class GatedLinear(nn.Module):
 
     @torch.no_grad()
     def count_kept(self, factor: float = 1.0) -> Tensor:
-        """Number of weights that are kept once the threshold is multiplied by ``factor``, a scalar of int64."""
+        """Number of weights that are kept if the threshold is multiplied by ``factor``, a scalar of int64."""
         return self.score.count(self.weight_orig, self.threshold * factor)
 
     @torch.no_grad()
     def fold(self) -> nn.Linear:
-        """An ``nn.Linear`` with zeros where the gate prunes: the same function, no gate."""
+        """An ``nn.Linear`` with zeros where the gate prunes. It computes the same without a gate."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         linear.weight = self.weight_orig
         linear.weight.copy_(self.score.apply(self.weight_orig, self.threshold))

@@ -1,4 +1,4 @@
-"""What every pruning method offers to a training loop."""
+"""The base class of all pruning methods, which a training loop calls."""
 
 import math
 import weakref
@@ -11,28 +11,28 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied
 from espnet_pinch.core.settings import MethodSettings
 
-# Optimizer steps without the new parameters, and none with them, after which they were surely forgotten.
+# After so many optimizer steps, all without the new parameters, the optimizer was surely made without them.
 FORGOTTEN = 2
 
 
 class PruningMethod(nn.Module):
     """A pruning method, attached to one model.
 
-    A training loop calls ``attach`` once, makes its optimizer of ``parameter_groups``, adds ``penalty()`` to every
-    loss, and calls ``fold`` at the end. What has to happen once in an optimizer step happens by itself: the model's
-    forward pass begins it, the optimizer's step ends it. The method's own progress travels in ``state_dict``, so a
-    resumed run goes on where it was.
+    A training loop calls ``attach`` once, makes its optimizer from ``parameter_groups()``, adds ``penalty()`` to every
+    loss, and calls ``fold`` at the end. Hooks do the work that is due once in each optimizer step: the model's forward
+    pass begins a step, and the optimizer's step ends it. ``state_dict`` holds the method's progress, so a resumed run
+    continues where it stopped.
 
-    A new method is a subclass, registered by ``espnet_pinch.core.registry.register``. It overrides what it needs of
-    ``put_gates``, ``new_parameters``, ``begin_step``, ``penalty``, ``after_step``, ``layer_counts``, ``on_target``,
-    ``land`` and ``take_gates``.
+    A new method is a subclass, registered with ``espnet_pinch.core.registry.register``. It overrides those of the
+    following that it needs: ``put_gates``, ``new_parameters``, ``begin_step``, ``penalty``, ``after_step``,
+    ``layer_counts``, ``on_target``, ``land`` and ``take_gates``.
 
     Args:
         settings: fields of ``settings_class``.
     """
 
     settings_class: type[MethodSettings] = MethodSettings
-    structured = False  # whether whole channels go, so that the folded matrices can be made smaller
+    structured = False  # whether whole channels are pruned, so that the folded matrices can be made smaller
     needs_total_steps = False  # whether the method has a schedule over the run
 
     def __init__(self, **settings):
@@ -41,9 +41,9 @@ class PruningMethod(nn.Module):
         self.total_steps: int | None = None  # optimizer steps of the whole run
         self.step = 0  # optimizer steps done
         self.ties: Sequence[Tied] = TRANSFORMER_TIES
-        self._model: list[nn.Module] = []  # in a list: the method is no parent of it
-        self._begun = self._asked = -1  # the steps that a forward pass has begun, and that penalty() was called in
-        self._steps_without = 0  # of optimizers that hold the model's parameters and not the new ones
+        self._model: list[nn.Module] = []  # in a list, so that it does not become a submodule of the method
+        self._begun = self._asked = -1  # the last step that was begun, and the last in which penalty() was called
+        self._steps_without = 0  # steps of optimizers that hold parameters of the model, but not the new ones
 
     # -- what a training loop calls
 
@@ -51,12 +51,12 @@ class PruningMethod(nn.Module):
         """Put the method's gates into ``model``.
 
         Args:
-            model: whose forward pass the training calls; or a part of it that is called in every forward pass.
-            total_steps: optimizer steps of the whole run. A schedule needs it, at the first step at the latest.
+            model: the module whose forward pass the training loop calls, or a part of it that every forward pass calls.
+            total_steps: optimizer steps of the whole run. A method with a schedule needs it by the first step.
             ties: the model's layers that share channels, for a method that prunes channels.
 
         Raises:
-            ValueError: no layer matches the settings.
+            UserError: no layer matches the settings.
         """
         self.total_steps, self.ties = total_steps, ties
         self._model = [model]
@@ -71,8 +71,8 @@ class PruningMethod(nn.Module):
 
         Args:
             lr: learning rate of the weights.
-            model: the whole model, where the method is attached to a part of it.
-            new_lr: learning rate of the new parameters; the settings' where None, and else the weights'.
+            model: the whole model, if the method is attached to a part of it.
+            new_lr: learning rate of the new parameters. If None, it comes from the settings, or else it is ``lr``.
             options: more settings of the weights' group, such as ``weight_decay``.
         """
         new = self.new_parameters()
@@ -85,12 +85,12 @@ class PruningMethod(nn.Module):
         return groups
 
     def penalty(self) -> Tensor | float:
-        """The term that the method adds to the loss, a scalar. It may stand before or behind the forward pass."""
+        """The term that the method adds to the loss, a scalar. It may be called before or after the forward pass."""
         self._ask()
         return 0.0
 
     def fold(self) -> None:
-        """End the method: plain layers that compute the same take the place of the gates."""
+        """End the method: replace the gates by plain layers that compute the same."""
         self.take_gates(self._model[0])
         self._hook.remove()
         _attached.discard(self)
@@ -98,7 +98,7 @@ class PruningMethod(nn.Module):
     # -- what a method overrides
 
     def put_gates(self, model: nn.Module) -> None:
-        """Replace layers of ``model`` by gated ones, or prune them; raises ValueError where none matches."""
+        """Replace layers of ``model`` by gated ones, or prune them; raises UserError if no layer matches."""
 
     def take_gates(self, model: nn.Module) -> None:
         """Replace the gated layers of ``model`` by plain ones that compute the same."""
@@ -109,17 +109,17 @@ class PruningMethod(nn.Module):
 
     @property
     def new_lr(self) -> float | None:
-        """Learning rate of the new parameters; None where it is that of the weights."""
+        """Learning rate of the new parameters; None means the learning rate of the weights."""
         return None
 
     @staticmethod
     def self_contained(own: Mapping) -> dict:
-        """The method's own settings, with the content of files that they name in the place of the names."""
+        """The method's own settings, in which the content of files replaces the names of the files."""
         return dict(own)
 
     @property
     def needs_penalty(self) -> bool:
-        """Whether a step whose loss lacks ``penalty()`` is a mistake."""
+        """Whether an optimizer step without a call of ``penalty()`` is a mistake."""
         return False
 
     def begin_step(self) -> None:
@@ -134,24 +134,24 @@ class PruningMethod(nn.Module):
         self.step += 1
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
-        """``{layer: (pruned weights, weights)}`` of the gated layers; expected numbers while a choice is open."""
+        """``{layer: (pruned weights, weights)}`` of the gated layers; expected numbers while a search lasts."""
         return {}
 
     def on_target(self) -> bool:
-        """Whether the model is now as sparse as it should end up."""
+        """Whether the model has the sparsity that it should have at the end."""
         return True
 
     def scalars(self) -> dict[str, float]:
-        """Figures worth a line in the training log."""
+        """Figures for the training log."""
         return {}
 
     def land(self) -> None:
-        """Put a trained model on its target exactly: the mean of several checkpoints may have left it."""
+        """Bring a trained model exactly to its target: averaging checkpoints may have moved it away."""
 
-    # -- what there is to know
+    # -- the state of the method
 
     def sparsity(self) -> float:
-        """Overall sparsity: pruned weights over gated weights; 0.0 where nothing is gated."""
+        """Overall sparsity: pruned weights over gated weights; 0.0 if nothing is gated."""
         counts = self.layer_counts().values()
         return sum(pruned for pruned, _ in counts) / max(sum(weights for _, weights in counts), 1)
 
@@ -161,11 +161,11 @@ class PruningMethod(nn.Module):
 
     @property
     def progress(self) -> float:
-        """Part of the run that is done, 0 to 1; 0 while the length of the run is not known."""
+        """Fraction of the run that is done, 0 to 1; 0 while the length of the run is unknown."""
         return min(self.step / self.total_steps, 1.0) if self.total_steps else 0.0
 
     def get_extra_state(self) -> Tensor:
-        # A float tensor: checkpoint averaging would sum integers, and weights-only loading takes tensors alone.
+        # A float tensor: checkpoint averaging would sum integers, and weights-only loading accepts only tensors.
         return torch.tensor([float(self.step)], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -185,17 +185,17 @@ class PruningMethod(nn.Module):
         if self._begun == self.step:
             return
         if self.needs_total_steps and not self.total_steps:
-            raise RuntimeError(f"{type(self).__name__} does not know the length of the run: attach(model, total_steps)")
+            raise RuntimeError(f"{type(self).__name__} needs the length of the run: call attach(model, total_steps)")
         self._begun = self.step
         self.begin_step()
 
     def _ask(self) -> None:
-        """Note that the penalty was asked for; ``penalty`` calls it first."""
+        """Record a call of ``penalty``, which calls this first."""
         self._begin()
         self._asked = self.step
 
     def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether a step of this optimizer is a step of the method."""
+        """Whether a step of this optimizer counts as a step of the method."""
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         new = self.new_parameters()
         if not new:
@@ -207,7 +207,7 @@ class PruningMethod(nn.Module):
             if self.step == 0 and self._steps_without >= FORGOTTEN:
                 raise RuntimeError(
                     f"the optimizer does not train the new parameters of {type(self).__name__}: make it after "
-                    "attach(), of parameter_groups()"
+                    "attach(), from parameter_groups()"
                 )
         return False
 
@@ -216,17 +216,17 @@ class PruningMethod(nn.Module):
             return
         if self._begun != self.step:
             raise RuntimeError(
-                f"an optimizer step without a forward pass in training mode of the model that {type(self).__name__} is "
-                "attached to: attach it to the module whose forward pass the training calls"
+                f"an optimizer step came without a forward pass in training mode of the model that "
+                f"{type(self).__name__} is attached to: attach it to the module whose forward pass the training calls"
             )
         if self._asked != self.step and self.needs_penalty:
             raise RuntimeError(
-                f"an optimizer step without the penalty of {type(self).__name__}: add penalty() to the loss"
+                f"an optimizer step came without the penalty of {type(self).__name__}: add penalty() to the loss"
             )
         self.after_step()
 
 
-# The attached methods of this process. torch keeps a hook as long as the process lives, so there is one for all.
+# The attached methods of this process. One hook serves them all, because it stays as long as the process lives.
 _attached: weakref.WeakSet[PruningMethod] = weakref.WeakSet()
 
 
@@ -239,5 +239,5 @@ register_optimizer_step_post_hook(_after_any_optimizer)
 
 
 def cosine(start: float, end: float, progress: float) -> float:
-    """From ``start`` to ``end`` along half a period of a cosine, as ``progress`` goes from 0 to 1."""
+    """The value on half a period of a cosine that runs from ``start`` to ``end`` as ``progress`` runs from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -1,4 +1,4 @@
-"""What the methods share that find the layers' sparsities while they train, under a penalty with a temperature."""
+"""The base of one-pass methods, which find the layers' sparsities during training, with a penalty and a temperature."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from espnet_pinch.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class OnePassSettings(MethodSettings):
-    """Settings of the methods that find the layers' sparsities while they train.
+    """Settings that all one-pass methods share.
 
     Attributes:
-        eta: weight of the penalty, or ``{from target: weight}`` where it depends on the target.
-        tau_start, tau_end: temperature, cosine-annealed over the run.
-        landing: "hold" ends on the target exactly; "paper" switches eta and does nothing else.
-        reach_by: with "hold", the part of the run after which the target is reached at the latest; 0 < x <= 1.
+        eta: weight of the penalty, or ``{lowest target: weight}`` if it depends on the target sparsity.
+        tau_start, tau_end: temperature, cosine-annealed over the run or, in NAS-CP with "hold", over the search.
+        landing: "hold" ends exactly on the target; "paper" only sets eta to 0 while the target is met.
+        reach_by: with "hold", the fraction of the run by which the target is reached; 0 < x <= 1.
     """
 
     eta: float | Mapping[float, float] = 0.0
@@ -56,12 +56,12 @@ class OnePassMethod(PruningMethod):
 
     @property
     def tau(self) -> float:
-        """The temperature in force."""
+        """The current temperature."""
         raise NotImplementedError
 
     @property
     def eta(self) -> float:
-        """The penalty's weight in force: 0 while the target is met."""
+        """The current weight of the penalty: 0 while the target is met."""
         raise NotImplementedError
 
     @property

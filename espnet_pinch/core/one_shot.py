@@ -1,7 +1,7 @@
 """One-shot magnitude pruning before the fine-tuning.
 
-What is pruned stays pruned: a weight that is exactly 0 gets no gradient, so no optimizer moves it. There is no mask to
-keep, to save or to resume.
+Pruned weights stay pruned: a hook sets the gradient of every weight that is exactly 0 to 0, so no optimizer moves it.
+There is no mask to store, save or resume.
 """
 
 import math
@@ -18,7 +18,7 @@ TOLERANCE = 0.001
 
 
 class OneShot(PruningMethod):
-    """Prunes the smallest weights of every layer once; a subclass says how many of each."""
+    """Prunes the smallest weights of every layer once; a subclass gives each layer's sparsity."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -32,7 +32,7 @@ class OneShot(PruningMethod):
         """Prune the smallest weights of every matching layer and hold them at zero.
 
         Raises:
-            ValueError: no layer matches, or the layers' sparsities do not fit them.
+            UserError: no layer matches, or the given sparsities do not fit the layers.
         """
         self.linears = find_linears(model, self.settings.layers)
         wanted = self.wanted(list(self.linears))
@@ -54,7 +54,7 @@ class OneShot(PruningMethod):
 def prune_smallest(weight: Tensor, sparsity: float) -> None:
     """Set the ``ceil(sparsity * n)`` weights of smallest magnitude to 0.
 
-    The product is taken a little smaller before it is rounded up: 0.7 * 10 is not 7 in floating point.
+    The product is made a little smaller before it is rounded up: in floating point, 0.07 * 100 is more than 7.
     """
     count = math.ceil(sparsity * weight.numel() - 1e-6)
     smallest = weight.abs().flatten().argsort(stable=True)[:count]

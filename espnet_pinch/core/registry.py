@@ -1,6 +1,6 @@
-"""The pruning methods by name, with what tables, pictures and scripts have to know of each.
+"""The pruning methods by name, with the facts that tables, pictures and scripts need about each.
 
-A method is a file in ``espnet_pinch/core/methods``; it registers itself with ``register``. Nothing else lists methods.
+Each method is a file in ``espnet_pinch/core/methods`` and registers itself with ``register``. There is no other list.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from espnet_pinch.core.settings import MethodSettings, check_keys, shown
 from espnet_pinch.errors import UserError
 from espnet_pinch.plugins import import_all
 
-DEFAULT_METHOD = "pinch"  # of a block that names none
+DEFAULT_METHOD = "pinch"  # if the pruning: block names none
 UNPRUNED = "dense"
 _COMMON = {field.name for field in dataclasses.fields(MethodSettings)}
 
@@ -22,14 +22,14 @@ class Method:
     """A registered method.
 
     Attributes:
-        name: in a YAML's ``pruning:`` block and on the command line.
+        name: its name in a YAML's ``pruning:`` block and on the command line.
         build: its class.
-        title: in tables.
-        label, colour, marker: of its curve in pictures; matplotlib's names.
-        extra_per_layer: parameters that it trains besides the model's own, for each gated layer.
+        title: its name in tables.
+        label, colour, marker: label, colour and marker of its curve in pictures, as matplotlib names them.
+        extra_per_layer: number of parameters that it trains besides the model's own, for each gated layer.
         most: its largest target sparsity.
-        from_run: the setting that names a finished run of ``DEFAULT_METHOD`` at the same target; None where there is
-            none.
+        from_run: the setting that names a finished run of ``DEFAULT_METHOD`` at the same target; None if the method
+            needs no such run.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Method:
 
     @property
     def own_settings(self) -> set[str]:
-        """Names of the settings that not every method has."""
+        """Names of the settings that are not common to all methods."""
         return {field.name for field in dataclasses.fields(self.build.settings_class)} - _COMMON
 
 
@@ -66,14 +66,14 @@ def register(name: str, **facts) -> Callable[[type[PruningMethod]], type[Pruning
 
 
 def all_methods() -> dict[str, Method]:
-    """``{name: method}``: without pruning first, then the default method, then the others by name."""
+    """``{name: method}``: first the unpruned model, then the default method, then the others by name."""
     import_all(package)
     order = {UNPRUNED: 0, DEFAULT_METHOD: 1}
     return {name: _found[name] for name in sorted(_found, key=lambda name: (order.get(name, 2), name))}
 
 
 def find_method(name) -> Method:
-    """The method of that name; ValueError where there is none."""
+    """The method of that name; raises UserError if there is none."""
     methods = all_methods()
     if not isinstance(name, str) or name not in methods:
         raise UserError(f"unknown pruning method {shown(name)}; there is: {', '.join(methods)}")
@@ -81,7 +81,7 @@ def find_method(name) -> Method:
 
 
 def method_of(block: Mapping) -> Method:
-    """The method that a YAML's ``pruning:`` block names; ValueError where there is none of that name."""
+    """The method that a YAML's ``pruning:`` block names; raises UserError if there is none of that name."""
     return find_method(block.get("method", DEFAULT_METHOD))
 
 
@@ -89,7 +89,8 @@ def build_method(block: Mapping) -> PruningMethod:
     """The pruning method of a YAML's ``pruning:`` block, see ``espnet_pinch.core.settings``.
 
     Raises:
-        ValueError: unknown method, unknown setting or a setting out of its range.
+        UserError: the method or a setting is unknown, or a setting is out of its range.
+        FileNotFoundError: a finished run that a setting names does not exist.
     """
     methods = all_methods()
     check_keys(block, {"method", *_COMMON, *methods}, "the pruning block")
@@ -101,7 +102,7 @@ def build_method(block: Mapping) -> PruningMethod:
 
 
 def self_contained(block: Mapping) -> dict:
-    """``block`` with what its settings name files for in their place, so that it needs none."""
+    """``block`` in which the content of files replaces the names of the files, so that it needs none of them."""
     method = method_of(block)
     own = method.build.self_contained(block.get(method.name) or {})
     return {**block, **({method.name: own} if own else {})}

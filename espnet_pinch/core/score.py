@@ -1,14 +1,14 @@
-"""What a gate compares with its threshold, and how a gradient is carried back through it.
+"""The score that a gate compares with its threshold, and the gradients through that comparison.
 
-A gate keeps or prunes *units* of a weight matrix. A unit has one score; it is kept where ``score >= t^2``. The paper's
-unit is a single weight, its score ``W^2`` (arXiv 2505.22608, section 2). With the soft mask
-``M = sigmoid((score - t^2) / tau)`` in the place of the hard one, the masked weight ``W * M`` has the gradients
+A gate keeps or prunes *units* of a weight matrix. A unit has one score and is kept if ``score >= t^2``. In the paper a
+unit is a single weight with the score ``W^2`` (arXiv 2505.22608, section 2). With the soft mask
+``M = sigmoid((score - t^2) / tau)`` in place of the hard one, the masked weight ``W * M`` has the gradients
 
-    d / dW = M + (gradient of the score) * S      S = (sum over the unit of g W) * M (1 - M) / tau
+    d / dW = g M + (gradient of the score) * S    S = (sum over the unit of g W) * M (1 - M) / tau
     d / dt = - 2 t * sum over the units of S
 
-for an incoming gradient ``g``. ``Score`` computes them for any score out of four small functions. ``Magnitude`` has the
-same results in fewer passes over the weight.
+for an incoming gradient ``g``. ``Score`` computes them for any score from four small functions. ``Magnitude`` computes
+the same in fewer passes over the weight.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PIECE = 1 << 17  # elements; some of them at once fit the L2 cache
+PIECE = 1 << 17  # elements; a few pieces together fit in the L2 cache
 
 
 class Score:
-    """A score for each unit of a weight. A new kind of unit is a subclass with the first four functions."""
+    """A score for each unit of a weight. For a new kind of unit, write a subclass with the first four functions."""
 
     def of(self, weight: Tensor) -> Tensor:
         """The scores, (units), at least 0 and on the scale of a squared weight."""
@@ -32,7 +32,7 @@ class Score:
         raise NotImplementedError
 
     def spread(self, values: Tensor, weight: Tensor) -> Tensor:
-        """A value of each unit, at each of its weights: (units) -> broadcastable to the shape of ``weight``."""
+        """Give each weight the value of its unit: (units) -> broadcastable to the shape of ``weight``."""
         raise NotImplementedError
 
     def gather(self, values: Tensor) -> Tensor:
@@ -52,14 +52,14 @@ class Score:
         return self.mask(weight, threshold).sum()
 
     def masked_backward(self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-        """Gradients of weight and threshold for the gradient of ``apply``'s result, which may be overwritten."""
+        """Gradients of weight and threshold for ``grad``, the gradient of ``apply``'s result; may overwrite it."""
         mask = self._soft(weight, threshold, tau)  # (units)
         slope = self.gather(grad * weight) * mask * (1 - mask) / tau
         grad_weight = grad * self.spread(mask, weight) + self.pull_back(slope, weight)
         return grad_weight, -2 * threshold * slope.sum()
 
     def count_backward(self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-        """Gradients of weight and threshold for the gradient, a scalar, of the number of kept weights."""
+        """Gradients of weight and threshold for ``grad``, the gradient of the number of kept weights, a scalar."""
         mask = self._soft(weight, threshold, tau)
         slope = grad * self.gather(torch.ones_like(weight)) * mask * (1 - mask) / tau
         return self.pull_back(slope, weight), -2 * threshold * slope.sum()
@@ -69,10 +69,10 @@ class Score:
 
 
 class Magnitude(Score):
-    """The paper's score: every weight is a unit, its score is ``W^2``.
+    """The paper's score: every weight is a unit with the score ``W^2``.
 
-    The hard mask compares absolute values: squares of small floats underflow. On a CPU the passes go over pieces that
-    stay in its cache.
+    The hard mask compares absolute values, because squares of small floats underflow. On a CPU the passes work on
+    pieces that stay in the cache.
     """
 
     def of(self, weight: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Magnitude(Score):
     def apply(self, weight: Tensor, threshold: Tensor) -> Tensor:
         if weight.device.type != "cpu":
             return super().apply(weight, threshold)
-        # One pass on a CPU, where reading the threshold costs nothing. hardshrink keeps what is over its bound.
+        # One pass on a CPU, where reading the threshold costs nothing. hardshrink keeps the weights above its bound.
         bound = torch.nextafter(threshold.detach().abs(), torch.zeros_like(threshold))
         return F.hardshrink(weight, bound.item())
 
@@ -103,7 +103,7 @@ class Magnitude(Score):
         bound, count = threshold.abs(), torch.zeros((), dtype=torch.float64)
         for (w,) in _pieces(weight):
             size = w.abs()
-            count += torch.ge(size, bound, out=size).sum(dtype=torch.float32)  # of ones and zeros, exact
+            count += torch.ge(size, bound, out=size).sum(dtype=torch.float32)  # exact: it sums ones and zeros
         return count.long()
 
     def masked_backward(self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ class Magnitude(Score):
         total = torch.zeros_like(threshold)
         for g, w in _pieces(grad_weight, weight):
             mask = _soft_mask(w, shift, tau)
-            slope = mask.addcmul_(mask, mask, value=-1).mul_(scale)  # of the count, 2 / tau * M (1 - M)
+            slope = mask.addcmul_(mask, mask, value=-1).mul_(scale)  # of the count: grad * 2 / tau * M (1 - M)
             total += slope.sum()
             torch.mul(w, slope, out=g)
         return grad_weight, -threshold * total
@@ -136,6 +136,6 @@ def _soft_mask(weight: Tensor, shift: Tensor, tau: float) -> Tensor:
 
 
 def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors, flat and cut alike: on a CPU into pieces that stay in its cache from one operation to the next."""
+    """The tensors, flattened and cut alike. On a CPU a piece stays in the cache from one operation to the next."""
     size = PIECE if tensors[0].device.type == "cpu" else tensors[0].numel()
     return zip(*(tensor.reshape(-1).split(size) for tensor in tensors))

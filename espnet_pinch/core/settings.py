@@ -1,9 +1,9 @@
-"""The ``pruning:`` block of a YAML: what every method is told, and the checks of settings.
+"""The ``pruning:`` block of a YAML: the settings that all methods share, and the checks of settings.
 
 pruning:
     method: pinch
     target_sparsity: 0.65
-    pinch: {eta: 2.0e-5, ...}      # settings of one method; those of the others may stand beside
+    pinch: {eta: 2.0e-5, ...}      # settings of one method; the block may have those of other methods too
 
 """
 
@@ -19,11 +19,11 @@ from espnet_pinch.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class MethodSettings:
-    """What every method is told.
+    """Settings that all methods share.
 
     Attributes:
         target_sparsity: fraction of the gated weights to prune, 0 <= x < 1.
-        layers: regular expression of the names of the gated linear layers.
+        layers: regular expression that the names of the gated linear layers match.
     """
 
     target_sparsity: float = 0.65
@@ -40,7 +40,7 @@ class MethodSettings:
 
 
 def check_target_sparsity(value) -> float:
-    """``value`` if it is a fraction of at least 0 and under 1; otherwise ValueError."""
+    """``value`` if it is a number of at least 0 and under 1; raises UserError otherwise."""
     if not _is_number(value) or not 0 <= value < 1:
         raise UserError(
             f"target_sparsity must be a number of at least 0 and under 1 (0.65 prunes 65 %), not {shown(value)}"
@@ -49,7 +49,7 @@ def check_target_sparsity(value) -> float:
 
 
 def check_number(name, value, above=None):
-    """``value`` if it is a finite number of at least 0, or over ``above``; otherwise ValueError."""
+    """``value`` if it is finite, at least 0, and over ``above`` if that is given; raises UserError otherwise."""
     if not _is_number(value):
         hint = ""
         if isinstance(value, str):
@@ -67,14 +67,14 @@ def _is_number(value) -> bool:
 
 
 def shown(value) -> str:
-    """``value`` for an error line: one line, and short whatever it is."""
+    """``value`` as short text on one line, for error messages."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return "a number of more than 40 digits"
     return reprlib.repr(value)
 
 
 def check_keys(block: Mapping, known: set[str], where: str) -> None:
-    """ValueError if ``block`` is no mapping or has a key that is not ``known``."""
+    """Raise UserError if ``block`` is not a mapping or has a key that is not in ``known``."""
     if not isinstance(block, Mapping):
         raise UserError(f"{where} must be a mapping of settings, not {shown(block)}")
     unknown = sorted(str(key) for key in set(block) - known)

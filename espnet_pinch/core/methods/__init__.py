@@ -1,1 +1,1 @@
-"""The pruning methods, a file each; ``espnet_pinch.core.registry`` finds them."""
+"""The pruning methods, one file each; ``espnet_pinch.core.registry`` finds them."""

@@ -1,4 +1,4 @@
-"""No pruning: the same schedule as the methods', and the home of folded models."""
+"""No pruning: training on the schedule of the pruning methods, and the form of folded models."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class DenseSettings(MethodSettings):
 
 @register("dense", title="dense, same schedule", label="dense", colour="black", marker="D")
 class Dense(PruningMethod):
-    """Prunes nothing. A model folded to smaller matrices is rebuilt by it, ready for its weights.
+    """Prunes nothing. Gives a model the smaller matrices of a folded one, so that it can load its weights.
 
     Args:
         settings: keyword arguments of ``DenseSettings``.
@@ -38,4 +38,4 @@ class Dense(PruningMethod):
         make_room(model, self.settings.channels, self.ties)
 
     def _counts(self, optimizer: torch.optim.Optimizer) -> bool:
-        return self._begun == self.step  # nothing of the model need be trained
+        return self._begun == self.step  # the optimizer may train no parameter of the model

@@ -17,7 +17,7 @@ class MixedSettings(MethodSettings):
     """Settings of Mixed-sparsity.
 
     Attributes:
-        layer_sparsities: ``{layer: sparsity}``, or the folder of a finished run to take them from.
+        layer_sparsities: ``{layer: sparsity}``, or the folder of a finished run that has them.
     """
 
     layer_sparsities: Mapping[str, float] | str | None = None
@@ -32,13 +32,13 @@ class MixedSettings(MethodSettings):
     from_run="layer_sparsities",
 )
 class MixedSparsity(OneShot):
-    """Prunes every layer at once to the sparsity that a finished one-pass run has found for it, then fine-tunes.
+    """Prunes every layer once, to the sparsity that a finished one-pass run has found for it, then fine-tunes.
 
     Args:
         settings: keyword arguments of ``MixedSettings``.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_layer_sparsities``.
+        FileNotFoundError, UserError: as in ``read_layer_sparsities``.
     """
 
     settings_class = MixedSettings
@@ -55,23 +55,23 @@ class MixedSparsity(OneShot):
     def wanted(self, names: list[str]) -> Mapping[str, float]:
         if set(names) != set(self.layer_sparsities):
             differing = sorted(set(names) ^ set(self.layer_sparsities))
-            raise UserError(f"mixed_sparsity: layer_sparsities are of another model; {differing[0]} is in one only")
+            raise UserError(f"mixed_sparsity: layer_sparsities belong to another model: only one has {differing[0]}")
         weights = {name: self.linears[name].weight.numel() for name in names}
         overall = sum(weights[name] * self.layer_sparsities[name] for name in names) / sum(weights.values())
         if abs(overall - self.settings.target_sparsity) > TOLERANCE:
             raise UserError(
-                f"mixed_sparsity: layer_sparsities come to {overall:.4f} over all layers, "
-                f"and target_sparsity is {self.settings.target_sparsity}"
+                f"mixed_sparsity: layer_sparsities give {overall:.4f} over all layers, "
+                f"but target_sparsity is {self.settings.target_sparsity}"
             )
         return self.layer_sparsities
 
 
 def read_layer_sparsities(source: Mapping[str, float] | str | None) -> dict[str, float]:
-    """``{layer: sparsity}``, from a mapping of that kind, or from a run's parameters.json or a folder that holds it.
+    """``{layer: sparsity}`` from ``source``: such a mapping, the folder of a finished run, or its parameters.json.
 
     Raises:
-        FileNotFoundError: the run is not there, or not finished.
-        ValueError: none given, or no such file's content.
+        FileNotFoundError: the run does not exist or is not finished.
+        UserError: ``source`` is None, or it does not hold sparsities of layers.
     """
     if source is None:
         raise UserError(

@@ -1,9 +1,9 @@
 """NAS-CP: channel-wise pruning by architecture search, a baseline of arXiv 2505.22608 (section 4).
 
-Every gated layer chooses among seven candidate masks, which remove {0, 25, ... 92.5} % of its channels, those with
-the smallest summed L2 norm over the layers that share them. The masked weight is ``sum_i lambda_i M_i * W`` with
-``lambda`` a Gumbel-softmax over the layer's seven architecture weights; the loss gets
-``eta * sum_l sum_i lambda_i |M_i|_0``. A row that is removed takes its bias along, so that the channel is 0.
+Every gated layer chooses among seven candidate masks. They remove {0, 25, ... 92.5} % of its channels: those with the
+smallest L2 norm, summed over the layers that share the channel. The masked weight is ``sum_i lambda_i M_i * W``, where
+``lambda`` is a Gumbel-softmax over the layer's seven architecture weights. The loss gets
+``eta * sum_l sum_i lambda_i |M_i|_0``. Removing a row removes its bias too, so that the channel is 0.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class NasSettings(OnePassSettings):
     """Settings of NAS-CP; the defaults are the paper's values for a base model.
 
     Attributes:
-        architecture_lr: learning rate of the architecture weights; the weights' own where None.
+        architecture_lr: learning rate of the architecture weights; None means that of the model's weights.
     """
 
     eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 4e-5, 0.75: 2e-4})
@@ -51,9 +51,9 @@ class NasSettings(OnePassSettings):
 
 
 class ChannelGate(nn.Module):
-    """A linear layer whose channels (its rows, or its columns) are scaled; 1 keeps a channel, 0 removes it.
+    """A linear layer that scales its channels (its rows, or its columns): 1 keeps a channel, 0 removes it.
 
-    ``weight`` and ``bias`` are the scaled ones, for code that reads them instead of calling the layer.
+    ``weight`` and ``bias`` are scaled, for code that reads them instead of calling the layer.
     """
 
     kept: Tensor
@@ -65,12 +65,12 @@ class ChannelGate(nn.Module):
         self.bias_orig = linear.bias  # (out,)
         self.channels = linear.in_features if columns else linear.out_features
         self.per_channel = linear.weight.numel() // self.channels  # weights of one channel
-        # Rounded up, so that a target of 92.5 % is in reach of every width.
+        # Rounded up, so that every width can reach a target of 92.5 %.
         self.removed = [math.ceil(fraction * self.channels - 1e-6) for fraction in CANDIDATES]
         self.architecture = nn.Parameter(linear.weight.new_zeros(len(CANDIDATES)))  # (7,)
-        # How much of a channel is kept: in the search its expectation, then 0 or 1.
+        # How much of each channel is kept: its expected value during the search, 0 or 1 after it.
         self.register_buffer("kept", linear.weight.new_ones(self.channels))
-        self.mixture: Tensor | None = None  # (channels,) the candidates as sampled, in training while searching
+        self.mixture: Tensor | None = None  # (channels,) the sampled candidates, in training during the search
 
     @property
     def scale(self) -> Tensor:
@@ -88,9 +88,9 @@ class ChannelGate(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
     def mix(self, weights: Tensor, ranks: Tensor) -> Tensor:
-        """The candidates' masks, weighted: (7,), rank of each channel (channels,) -> (channels,)."""
+        """The weighted sum of the candidates' masks: weights (7,), channel ranks (channels,) -> (channels,)."""
         masks = ranks >= torch.tensor(self.removed, device=ranks.device)[:, None]  # (7, channels)
-        return (weights[:, None] * masks).sum(0)  # no matrix product: autocast would make that one of half precision
+        return (weights[:, None] * masks).sum(0)  # not a matrix product: autocast would use half precision for it
 
     def norms(self) -> Tensor:
         """L2 norm of every channel's weights, (channels,)."""
@@ -117,19 +117,21 @@ class ChannelGate(nn.Module):
 class NasChannels(OnePassMethod):
     """One-pass channel pruning by architecture search.
 
-    In training every layer's candidates are mixed by a Gumbel-softmax, outside it by a plain softmax, and ``eta`` is
-    0 while the sparsity expected from these softmaxes meets the target. The paper leaves open how a search ends and
-    how it ends on the target. With ``landing="hold"`` the search takes the part ``reach_by`` of the run, through the
-    whole course of the temperature. Then every layer takes its likeliest candidate, after a common bonus for every
-    pruned weight, bisected so that all layers together meet the target; the last layers that the bonus moves give up
-    only as many channels as are missing. A channel that one layer removes is 0 in its partner too
-    (``Channels.pairs``), so the partner removes it as well: weights that compute nothing take no part of the budget.
-    The rest of the run fine-tunes what was chosen. With ``landing="paper"`` the search lasts to the end, and the
-    likeliest candidates are taken as they are.
+    In training a Gumbel-softmax mixes every layer's candidates; in evaluation a plain softmax does. ``eta`` is 0 while
+    the sparsity that the plain softmax gives meets the target.
 
-    The noise of a step depends on torch's seed at construction and on the step alone: the processes of a distributed
-    run and the micro-batches of a step all try the same mixture, as one process does with the joined batch, and a
-    resumed run goes on with the noise that it would have had.
+    The paper does not say how a search ends, nor how it ends on the target. With ``landing="hold"`` the search takes
+    the fraction ``reach_by`` of the run, and the temperature goes through its whole course in that time. Then every
+    layer takes its likeliest candidate, with a bonus for every pruned weight. The bonus is common to all layers and is
+    found by bisection, so that they meet the target together. The last layers that the bonus changes remove only as
+    many channels as are missing. If one layer removes a channel, the channel has no effect in its partner
+    (``Channels.pairs``), so the partner removes it too: no kept weight is without effect. The rest of the run
+    fine-tunes the chosen model. With ``landing="paper"`` the search lasts to the end of the run, and every layer takes
+    its likeliest candidate without a bonus.
+
+    The noise of a step depends only on torch's seed at construction and on the step. So all processes of a distributed
+    run and all micro-batches of a step use the same mixture, as one process does with the joined batch. A resumed run
+    continues with the same noise.
 
     Args:
         settings: keyword arguments of ``NasSettings``.
@@ -141,15 +143,15 @@ class NasChannels(OnePassMethod):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.chosen = False  # the search is over
+        self.chosen = False  # whether the search is over
         self.seed = torch.initial_seed()
         self.gates: dict[str, ChannelGate] = {}  # not submodules: the model holds them and saves their parameters
         self.groups: list[list[ChannelGate]] = []
-        self._used = True  # whether a new mixture is due
-        self._with_grad = False  # whether the mixture at hand was made for a backward pass
+        self._used = True  # whether a new mixture is needed
+        self._with_grad = False  # whether the current mixture was made for a backward pass
 
     def put_gates(self, model: nn.Module) -> None:
-        """Gate every matching layer; raises ValueError if none matches or a layer's channels are not tied."""
+        """Gate every matching layer; raises UserError if none matches or a layer's channels are not tied."""
         linears = find_linears(model, self.settings.layers)
         for group in find_channels(linears, self.ties):
             for name in group.members:
@@ -172,7 +174,7 @@ class NasChannels(OnePassMethod):
 
     @property
     def eta(self) -> float:
-        """The penalty's weight in force: 0 while the target is met."""
+        """The current weight of the penalty: 0 while the target is met."""
         met = self.chosen or self.sparsity() >= self.settings.target_sparsity
         return 0.0 if met else self.settings.eta_for_target
 
@@ -187,7 +189,7 @@ class NasChannels(OnePassMethod):
     def penalty(self) -> Tensor | float:
         """``eta * sum_l sum_i lambda_i |M_i|_0``, a scalar; 0.0 while the target is met."""
         self._ask()
-        if self.chosen:  # still a function of all parameters, as DistributedDataParallel wants it
+        if self.chosen:  # still a function of all parameters, as DistributedDataParallel requires
             return 0.0 * sum(gate.architecture.sum() for gate in self.gates.values())
         eta = self.eta
         if not eta:
@@ -199,7 +201,7 @@ class NasChannels(OnePassMethod):
     def _mix(self) -> None:
         """Mix the candidates of this step. Forward pass and penalty share a mixture until a backward pass has used it.
 
-        Every mixture of a step has the same values: its noise depends on the step alone.
+        All mixtures of a step have the same values, because the noise depends only on the step.
         """
         if self.chosen or not self._used and self._with_grad == torch.is_grad_enabled():
             return
@@ -244,15 +246,15 @@ class NasChannels(OnePassMethod):
 
     @torch.no_grad()
     def _choose(self) -> None:
-        """End the search on the target, exact to one channel of a pair of layers."""
+        """End the search on the target, to within one channel of a pair of layers."""
         gates = list(self.gates.values())
         scores = torch.stack([gate.architecture.double().cpu() for gate in gates])  # (layers, 7)
         pruned = torch.tensor([[n * gate.per_channel for n in gate.removed] for gate in gates]).double()
         pairs = list(zip(gates[::2], gates[1::2]))
-        weights = [one.per_channel + other.per_channel for one, other in pairs]  # of one channel
+        weights = [one.per_channel + other.per_channel for one, other in pairs]  # weights of one channel of each pair
 
         def choice(bonus: float) -> list[int]:
-            """Channels that each pair removes: of its layers' two candidates the larger one."""
+            """Number of channels that each pair removes: the larger number of its two layers' candidates."""
             index = (scores + bonus * pruned).argmax(1).view(-1, 2).amax(1)
             return [one.removed[i] for (one, _), i in zip(pairs, index.tolist())]
 
@@ -275,7 +277,7 @@ class NasChannels(OnePassMethod):
 
     @torch.no_grad()
     def _remove(self, removed: list[int]) -> None:
-        """End the search with so many channels removed from each layer."""
+        """End the search, with ``removed`` channels removed from each layer."""
         left = iter(removed)
         for group in self.groups:
             ranks = self._ranks(group)
@@ -286,7 +288,7 @@ class NasChannels(OnePassMethod):
 
     @torch.no_grad()
     def land(self) -> None:
-        """End the search if it has not ended; of the mean of checkpoints, remove what one of them had removed."""
+        """End the search if it has not ended. In a mean of checkpoints, remove every channel that one had removed."""
         if self.chosen:
             for gate in self.gates.values():
                 gate.kept.copy_(gate.kept > 0.999)
@@ -295,13 +297,13 @@ class NasChannels(OnePassMethod):
         else:
             self._remove([gate.removed[int(gate.architecture.argmax())] for gate in self.gates.values()])
 
-    # -- what there is to know
+    # -- the state of the method
 
     def _total(self) -> int:
         return sum(gate.weight_orig.numel() for gate in self.gates.values())
 
     def sparsity(self) -> float:
-        """Overall sparsity: pruned weights over gated weights; its expectation while the search lasts."""
+        """Overall sparsity: pruned weights over gated weights; its expected value during the search."""
         kept = [gate.kept.double().sum() * gate.per_channel for gate in self.gates.values()]
         return (self._total() - float(torch.stack(kept).sum())) / self._total()
 

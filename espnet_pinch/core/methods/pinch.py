@@ -1,4 +1,4 @@
-"""Self-pinching gates on a model: penalty, temperature, the switch of eta, and the landing on the target."""
+"""Self-pinching gates on a model: the penalty, the temperature, the switch of eta, and the landing on the target."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import check_number
 
-# How far over the target a landing may end: half of the 0.1 point that the result has to keep to.
+# How far above the target the sparsity may end: half of the 0.1 point that is allowed for the result.
 LANDING_TOLERANCE = 0.0005
 
 
@@ -23,8 +23,8 @@ class PinchSettings(OnePassSettings):
     """Settings of the self-pinching gates; the defaults are the paper's values for a base model.
 
     Attributes:
-        threshold_init: first value of every threshold.
-        threshold_lr: learning rate of the thresholds; the weights' own where None.
+        threshold_init: initial value of every threshold.
+        threshold_lr: learning rate of the thresholds; None means that of the model's weights.
     """
 
     eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 2e-5, 0.65: 3e-5})
@@ -49,15 +49,15 @@ class PinchSettings(OnePassSettings):
 class Pinch(OnePassMethod):
     """One-pass pruning with self-pinching gates (arXiv 2505.22608).
 
-    The loss gets ``eta`` times the number of kept weights while the sparsity is under its target, nothing once it
-    is there. ``tau`` falls along a cosine over ``total_steps``.
+    While the sparsity is under its target, the loss gets ``eta`` times the number of kept weights; otherwise it gets
+    nothing. ``tau`` falls along a cosine over ``total_steps``.
 
-    The paper leaves open how a run ends exactly at its nominal sparsity, and whether the thresholds move on once
-    ``eta`` is 0. With ``landing="hold"`` their ratios are kept from the step on that reaches the target: one common
-    factor corrects them after each step that strays, so that the sparsity stays in [target, target + 0.05 point] for
-    the rest of the run. A run too short to get there by its eta alone is led along a line that reaches the target at
-    the part ``reach_by`` of the run. With ``landing="paper"`` neither happens: the thresholds follow the loss alone
-    once ``eta`` is 0.
+    The paper does not say how a run ends exactly at its target, nor whether the thresholds still move when ``eta`` is
+    0. With ``landing="hold"`` their ratios are fixed from the step that reaches the target. After each step that leaves
+    [target, target + 0.05 point], one common factor on the thresholds brings the sparsity back, until the run ends. The
+    sparsity is also kept above a line that reaches the target at the fraction ``reach_by`` of the run, for runs that
+    are too short to reach it by eta alone. With ``landing="paper"`` neither happens: when ``eta`` is 0, the thresholds
+    follow the rest of the loss.
 
     Args:
         settings: keyword arguments of ``PinchSettings``.
@@ -77,13 +77,13 @@ class Pinch(OnePassMethod):
         self.landed = False
         self.gates: dict[str, GatedLinear] = {}  # not submodules: the model holds them and saves their parameters
         self._sparsity: float | None = None
-        self._thresholds: list[Tensor] | None = None  # once landed, those that the step under way started from
+        self._thresholds: list[Tensor] | None = None  # after the landing, their values before the current step
 
     def put_gates(self, model: nn.Module) -> None:
         """Gate every linear layer of ``model`` whose name matches ``settings.layers``.
 
         Raises:
-            ValueError: no layer matches.
+            UserError: no layer matches.
         """
         for name, linear in find_linears(model, self.settings.layers).items():
             gate = GatedLinear(linear, self.settings.threshold_init)
@@ -105,7 +105,7 @@ class Pinch(OnePassMethod):
 
     @property
     def eta(self) -> float:
-        """The penalty's weight in force: 0 while the target is met."""
+        """The current weight of the penalty: 0 while the target is met."""
         return 0.0 if self.on_target() else self.settings.eta_for_target
 
     # -- training
@@ -124,11 +124,11 @@ class Pinch(OnePassMethod):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Count the optimizer step, then keep the sparsity to its bounds."""
+        """Count the optimizer step, then keep the sparsity within its bounds."""
         super().after_step()
         self._sparsity = None
         if self.landed and self._thresholds:
-            # Put back, not frozen: an optimizer moves what has no gradient, and DistributedDataParallel wants one.
+            # Restored, not frozen: DistributedDataParallel needs their gradients, and momentum moves them anyway.
             for gate, before in zip(self.gates.values(), self._thresholds):
                 gate.threshold.copy_(before)
         if self.settings.landing == "hold" and self.settings.target_sparsity > 0:
@@ -150,12 +150,12 @@ class Pinch(OnePassMethod):
             self.landed = self.landed or self.sparsity() >= target
 
     def _lowest(self) -> float:
-        """The least sparsity allowed before the target is reached: a line from 0 at reach_by / 2 up to the target."""
+        """The lowest sparsity allowed before the target is reached: a line from 0 at reach_by / 2 up to the target."""
         reach_by = self.settings.reach_by
         part = (self.progress - reach_by / 2) / (reach_by / 2)
         return self.settings.target_sparsity * min(max(part, 0.0), 1.0)
 
-    # -- what there is to know
+    # -- the state of the method
 
     def sparsity(self) -> float:
         """Overall sparsity: pruned weights over gated weights."""

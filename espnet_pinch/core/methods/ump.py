@@ -1,4 +1,4 @@
-"""UMP, uniform magnitude pruning: the same share of the smallest weights in every layer.
+"""UMP, uniform magnitude pruning: prunes the same fraction of every layer, the smallest weights first.
 
 A baseline of arXiv 2505.22608 (section 4).
 """
@@ -11,7 +11,7 @@ from espnet_pinch.core.registry import register
 
 @register("ump", title="UMP", label="UMP", colour="tab:gray", marker="s")
 class UniformPruning(OneShot):
-    """Prunes every layer to the target sparsity at once, then fine-tunes.
+    """Prunes every layer once, to the target sparsity, then fine-tunes.
 
     Args:
         settings: keyword arguments of ``MethodSettings``.
