@@ -8,7 +8,7 @@ __all__ = ["Pinch", "load"]
 
 
 def __getattr__(name: str):
-    if name == "load":  # imported when it is asked for: it needs ESPnet and transformers, the core needs neither
+    if name == "load":  # imported only on demand: it needs ESPnet and transformers, and the core needs neither
         from espnet_pinch.export.load import load
 
         return load

@@ -1,4 +1,4 @@
-"""Words of a hypothesis aligned to its reference, as NIST's sclite aligns them, and word errors counted from that."""
+"""Align the words of a hypothesis to its reference, as NIST's sclite does, and count the word errors."""
 
 import dataclasses
 from collections import Counter
@@ -14,8 +14,8 @@ class WordErrors:
     """Word errors of a set of utterances.
 
     Attributes:
-        words: of the references.
-        substitutions, deletions, insertions: in sclite's alignment.
+        words: number of words in the references.
+        substitutions, deletions, insertions: their numbers in sclite's alignment.
     """
 
     words: int
@@ -29,7 +29,7 @@ class WordErrors:
 
 
 def count_word_errors(pairs: Iterable[tuple[str, str]]) -> WordErrors:
-    """Word errors of pairs of reference and hypothesis, counted the one way in which this package counts them.
+    """Word errors of pairs (reference, hypothesis). The whole package counts word errors with this function.
 
     >>> count_word_errors([("ONE TWO", "ONE TOO"), ("SIX", "SIX")])
     WordErrors(words=3, substitutions=1, deletions=0, insertions=0)
@@ -39,11 +39,11 @@ def count_word_errors(pairs: Iterable[tuple[str, str]]) -> WordErrors:
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> str:
-    """The cheapest alignment as one letter an edit: correct, substituted, deleted, inserted ("C", "S", "D", "I").
+    """The cheapest alignment, one letter per edit: correct, substituted, deleted, inserted ("C", "S", "D", "I").
 
-    A substitution costs 4, an insertion or deletion 3. Of equally cheap alignments it is sclite's: traced from the
-    end, a pair of words before an insertion, an insertion before a deletion. Words are compared as they are
-    (``sclite -s``); sclite's notation for alternatives and optional words has no meaning here.
+    A substitution costs 4, an insertion or a deletion 3. Equally cheap alignments are decided as sclite does: traced
+    from the end, a pair of words is preferred to an insertion, and an insertion to a deletion. Words must be equal in
+    case too (``sclite -s``). sclite's notation for alternatives and optional words has no meaning here.
 
     Returns: (number of reference words + number of "I") letters, from the first word to the last.
 
@@ -55,11 +55,11 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> str:
     ids = {word: i for i, word in enumerate({*reference, *hypothesis})}
     columns = np.array([ids[word] for word in hypothesis], dtype=int)
     gaps = GAP * np.arange(len(columns) + 1)
-    rows: list[np.ndarray] = [gaps]  # row i: of aligning i reference words with 0, 1, ... hypothesis words
+    rows: list[np.ndarray] = [gaps]  # row i: costs of aligning i reference words with 0, 1, ... hypothesis words
     for word in reference:
         row = rows[-1] + GAP
         row[1:] = np.minimum(row[1:], rows[-1][:-1] + SUBSTITUTION * (columns != ids[word]))
-        rows.append(np.minimum.accumulate(row - gaps) + gaps)  # insertions: a running minimum, less their own cost
+        rows.append(np.minimum.accumulate(row - gaps) + gaps)  # insertions: running minimum without their own cost
     costs = [row.tolist() for row in rows]
 
     edits, i, j = [], len(reference), len(hypothesis)

@@ -1,4 +1,4 @@
-"""Read the YAML of a run, strictly: what YAML would pass over in silence is an error."""
+"""Read the YAML of a run strictly: mistakes that YAML would ignore in silence are errors."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ from espnet_pinch.errors import UserError, one_line
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML takes the last, and aliases, which can grow without end."""
+    """Refuses a key that is there twice (YAML takes the last one), and aliases, which can expand without limit."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not taken", self.peek_event().start_mark
+                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
 
@@ -29,18 +29,19 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: str | os.PathLike):
-    """What a YAML file holds.
+    """The content of a YAML file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not YAML in UTF-8, or has a key twice or an alias; the message names the file and the line.
+        UserError: it is not YAML in UTF-8, is nested too deeply, or has an alias or a key twice. The message names
+            the file and, if known, the line.
     """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8-sig"), _StrictLoader)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line} is not UTF-8 text: {error}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # no date, no number
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two for an impossible date or number
         raise UserError(f"{path} is not YAML: {one_line(error)}") from None
     except (RecursionError, MemoryError):
-        raise UserError(f"{path} is not YAML for a run: too deep") from None
+        raise UserError(f"{path} is not YAML for a run: it is nested too deeply") from None

@@ -1,11 +1,12 @@
-"""Whose fault an error is."""
+"""The exception for mistakes of the user, and error messages of one line."""
 
 
 class UserError(ValueError):
-    """A mistake of the user, or of what the user has given: settings, files, data, a machine that lacks something.
+    """A mistake of the user or of the user's input: settings, files, data, a machine that lacks something.
 
-    Its message is one line: what is wrong, where, and what to do. Programs print that line and no traceback. Every
-    other exception but the system's own (``OSError``) is a mistake of the program, and shows its traceback.
+    Its message is one line: what is wrong, where, and what to do. Programs print that line without a traceback.
+    ``espnet_pinch.explain`` knows the other exceptions that get one line, such as ``OSError``. All the rest are
+    mistakes of the program and show their traceback.
     """
 
 

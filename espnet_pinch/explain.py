@@ -1,4 +1,4 @@
-"""What to tell the user of an error."""
+"""What to tell the user about an error."""
 
 import re
 import sys
@@ -9,21 +9,21 @@ from espnet_pinch.files import DISK_REASONS
 from espnet_pinch.unreadable import permission_reason
 
 _SMALLER = "lower batch_size (and raise accum_grad as much) or max_wav_duration; in decoding, inference_batch_size"
-# What torch, CUDA and numpy say when memory ends: what to do.
+# {pattern in an error message of torch, CUDA, numpy or kaldiio: what is wrong and what to do}
 _ADVICE = {
-    r"CUDA out of memory|_STATUS_ALLOC_FAILED": f"the memory of the GPU is full: {_SMALLER}",
+    r"CUDA out of memory|_STATUS_ALLOC_FAILED": f"the GPU's memory is full: {_SMALLER}",
     r"can't allocate memory|Unable to allocate": f"the memory is full: {_SMALLER}",
-    r"DataLoader worker .*(killed|exited)|shared memory|Bus error": "a process that loads batches has ended, as "
-    "happens where memory or /dev/shm is full: lower num_workers, or give the container more (docker run --shm-size)",
-    r"Not a Kaldi object|Unexpected end of archive": "an archive of audio is damaged, or is not the one that "
-    "its wav.scp was made for: prepare the data again",
-    r"allow_pickle=False": "a file of numpy's holds a pickle, which could run code: refused (allow_pickle=False)",
-    r"PytorchStreamWriter|inline_container": "a file of weights cannot be written: is the disk full?",
+    r"DataLoader worker .*(killed|exited)|shared memory|Bus error": "a process that loads batches has ended, "
+    "perhaps because memory or /dev/shm is full: lower num_workers, or give the container more (docker run --shm-size)",
+    r"Not a Kaldi object|Unexpected end of archive": "an audio archive is damaged, or it does not belong to its "
+    "wav.scp: prepare the data again",
+    r"allow_pickle=False": "a numpy file holds a pickle, which could run code: refused (allow_pickle=False)",
+    r"PytorchStreamWriter|inline_container": "a weight file cannot be written: is the disk full?",
 }
 
 
 def explain(error: Exception) -> str | None:
-    """One line for an error that its user can cause; None for a fault of the program, which wants its traceback."""
+    """One line for an error that the user can cause; None for a fault of the program, which needs its traceback."""
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename}: {permission_reason(error.filename)}"
     if isinstance(error, OSError) and error.errno in DISK_REASONS and error.strerror:
@@ -35,7 +35,7 @@ def explain(error: Exception) -> str | None:
             return advice
     if isinstance(error, ModuleNotFoundError):
         return how_to_install(error.name)
-    yaml = sys.modules.get("yaml")  # not there where the core alone is installed, and then no error is of its type
+    yaml = sys.modules.get("yaml")  # None if nothing has imported it, and then no error is of its type
     if isinstance(error, (UserError, OSError, FloatingPointError, *([yaml.YAMLError] if yaml else []))):
         return one_line(error)
     if isinstance(error, MemoryError):

@@ -1,6 +1,6 @@
-"""The optional packages: which extra of ``pyproject.toml`` installs what a program finds missing."""
+"""The optional packages: which extra of ``pyproject.toml`` installs a missing module."""
 
-# {extra: modules that the package or its programs import and this extra alone installs}
+# {extra: modules that the package or its programs import, and that the extra adds to the basic installation}
 MODULES = {
     "asr": (
         "espnet2",
@@ -27,7 +27,7 @@ MODULES = {
 
 
 def how_to_install(module: str | None) -> str | None:
-    """One line on a module that is missing; None where it is not of an optional package.
+    """One line about a missing module; None if no extra installs it.
 
     >>> how_to_install("onnxruntime")
     "the package onnxruntime is not installed: run pip install -e '.[export]' in the repository"

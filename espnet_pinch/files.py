@@ -1,7 +1,7 @@
-"""Files and folders that appear under their final name only when they are whole, and that a power cut does not empty.
+"""Write files and folders that get their final name only when they are complete, and that survive a power cut.
 
-What is being written has a temporary name, ``.NAME.tmp-XXXXXXXX``, and a lock (flock) as long as its writer lives. A
-writer removes what killed writers of the same name have left, and puts back an old folder that one had moved aside.
+A writer uses a temporary name, such as ``.STEM.tmp-XXXXXXXX.SUFFIX``, and holds a lock (flock) on it as long as it
+lives. It removes what killed writers of the same name have left, and restores an old folder that one had moved aside.
 """
 
 import contextlib
@@ -15,24 +15,24 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-# What a disk says that takes no more: what to do.
+# {error number of a refused write: what is wrong and what to do}
 DISK_REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run again",
-    errno.EDQUOT: "your quota of the disk is used up; free some space and run again",
+    errno.EDQUOT: "your disk quota is used up; free some space and run again",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission to write there",
     errno.EPERM: "no permission to write there",
-    errno.EFBIG: "the file system takes no file of that size",
+    errno.EFBIG: "the file system does not allow a file of that size",
 }
-_LOW = 1 << 16  # bytes left on a disk that has refused a write
+_LOW = 1 << 16  # bytes; a disk with less free space counts as full
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary path beside ``path``, which takes its place when the block ends well and goes when it does not.
+    """Yield a temporary path beside ``path``. If the block succeeds, move it to ``path``; otherwise remove it.
 
     Raises:
-        OSError: the disk is full, read-only or refuses otherwise; the message names ``path``.
+        OSError: the disk is full, is read-only or refuses for another reason; the message names ``path``.
     """
     path = Path(path)
     with disk_errors(path):
@@ -40,7 +40,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         _clean(path)
         new, lock = _temporary(path, lambda new: os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)))
     try:
-        with disk_errors(path):  # inside: once the temporary file is gone the disk is not full any more
+        with disk_errors(path):  # inside the try: without the temporary file, the disk would no longer be full
             yield new
             os.chmod(new, 0o666 & ~_umask())  # safetensors writes files that only their owner can read
             _sync(new)
@@ -53,12 +53,12 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary folder beside ``path``, which takes its place, and that of an older one, when the block ends well.
+    """Yield a temporary folder beside ``path``. If the block succeeds, replace ``path`` by it; otherwise remove it.
 
     Raises:
-        OSError: as ``whole_file``.
+        OSError: as in ``whole_file``, or ``path`` is a file.
     """
-    path = Path(os.path.realpath(path))  # a link to a folder elsewhere stays one
+    path = Path(os.path.realpath(path))  # a link to a folder elsewhere stays a link
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clean(path)
@@ -66,7 +66,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         with disk_errors(path):
             yield new
-            os.sync()  # once: an fsync for each of LibriSpeech's 28,539 training files takes minutes
+            os.sync()  # one for all: an fsync for each of LibriSpeech's 28,539 training files takes minutes
             _swap(new, path)
             _sync(path.parent)
     finally:
@@ -76,9 +76,9 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone(path: str | os.PathLike, waiting: str) -> Iterator[None]:
-    """Hold ``path.lock`` while the block runs; where another process holds it, print ``waiting`` and wait for it.
+    """Hold ``path.lock`` while the block runs. If another process holds it, print ``waiting`` and wait.
 
-    The kernel lets go when a process ends, however it ends.
+    The kernel releases the lock when its process ends, even if it is killed.
     """
     path = Path(path)
     lock = path.with_name(path.name + ".lock")
@@ -96,7 +96,7 @@ def alone(path: str | os.PathLike, waiting: str) -> Iterator[None]:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(lock)):
                     break
-            os.close(handle)  # its last holder has removed it
+            os.close(handle)  # its last holder has removed the file: try again
     try:
         yield
     finally:
@@ -106,9 +106,10 @@ def alone(path: str | os.PathLike, waiting: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Of a disk that refuses what the block writes, make an OSError that names ``path`` and says what to do.
+    """If a disk refuses what the block writes, raise an OSError that names ``path`` and says what to do.
 
-    Libraries tell a full disk in ways of their own, some by an assertion; that the disk is full tells it too.
+    Libraries report a full disk in many ways, some by an assertion. So if the disk is full, an error of any other kind
+    counts as its report, except a ValueError.
     """
     try:
         yield
@@ -129,7 +130,7 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _is_read(filename, path: str | os.PathLike) -> bool:
-    """Whether an error's file is one that the block reads: it has nothing to do with ``path``, or is not readable."""
+    """Whether an error's file is one that the block reads: it is outside the folder of ``path``, or not readable."""
     filename = os.path.abspath(os.fsdecode(filename))
     another = not filename.startswith(os.path.dirname(os.path.abspath(path)))
     return another or os.path.isfile(filename) and not os.access(filename, os.R_OK)
@@ -144,11 +145,11 @@ def _full(path: str | os.PathLike) -> bool:
 
 
 def _temporary(path: Path, make) -> tuple[Path, int]:
-    """A new temporary file or folder beside ``path``, and its lock, which is held until it is closed."""
+    """Make a temporary file or folder beside ``path``. Returns it and its lock, which is held until it is closed."""
     while True:
         new = path.with_name(f".{path.stem}.tmp-{secrets.token_hex(4)}{path.suffix}")
         make(new)
-        with contextlib.suppress(FileNotFoundError):  # another writer's cleaning came between
+        with contextlib.suppress(FileNotFoundError):  # another writer removed it before it was locked
             lock = os.open(new, os.O_RDONLY)
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -158,7 +159,7 @@ def _temporary(path: Path, make) -> tuple[Path, int]:
 
 
 def _clean(path: Path) -> None:
-    """Remove what killed writers of ``path`` have left; what is locked has a living writer and stays."""
+    """Remove what killed writers of ``path`` have left. A locked file or folder has a living writer and stays."""
     left = re.compile(rf"\.{re.escape(path.stem)}\.(tmp|old)-[0-9a-f]{{8}}{re.escape(path.suffix)}")
     for entry in list(os.scandir(path.parent)):
         match = left.fullmatch(entry.name)
@@ -177,10 +178,10 @@ def _clean(path: Path) -> None:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Put the folder ``new`` into the place of ``path``; at any moment one of the two is there or can be put back."""
+    """Replace the folder ``path`` by ``new``. At any moment one of the two is there or can be restored."""
     old = new.with_name(new.name.replace(".tmp-", ".old-"))
     if path.is_file():
-        raise NotADirectoryError(f"{path} is a file; a folder of that name is to be written")
+        raise NotADirectoryError(f"{path} is a file, but a folder of that name must be written: move the file away")
     while True:
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, old)
@@ -188,7 +189,7 @@ def _swap(new: Path, path: Path) -> None:
             os.replace(new, path)
             break
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another writer's folder has come: replace it too
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # these mean another writer's folder: replace it too
                 with contextlib.suppress(OSError):
                     os.replace(old, path)
                 raise
@@ -197,12 +198,12 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def _sync(path: str | os.PathLike) -> None:
-    """Have the disk keep a file's content, or a folder's list of names, before anything relies on it."""
+    """Make the disk store a file's content, or a folder's list of names, before anything relies on it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot do it
             raise
     finally:
         os.close(handle)

@@ -6,14 +6,14 @@ from espnet_pinch.errors import UserError
 
 
 def check_gpus(number: int, option: str) -> None:
-    """See that there are as many GPUs as are asked for.
+    """Check that this machine has as many GPUs as the user asked for.
 
     Args:
-        number: GPUs wanted.
+        number: number of GPUs that are needed.
         option: how the user asked for them, such as "--ngpu 2".
 
     Raises:
-        ValueError: there are fewer.
+        UserError: there are fewer.
     """
     found = torch.cuda.device_count()
     if number > found:

@@ -1,4 +1,4 @@
-"""Families of files that register themselves: methods, families of upstreams, export formats."""
+"""Packages whose modules register themselves: pruning methods, families of upstreams, export formats."""
 
 import functools
 import importlib
@@ -8,6 +8,6 @@ from types import ModuleType
 
 @functools.cache
 def import_all(package: ModuleType) -> None:
-    """Import every module of ``package``, once in a process, so that each can register what it holds."""
+    """Import every module of ``package``, once per process, so that each can register its content."""
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")

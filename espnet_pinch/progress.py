@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, a line now and then in a file."""
+"""Progress of long work: on a terminal a bar with the time left, in a file a line from time to time."""
 
 import contextlib
 import os
@@ -9,17 +9,18 @@ from collections.abc import Iterable
 from tqdm import tqdm
 
 INTERVAL = 30.0  # seconds between two lines
-# A step's stdout goes through a pipe into its log; the number of a descriptor that leads past the pipe to the terminal.
+# A step's stdout goes through a pipe into its log. This variable has the number of a file descriptor that leads to the
+# terminal, past the pipe.
 TERMINAL = "ESPNET_PINCH_TERMINAL"
 
 
 def progress_bar(iterable: Iterable | None = None, *, desc: str, unit: str, total: int | None = None, **kwargs) -> tqdm:
-    """A tqdm bar on a terminal; elsewhere lines on stdout, at most one in ``INTERVAL`` seconds and one at the end.
+    """A tqdm bar if stdout is a terminal; otherwise lines, at most one per ``INTERVAL`` seconds and one at the end.
 
     Args:
-        iterable, total, kwargs: as tqdm's.
-        desc: what is done, such as "decoding dev_clean".
-        unit: what is counted, such as "utts".
+        iterable, total, kwargs: as for tqdm.
+        desc: name of the work, such as "decoding dev_clean".
+        unit: name of what is counted, such as "utts".
     """
     kwargs.update(desc=desc, total=total, unit=f" {unit}", disable=False)
     if sys.stdout.isatty():
@@ -28,7 +29,7 @@ def progress_bar(iterable: Iterable | None = None, *, desc: str, unit: str, tota
 
 
 class Lines(tqdm):
-    """A bar whose every state is a line with the time, and which has a bar beside it where there is a terminal.
+    """A tqdm bar that prints its states as lines with the time. If there is a terminal, it also shows a bar there.
 
     2026-01-31 12:00:00 decoding dev_clean: 120/500 utts (24 %), 3.1 utts/s, 2 min left
     """
@@ -62,7 +63,7 @@ class Lines(tqdm):
         return super().update(n)
 
     def display(self, msg=None, pos=None):
-        if not self._ended():  # close() says it once
+        if not self._ended():  # close() prints the last state once
             self._print()
 
     def _ended(self) -> bool:
@@ -79,7 +80,7 @@ class Lines(tqdm):
             return
         self.disable = True
         self._decr_instances(self)
-        if self.total is None or self._ended():  # otherwise an error line follows, which says more
+        if self.total is None or self._ended():  # otherwise an error message follows, which says more
             self._print()
         if self.bar is not None:
             self.bar.close()
@@ -87,7 +88,7 @@ class Lines(tqdm):
 
 
 def describe(state: dict) -> str:
-    """A line for the state of a bar (tqdm's ``format_dict``).
+    """One line for the state of a bar (tqdm's ``format_dict``).
 
     >>> state = {"prefix": "decoding dev", "unit": " utts", "unit_scale": False, "n": 120, "total": 500, "initial": 0}
     >>> describe({**state, "elapsed": 40.0})
@@ -108,7 +109,7 @@ def describe(state: dict) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people to read.
+    """A duration as text for people.
 
     >>> [duration(s) for s in (4, 150, 5400)]
     ['4 s', '2 min', '1 h 30 min']

@@ -1,11 +1,11 @@
-"""Pruning for people who train with ``transformers.Trainer``: two lines of a script change.
+"""Pruning with ``transformers.Trainer``. Two lines of a training script change:
 
     trainer = PruningTrainer(pruning=Pinch(target_sparsity=0.65), model=model, args=arguments, ...)
     trainer.train()
     trainer.pruning.fold()
 
-Learning-rate schedules, gradient accumulation, mixed precision, several processes and resuming are transformers' own.
-Who has a subclass of ``Trainer`` puts ``PruningMixin`` in front of it: ``class MyTrainer(PruningMixin, TheirTrainer)``.
+transformers handles learning-rate schedules, gradient accumulation, mixed precision, several processes and resuming.
+For a subclass of ``Trainer``, put ``PruningMixin`` in front of it: ``class MyTrainer(PruningMixin, TheirTrainer)``.
 """
 
 from pathlib import Path
@@ -17,18 +17,19 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from espnet_pinch.core.method import PruningMethod
 
-STATE = "pruning.pth"  # in a checkpoint's folder: the method's own progress
+STATE = "pruning.pth"  # file in a checkpoint's folder with the progress of the method
 
 
 class PruningMixin:
     """Adds a pruning method to a ``transformers.Trainer``.
 
     The method is attached to ``model`` when the trainer is made. Its new parameters are trained without weight decay,
-    at ``pruning.new_lr`` where that is set. The penalty is added to the training loss, not to that of an evaluation.
+    with the learning rate ``pruning.new_lr`` if that is set. The penalty is added to the training loss, but not to the
+    loss of an evaluation.
 
     Args:
-        pruning: a method that is attached to no model yet.
-        args, kwargs: as of the trainer below.
+        pruning: a method that is not attached to a model yet.
+        args, kwargs: as for the trainer that the mixin extends.
     """
 
     def __init__(self, *args, pruning: PruningMethod, **kwargs):
@@ -58,7 +59,7 @@ class PruningMixin:
         loss, outputs = found
         if model.training:
             penalty = self.pruning.penalty()
-            if self._is_a_sum(num_items_in_batch):  # over the micro-batches of a step, not their mean
+            if self._is_a_sum(num_items_in_batch):  # the loss of a step is the sum of its micro-batches, not their mean
                 penalty = penalty / self.current_gradient_accumulation_steps
             loss = loss + penalty
         return (loss, outputs) if return_outputs else loss
@@ -71,7 +72,7 @@ class PruningMixin:
         return (self.model_accepts_loss_kwargs and num_items_in_batch is not None) or self.compute_loss_func is not None
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        """As ``Trainer.train``.
+        """Train as ``Trainer.train`` does. On resuming, also load the method's progress.
 
         Raises:
             FileNotFoundError: the checkpoint to resume from has no progress of a pruning method.

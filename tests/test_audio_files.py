@@ -165,7 +165,7 @@ def test_what_is_no_pipes_length_is_cut_and_samples_beyond_the_stated_are_an_err
     assert len(samples_in(put(tmp_path, "empty.wav", wav(data=b"") + LIST))) == 0
     with pytest.raises(ValueError, match="cut short: 64000 of its 3000000000 bytes of samples are there"):
         samples_in(put(tmp_path, "a.wav", wav(3_000_000_000)))
-    with pytest.raises(ValueError, match="bytes behind its samples"):
+    with pytest.raises(ValueError, match="bytes after its samples"):
         samples_in(put(tmp_path, "b.wav", wav(20000)))
 
 
@@ -176,7 +176,7 @@ def test_damage_within_ogg_and_mp3_is_an_error(tmp_path):
     damaged = bytearray(ogg)
     damaged[middle + 100] ^= 1
     for name, data, reason in (
-        ("a.ogg", bytes(damaged), "another checksum"),
+        ("a.ogg", bytes(damaged), "the checksum of the Ogg page"),
         ("b.ogg", ogg[:middle] + ogg[after:], "missing|cut short"),
         ("c.mp3", bare + b"hello" * 100 + bare, "damaged at byte"),
     ):
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     found = find_audio(tmp_path)
     assert found.files == [tmp_path / "a.flac"]
-    assert found.problems == [f"{tmp_path}/shut: Permission denied; what is in this folder is left out"]
+    assert found.problems == [f"{tmp_path}/shut: Permission denied; the files in this folder are left out"]
 
 
 def test_names_that_are_no_utf8_or_hold_tabs_stop_nothing(file, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -282,7 +282,7 @@ def test_standard_input_and_other_descriptors_are_read_and_their_size_is_bounded
         ours, writer = piped()
         try:
             if refused:
-                with pytest.raises(OSError, match=f"/dev/fd/{ours}: more than"):
+                with pytest.raises(OSError, match=f"/dev/fd/{ours}: the pipe has more than"):
                     samples_in(f"/dev/fd/{ours}")
             else:
                 assert len(samples_in(f"/dev/fd/{ours}")) == 32000

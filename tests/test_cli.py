@@ -167,7 +167,7 @@ def bad_files(folder) -> dict[str, str]:
     return {
         "cut.flac": "flac decoder lost sync",
         "empty.wav": "0 samples at 16000 Hz are too few for one frame",
-        "link.wav": "does not exist (it is a link to /nowhere.wav, which is not there)",
+        "link.wav": "does not exist (it is a link to /nowhere.wav, which does not exist)",
         "nan.wav": "has samples that are not finite",
         "short.wav": "50 samples at 16000 Hz are too few for one frame",
         "text.wav": "Format not recognised",

@@ -140,7 +140,7 @@ def test_a_begun_file_that_is_longer_than_the_servers_is_dropped(server, tmp_pat
     begin(server, tmp_path / "file")
     (tmp_path / "file.etag").unlink()
     server.files["/file"] = CONTENT[:1000]
-    with pytest.raises(OSError, match="another file than the one begun"):
+    with pytest.raises(OSError, match="has changed since this download began"):
         download.fetch(f"{server.url}/file", tmp_path / "file", sha(CONTENT[:1000]))
     download.fetch(f"{server.url}/file", tmp_path / "file", sha(CONTENT[:1000]))
     assert (tmp_path / "file").read_bytes() == CONTENT[:1000]
@@ -196,7 +196,7 @@ def test_a_connection_that_breaks_or_stalls_is_one_line_and_resumed(server, tmp_
 
 def test_a_file_larger_than_the_disk_is_not_begun(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2000, 1000, 1000))
-    with pytest.raises(OSError, match="has 0.000 GB left, and 0.001 GB are to be fetched"):
+    with pytest.raises(OSError, match="has 0.000 GB left, but the download needs 0.001 GB"):
         download.fetch(f"{server.url}/file", tmp_path / "file", sha(CONTENT))
 
 

@@ -147,7 +147,7 @@ def test_a_recipe_killed_at_thirty_moments_leaves_what_an_undisturbed_one_leaves
     output = run.wait()
     assert run.process.returncode == 0, output
 
-    first, second = (tmp_path / name / "egs" / "librispeech_100" for name in ("undisturbed", "recipe"))
+    first, second = (tmp_path / name / "egs" / "mini" for name in ("undisturbed", "recipe"))
     for name in ("downloads", "data", "dump"):
         assert contents(first / name) == contents(second / name)
         assert contents(first / name)

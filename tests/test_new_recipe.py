@@ -106,7 +106,7 @@ def sound(folder, *arguments):
             "text and wav.scp differ in their ids: ann-train-2",
         ),
         (lambda f: [replace(f, n, "train-0", "train-9") for n in ("text", "wav.scp", "utt2spk")], "is not sorted"),
-        (lambda f: replace(f, "text", "ONE TWO", "ONE  TWO"), "ann-train-0 has more than single spaces"),
+        (lambda f: replace(f, "text", "ONE TWO", "ONE  TWO"), "ann-train-0 must have single spaces only"),
         (lambda f: replace(f, "utt2spk", "ann\n", "ann b\n"), "the speaker 'ann b' of utterance 'ann-train-0'"),
         (command, r"ann-train-0: .* is a command; the recipe runs none.* \(and 3 more in .*/train\)"),
         (lambda f: sound(f, np.zeros(8000), 8000), "ann-train-1: .*audio/train 1.wav has 8000 Hz"),

@@ -81,7 +81,7 @@ def test_a_failing_disk_is_not_called_damage(tmp_path):
     audio = folder / "19-198-0001.flac"
     audio.unlink()
     audio.symlink_to(FAILS)
-    assert line_of(read_subset, tmp_path, "dev-clean") == f"{audio} cannot be read, the disk fails: Input/output error"
+    assert line_of(read_subset, tmp_path, "dev-clean") == f"{audio} cannot be read (the disk fails): Input/output error"
     torch.save({}, tmp_path / "whole.pth")
     with pytest.MonkeyPatch.context() as patch:
 
@@ -91,7 +91,7 @@ def test_a_failing_disk_is_not_called_damage(tmp_path):
         patch.setattr("zipfile.ZipFile.testzip", fail)
         patch.setattr("espnet_pinch.asr.safe_load.why_unreadable", lambda _: why_unreadable(FAILS))
         line = line_of(damage, tmp_path / "whole.pth")
-    assert line == f"{tmp_path}/whole.pth cannot be read, the disk fails: Input/output error"
+    assert line == f"{tmp_path}/whole.pth cannot be read (the disk fails): Input/output error"
 
 
 def test_a_folder_or_a_dead_link_is_not_called_damage(tmp_path):
@@ -103,8 +103,8 @@ def test_a_folder_or_a_dead_link_is_not_called_damage(tmp_path):
     audio.rmdir()
     audio.symlink_to("/nowhere/x.flac")
     line = line_of(read_subset, tmp_path, "dev-clean")
-    assert "19-198-0001.flac: that does not exist (it is a link to /nowhere/x.flac, which is not there)" in line
-    assert why_unreadable(folder) == "is a folder, where a file is needed"
+    assert "19-198-0001.flac: that does not exist (it is a link to /nowhere/x.flac, which does not exist)" in line
+    assert why_unreadable(folder) == "is a folder, but a file is needed"
 
 
 PERMISSIONS = """

@@ -132,7 +132,7 @@ def test_seconds_are_those_of_each_function(monkeypatch):
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="the backend 'gpu' is none of auto, dense, sparse"):
+    with pytest.raises(ValueError, match="the backend 'gpu' is not one of auto, dense, sparse"):
         use_backend(block([0.5]), "gpu")
     with pytest.raises(ValueError, match="no linear layer of Sequential"):
         use_backend(block([0.5]), "sparse")
@@ -145,5 +145,5 @@ def test_what_is_refused():
         layer(torch.zeros(2, 4, requires_grad=True))
     with pytest.raises(ValueError, match="input of a SparseLinear is bfloat16"):
         layer(torch.zeros(2, 4, dtype=torch.bfloat16))
-    with pytest.raises(ValueError, match="4 input features, got 5"):
+    with pytest.raises(ValueError, match="4 input features got 5"):
         layer(torch.zeros(8, 5))

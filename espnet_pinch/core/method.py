@@ -162,7 +162,7 @@ class PruningMethod(nn.Module):
     def land(self) -> None:
         """Bring a trained model exactly to its target: averaging checkpoints may have moved it away."""
 
-    # -- what there is to know
+    # -- the state of the method
 
     def sparsity(self) -> float:
         """Overall sparsity: pruned weights over gated weights; 0.0 if nothing is gated."""

@@ -1,1 +1,1 @@
-"""Before training: corpora, Kaldi data directories, token lists."""
+"""Data preparation before training: corpora, Kaldi data directories, token lists, upstream models."""

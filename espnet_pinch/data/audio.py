@@ -1,4 +1,4 @@
-"""Read the audio of a wav.scp entry, and nothing but audio: its readers would run a command, or unpickle, if told."""
+"""Read the audio of a wav.scp entry safely: the libraries' readers can also run a command or load a pickle."""
 
 import contextlib
 import os
@@ -15,19 +15,19 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
 try:
-    from omniio.tools.kaldi import stream as omniio  # with which ESPnet 202611 reads archives; 202511 uses kaldiio
+    from omniio.tools.kaldi import stream as omniio  # ESPnet 202611 reads archives with it; 202511 uses kaldiio
 except ImportError:
     omniio = None
 
-UNKNOWN = 2**62  # soundfile gives a larger number of samples where a file does not say how many it has
+UNKNOWN = 2**62  # soundfile gives a larger number of samples if a file does not state its length
 _BLOCK = 1 << 16  # samples
 
 
 class Stream(soundfile.SoundFile):
-    """A sound file read from its beginning to its end.
+    """A sound file that is read from beginning to end without seeking.
 
-    soundfile seeks to where it is after every read of a file that it can seek in. MP3 has noise behind a seek, and FLAC
-    without a stated length cannot be sought in.
+    In a seekable file, soundfile seeks to its current position after every read. In MP3 this causes noise, and in FLAC
+    without a stated length it fails.
     """
 
     def seekable(self) -> bool:
@@ -36,14 +36,14 @@ class Stream(soundfile.SoundFile):
 
 @contextlib.contextmanager
 def no_code() -> Iterator[None]:
-    """Inside, no reader of archives unpickles ("PKL" in one) or starts a command ("cat a.ark |" in a wav.scp).
+    """Inside the block, archive readers load no pickle ("PKL" in an archive) and run no command ("cat a.ark |").
 
     Raises (in the reader):
-        ValueError: it was told to.
+        UserError: an archive holds a pickle, or a wav.scp holds a command.
     """
 
     def refuse(*_, **__):
-        raise UserError("an archive of audio holds a pickle, or a wav.scp a command, and that could run code: refused")
+        raise UserError("an audio archive holds a pickle, or a wav.scp holds a command, which could run code: refused")
 
     no_commands = types.SimpleNamespace(Popen=refuse, PIPE=None)
     with (
@@ -55,7 +55,7 @@ def no_code() -> Iterator[None]:
 
 
 def read_file(path: str | os.PathLike, dtype: str) -> tuple[np.ndarray, int]:
-    """Samples and rate in Hz of a sound file, which need not say how many it has: soundfile.read asks for that.
+    """Samples and sample rate in Hz of a sound file. Unlike soundfile.read, it needs no stated length.
 
     Raises:
         soundfile.LibsndfileError: it cannot be read.
@@ -70,11 +70,11 @@ def read_file(path: str | os.PathLike, dtype: str) -> tuple[np.ndarray, int]:
 
 
 def read_audio(entry: str) -> np.ndarray:
-    """Samples (float32, -1..1) of a sound file, or of ``file.ark:offset`` out of a packed archive.
+    """Samples (float32, -1..1) of a sound file, or of ``file.ark:offset`` in a packed archive.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the archive holds a pickle.
+        UserError: the archive holds a pickle, or its reader refuses it.
     """
     if re.search(r"\.ark:\d+$", entry):
         try:
@@ -84,7 +84,7 @@ def read_audio(entry: str) -> np.ndarray:
             raise
         except ValueError as error:
             raise UserError(f"{entry}: {error}") from None
-        except Exception as error:  # a damaged archive shows in many ways
+        except Exception as error:  # a damaged archive raises many kinds of errors
             raise OSError(f"{entry} cannot be read: {error or type(error).__name__}") from None
         return (samples / 32768).astype(np.float32) if samples.dtype == np.int16 else samples.astype(np.float32)
     try:

@@ -1,4 +1,4 @@
-"""Check what a recipe's ``local/data.sh`` leaves, and complete it; ``egs/TEMPLATE/local/data.sh`` has the contract."""
+"""Check and complete the output of a recipe's ``local/data.sh``. ``egs/TEMPLATE/local/data.sh`` states the contract."""
 
 import dataclasses
 import os
@@ -23,12 +23,12 @@ def check_data_dir(folder: str | os.PathLike, jobs: int = 4) -> list[Utterance]:
     Opens every sound file. Decodes the few that do not state their length.
 
     Args:
-        folder: of ``wav.scp``, ``text`` and ``utt2spk``.
-        jobs: threads that open sound files.
+        folder: folder with ``wav.scp``, ``text`` and ``utt2spk``.
+        jobs: number of threads that open sound files.
 
     Raises:
-        FileNotFoundError, UserError: the directory does not keep the contract; the message names the file and, for
-            audio, the first utterance and how many there are.
+        FileNotFoundError, UserError: the directory breaks the contract. The message names the file. For audio, it names
+            the first utterance and the number of the others.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -57,7 +57,7 @@ def check_data_dir(folder: str | os.PathLike, jobs: int = 4) -> list[Utterance]:
 
 
 def header_problem(file: soundfile.SoundFile) -> str | None:
-    """Why the recipe cannot use a sound file of this rate and number of channels; None where it can."""
+    """Why the recipe cannot use a sound file with this rate and number of channels; None if it can."""
     if file.samplerate != RATE:
         return f"has {file.samplerate} Hz; the recipe needs {RATE} Hz, resample the corpus first"
     if file.channels != 1:

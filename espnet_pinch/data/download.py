@@ -1,5 +1,4 @@
-"""Downloads: resumed where they were cut, checked before they are used; archives are unpacked before they are called
-there."""
+"""Downloads that resume after a break and are checked before use. An archive's folder appears when it is complete."""
 
 import hashlib
 import http.client
@@ -32,12 +31,12 @@ TIMEOUT = 60  # seconds without a byte
 
 
 class Refused(OSError):
-    """A server's answer that is no file.
+    """A server answered with an error instead of a file.
 
     Attributes:
-        url: the one that answers so, after redirects.
-        status: of HTTP, such as 404.
-        code: what the Hugging Face hub calls the error (``X-Error-Code``), None elsewhere.
+        url: the address that answered, after redirects.
+        status: HTTP status, such as 404.
+        code: the Hugging Face hub's name for the error (``X-Error-Code``); None from other servers.
     """
 
     def __init__(self, url: str, error: urllib.error.HTTPError):
@@ -54,18 +53,19 @@ def fetch(
     git_blob: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Download ``url`` to ``path``; what an interrupted download left in ``path.part`` is continued.
+    """Download ``url`` to ``path``. An interrupted download leaves ``path.part``, and the next call continues it.
 
-    ``path.etag`` beside it names the version of the file on the server; of another version nothing is kept.
+    ``path.etag`` holds the version of the file on the server. If that has changed, the download starts again.
 
     Args:
-        sha256, size, git_blob: as ``check_file``.
-        headers: of the request. ``Authorization`` goes to the host of ``url`` alone, not where it redirects to.
+        sha256, size, git_blob: as for ``check_file``.
+        headers: headers of the request. ``Authorization`` goes only to the host of ``url``, not to other hosts that
+            it redirects to.
 
     Raises:
         Refused: the server answers with an error; what has arrived is kept.
         OSError: the network or the disk fails; what has arrived is kept.
-        ValueError: size or checksum is wrong; the file is deleted.
+        UserError: the size or a checksum is wrong; the file is deleted.
     """
     path = Path(path)
     part, etag = (path.with_name(path.name + end) for end in (".part", ".etag"))
@@ -85,15 +85,15 @@ def fetch(
 def check_file(
     path: str | os.PathLike, sha256: str | None = None, *, size: int | None = None, git_blob: str | None = None
 ) -> None:
-    """Compare a file with what is known of it; what is None is not known.
+    """Compare a file with its known size and checksums; None means not known.
 
     Args:
-        sha256: in hexadecimal.
-        size: bytes.
-        git_blob: SHA-1 under which git stores the content.
+        sha256: SHA-256 in hexadecimal.
+        size: size in bytes.
+        git_blob: SHA-1 under which git stores the content, in hexadecimal.
 
     Raises:
-        ValueError: it is another file; the message says in what.
+        UserError: the file differs; the message says in what.
     """
     found = os.path.getsize(path)
     if size is not None and found != size:
@@ -105,7 +105,7 @@ def check_file(
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """urllib's; a redirect within one host keeps the token, as for a model that has another name by now."""
+    """urllib's redirects, but a redirect within one host keeps the token: the hub redirects a renamed model."""
 
     def redirect_request(self, request, fp, code, msg, headers, newurl):
         new = super().redirect_request(request, fp, code, msg, headers, newurl)
@@ -125,16 +125,16 @@ def _download(url: str, part: Path, etag: Path, more: Mapping[str, str], size: i
     version = etag.read_text(encoding="utf-8") if have and etag.is_file() else None
     headers = {"Range": f"bytes={have}-"} if have else {}
     if version:
-        headers["If-Range"] = version  # the server sends the whole file where it has another by now
+        headers["If-Range"] = version  # if the version has changed, the server sends the whole file
     request = urllib.request.Request(url, headers=headers)
     for name, value in more.items():
         request.add_unredirected_header(name.capitalize(), value)
     try:
         with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
             if response.status != 206:
-                have = 0  # the whole file comes
+                have = 0  # the server sends the whole file
             elif not _begins_at(response.headers.get("Content-Range"), have):
-                raise OSError(f"{url}: the server sends another part of the file than was asked for")
+                raise OSError(f"{url}: the server sends another part of the file than requested")
             length = response.headers.get("Content-Length")
             total = have + int(length) if length else size
             if total is not None:
@@ -142,22 +142,22 @@ def _download(url: str, part: Path, etag: Path, more: Mapping[str, str], size: i
             if not have:
                 part.unlink(missing_ok=True)
                 found = response.headers.get("ETag") or ""
-                etag.write_text("" if found.startswith("W/") else found, encoding="utf-8")  # weak ones name no bytes
+                etag.write_text("" if found.startswith("W/") else found, encoding="utf-8")  # weak: bytes may differ
             bar = progress_bar(desc=f"fetching {part.stem}", initial=have, total=total, unit="B", unit_scale=True)
             with open(part, "ab") as file, bar:
                 while chunk := response.read1(CHUNK):
                     file.write(chunk)
-                    file.flush()  # a kill loses nothing that has come
+                    file.flush()  # a kill then loses no bytes that have arrived
                     bar.update(len(chunk))
         if total is not None and part.stat().st_size != total:
             raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes; run again to resume")
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise Refused(url, error) from None
-        if error.headers.get("Content-Range") != f"bytes */{have}":  # otherwise nothing is left to fetch
+        if error.headers.get("Content-Range") != f"bytes */{have}":  # otherwise the download is complete
             part.unlink()
             raise OSError(
-                f"{url}: the server has another file than the one begun here; run again to fetch it"
+                f"{url}: the file on the server has changed since this download began; run again to fetch it"
             ) from None
     except urllib.error.URLError as error:
         raise OSError(f"{url}: {error.reason}") from None
@@ -168,14 +168,14 @@ def _download(url: str, part: Path, etag: Path, more: Mapping[str, str], size: i
 
 
 def _begins_at(content_range: str | None, start: int) -> bool:
-    """Whether the part of a file that the server sends begins at byte ``start``; one that does not say so does."""
+    """Whether the part that the server sends begins at byte ``start``. Without a Content-Range, this is assumed."""
     return content_range is None or content_range.startswith(f"bytes {start}-")
 
 
 def _need(size: int, path: Path) -> None:
     free = shutil.disk_usage(path.parent).free
     if size > free:
-        raise OSError(f"{path.parent} has {free / 1e9:.3f} GB left, and {size / 1e9:.3f} GB are to be fetched")
+        raise OSError(f"{path.parent} has {free / 1e9:.3f} GB left, but the download needs {size / 1e9:.3f} GB")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -193,12 +193,13 @@ def _digest(path: str | os.PathLike, digest) -> str:
 
 
 def fetch_librispeech(folder: str | os.PathLike, subsets: list[str], base_url: str = LIBRISPEECH_URL) -> None:
-    """Download and unpack subsets of LibriSpeech to ``folder/LibriSpeech/SUBSET``; a subset that is there is kept.
+    """Download and unpack subsets of LibriSpeech to ``folder/LibriSpeech/SUBSET``; existing subsets are kept.
 
-    An archive put into ``folder`` by hand is taken like a downloaded one. An archive is deleted once unpacked.
+    An archive that the user put into ``folder`` is used like a downloaded one. It is deleted after it is unpacked.
 
     Raises:
-        OSError, ValueError: as ``fetch``; the message says how to put the archive there by hand.
+        OSError: as in ``fetch``; the message says how to put the archive there by hand.
+        UserError: as in ``fetch`` and ``unpack_subset``.
     """
     folder = Path(folder)
     for subset in subsets:
@@ -218,10 +219,10 @@ def fetch_librispeech(folder: str | os.PathLike, subsets: list[str], base_url: s
 
 
 def unpack_subset(archive: str | os.PathLike, subset: str, final: Path) -> None:
-    """Unpack ``LibriSpeech/SUBSET`` out of an archive; ``final`` takes its name when it is whole.
+    """Unpack ``LibriSpeech/SUBSET`` from an archive to ``final``, which appears only when it is complete.
 
     Raises:
-        ValueError: the archive does not hold the subset, is damaged, or has a member that would leave the folder or
+        UserError: the archive does not hold the subset, is damaged, or has a member that would leave the folder or
             is a link.
         OSError: the disk is full or read-only.
     """
@@ -231,7 +232,7 @@ def unpack_subset(archive: str | os.PathLike, subset: str, final: Path) -> None:
             with tarfile.open(fileobj=file, mode="r|*") as tar:
                 for member in tar:
                     _check_member(member, archive)
-                    parts = Path(member.name).parts  # no "//", no "./"
+                    parts = Path(member.name).parts  # without "//" and "./"
                     if member.isfile() and parts[:2] == ("LibriSpeech", subset) and parts[2:]:
                         member.name = str(Path(*parts[2:]))
                         tar.extract(member, new, set_attrs=False, filter="data")
@@ -239,16 +240,16 @@ def unpack_subset(archive: str | os.PathLike, subset: str, final: Path) -> None:
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise UserError(f"{archive} cannot be unpacked: {error}") from None
         except OSError as error:
-            if error.errno is not None:  # not gzip's and bzip2's errors of damaged data
+            if error.errno is not None:  # gzip and bzip2 report damaged data by an OSError without errno
                 raise
             raise UserError(f"{archive} cannot be unpacked: {error}") from None
-        bar.update(bar.total - bar.n)  # what follows the last member
+        bar.update(bar.total - bar.n)  # the bytes after the last member
         if not any(new.iterdir()):
             raise UserError(f"{archive} does not hold LibriSpeech/{subset}")
 
 
 def _check_member(member: tarfile.TarInfo, archive: str | os.PathLike) -> None:
-    """LibriSpeech's archives hold folders and files; links and other things are how a member leaves the folder."""
+    """Raise UserError unless a member is a file or a folder inside the archive: links could leave the folder."""
     if not (member.isfile() or member.isdir()):
         raise UserError(f"{archive} cannot be unpacked: its member {member.name!r} is neither a file nor a folder")
     if member.name.startswith("/") or ".." in Path(member.name).parts:

@@ -1,4 +1,4 @@
-"""What the trainer reads: transcripts in the vocabulary's spelling, training utterances of a usable length."""
+"""The data that the trainer reads: transcripts in the vocabulary's spelling, utterances of a usable length."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ class Limits:
 
     Attributes:
         min_seconds, max_seconds: bounds of the audio's length.
-        frames_of: how many frames the upstream makes of a number of samples.
+        frames_of: gives the number of frames that the upstream computes from a number of samples.
     """
 
     min_seconds: float
@@ -47,12 +47,12 @@ class Limits:
 def prepare_training_set(
     utterances: list[Utterance], spelling: Spelling, limits: Limits, unknown: UnknownCharacters
 ) -> tuple[list[Utterance], dict[str, int]]:
-    """Utterances as the model is trained on them; unusable ones are dropped.
+    """The utterances for training; unusable ones are dropped.
 
     Args:
-        utterances: their transcripts in the vocabulary's spelling.
+        utterances: their transcripts are in the vocabulary's spelling.
 
-    Returns: the utterances, and how many were dropped for which reason.
+    Returns: the utterances, and the number of dropped ones for each reason.
     """
     dropped: dict[str, int] = {}
     kept = []
@@ -67,38 +67,39 @@ def prepare_training_set(
 
 
 def check_test_set(utterances: list[Utterance], limits: Limits, name: str) -> None:
-    """Raises ValueError where an utterance of a test set, none of which is dropped, is shorter than one frame."""
+    """Raise UserError if an utterance is shorter than one frame: no utterance of a test set may be dropped."""
     for u in utterances:
         if limits.frames_of(u.samples) < 1:
             raise UserError(f"{name}: utterance {u.id} has {u.samples} samples, too few for one frame")
 
 
 def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[Utterance]:
-    """Put all audio of a set into one ``data_flac.ark`` (kaldiio), FLAC inside; one big file instead of many small.
+    """Pack all audio of a set as FLAC into one large file, ``data_flac.ark`` (kaldiio).
 
-    Samples are kept to 16 bits, LibriSpeech's own.
+    Samples have 16 bits, as in LibriSpeech.
 
-    Returns: the utterances, their audio now "data_flac.ark:offset".
+    Returns: the utterances, with "data_flac.ark:offset" as their audio.
 
     Raises:
-        ValueError: an utterance's audio is not what the data directory says; the message names it.
+        UserError: an utterance's audio cannot be read or differs from the data directory (the message names it), or
+            ``folder`` has a character that kaldiio cannot take.
     """
     folder = Path(folder).absolute()
     if set(str(folder)) & set("[]|"):
-        raise UserError(f"{folder}: kaldiio takes [ ] and | in a path for something else; give another --dumpdir")
+        raise UserError(f"{folder}: kaldiio gives [ ] and | in a path another meaning; give another --dumpdir")
     flac = {"write_function": "soundfile", "write_kwargs": {"format": "flac", "subtype": "PCM_16"}}
     packed = []
     with whole_folder(folder) as new, open(new / "data_flac.ark", "wb") as ark:
         for u in progress_bar(utterances, desc=f"packing {folder.name}", unit="utts"):
             samples, rate = _read(u)
-            offset = ark.tell() + len(f"{u.id} ".encode())  # behind the key
+            offset = ark.tell() + len(f"{u.id} ".encode())  # after the key
             kaldiio.save_ark(ark, {u.id: (rate, samples)}, **flac)
             packed.append(dataclasses.replace(u, audio=f"{folder / 'data_flac.ark'}:{offset}"))
     return packed
 
 
 def _read(u: Utterance):
-    """Samples and rate of an utterance; ValueError where they are not what the data directory says."""
+    """Samples and rate of an utterance; raises UserError if they differ from the data directory."""
     try:
         samples, rate = read_file(u.audio, "int16")
     except soundfile.LibsndfileError as error:
@@ -114,7 +115,7 @@ def _states_length(audio: str) -> bool:
     try:
         return soundfile.info(audio).frames < UNKNOWN
     except soundfile.LibsndfileError:
-        return True  # an archive, or a file that whoever reads it will name
+        return True  # an archive, or a damaged file, which a later reader reports
 
 
 def spelled(utterances: list[Utterance], spelling: Spelling) -> list[Utterance]:
@@ -126,11 +127,11 @@ def write_dump(folder: str | os.PathLike, utterances: list[Utterance], packed: s
     """Write the data directory of a set.
 
     Args:
-        packed: folder for an archive of its audio; None leaves the audio where it is, but for files that do not state
-            their length, which ESPnet cannot read: ``FOLDER.audio`` gets copies that do.
+        packed: folder for an archive of the audio. None leaves the audio where it is, except for files that do not
+            state their length: ESPnet cannot read them, so ``FOLDER.audio`` gets copies that state it.
 
     Raises:
-        ValueError: as ``pack_audio``.
+        UserError: as in ``pack_audio``.
     """
     if packed:
         write_data_dir(folder, pack_audio(utterances, packed))

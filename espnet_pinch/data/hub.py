@@ -1,4 +1,4 @@
-"""Fetch an upstream from the Hugging Face hub, or from the hub's cache where HF_HUB_OFFLINE is set."""
+"""Fetch an upstream from the Hugging Face hub, or from the hub's cache if HF_HUB_OFFLINE is set."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from espnet_pinch.data.upstream_files import CONFIG, choose
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import DISK_REASONS, disk_errors
 
-NOTE = ".of"  # beside a file under way: the checksum of what it is to become
+NOTE = ".of"  # ending of the note beside an unfinished file, which holds the checksums of the finished one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Repository:
     """One commit of a model, on the hub or in its cache.
 
     Attributes:
-        checks: of every file, what ``check_file`` takes.
-        bring: puts a file to a path, checked.
-        commit, licence: for the record; None and {} where not known.
-        origin: of the record.
+        checks: ``{file name: arguments of check_file}``.
+        bring: writes a file to a path, checked.
+        commit, licence: for the record; None and {} if not known.
+        origin: for the record.
     """
 
     checks: dict[str, dict]
@@ -42,14 +42,14 @@ class Repository:
 
 
 def fetch_from_hub(source: Source, folder: Path) -> None:
-    """Bring the files of an upstream to ``folder``, which takes its name, or gets its last file, when all have come.
+    """Bring the files of an upstream to ``folder``, which is complete only when all of them have arrived.
 
-    ``folder.part`` holds what has come; the next call goes on with it. Files that are in ``folder`` are kept and
-    checked.
+    ``folder.part`` holds what has arrived so far, and the next call continues from there. Files that are already in
+    ``folder`` are checked and kept.
 
     Raises:
         OSError: the hub cannot be reached or refuses, or the model lacks a file; the message says what to do.
-        ValueError: a checksum is wrong.
+        UserError: a checksum is wrong, a list of shards is damaged, or HF_ENDPOINT is not an address.
     """
     part = folder.with_name(folder.name + ".part")
     open_repository = _cached if constants.HF_HUB_OFFLINE else _on_hub
@@ -70,7 +70,7 @@ def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> N
             try:
                 check_file(folder / name, **checks[name])
             except UserError as error:
-                raise UserError(f"{error} by {source.name}: remove it, and it is fetched") from None
+                raise UserError(f"{error} by {source.name}: remove it to fetch it again") from None
             return folder / name
         _begin(part / name, checks[name])
         repository.bring(name, part / name)
@@ -79,7 +79,7 @@ def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> N
     try:
         names = choose(checks, lambda name: bring(name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        what = "the hub's cache has of it" if repository.origin == CACHE else "it has"
+        what = "its copy in the hub's cache has" if repository.origin == CACHE else "it has"
         raise FileNotFoundError(_line(source, f"{what} {error}{_others(checks)}")) from None
     except UserError as error:
         raise UserError(f"{source.name}: {error}") from None
@@ -100,14 +100,14 @@ def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> N
     if not folder.exists():
         os.rename(part, folder)
         return
-    # What makes the folder whole comes last: the weights, and the configuration after them.
+    # The weights and then the configuration come last, because they make the folder complete.
     for name in (FILE, *names[1:], CONFIG):
         if (part / name).is_file():
             os.replace(part / name, folder / name)
 
 
 def _begin(path: Path, checks: dict) -> None:
-    """Drop what has come of ``path`` where it was to become another file; note what it is to become."""
+    """Note which file ``path`` will become; remove what has arrived of it if that was another file."""
     wanted = " ".join(f"{key}={value}" for key, value in sorted(checks.items()))
     note = path.with_name(path.name + NOTE)
     if not (note.is_file() and note.read_text(encoding="utf-8") == wanted):
@@ -121,15 +121,15 @@ def _room(folder: Path, part: Path, sizes: dict[str, int]) -> None:
     size = sum(size for name, size in sizes.items() if not (folder / name).is_file()) - have
     free = shutil.disk_usage(part).free
     if size > free:
-        raise OSError(f"{part.parent} has {free / 1e9:.3f} GB left, and {size / 1e9:.3f} GB are to be fetched")
+        raise OSError(f"{part.parent} has {free / 1e9:.3f} GB left, but the download needs {size / 1e9:.3f} GB")
 
 
 def _others(names: Collection[str]) -> str:
-    """What a model has instead of the weights that transformers reads, for an error line."""
+    """For an error line: the files of weights that a model has instead of those that transformers reads."""
     found = [
         name for name in names if name.endswith((".safetensors", ".bin", ".h5", ".msgpack", ".pt", ".pth", ".gguf"))
     ]
-    return f"; there is {', '.join(found[:3])}{', ...' if found[3:] else ''}" if found else ""
+    return f"; it has {', '.join(found[:3])}{', ...' if found[3:] else ''}" if found else ""
 
 
 # ---- The hub
@@ -139,7 +139,7 @@ def _on_hub(source: Source, folder: Path) -> Repository:
     endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
     if endpoint.scheme not in ("http", "https") or not re.fullmatch(r"([\w.-]+|\[[\da-f:]+\])(:\d+)?", endpoint.netloc):
         raise UserError(f"HF_ENDPOINT must be an address such as https://huggingface.co, not {constants.ENDPOINT!r}")
-    # Of a folder that has lost a file the rest is of the commit that its record names.
+    # If a folder has lost a file, its other files come from the commit that its record names.
     revision = commit_of(folder) or source.revision
     try:
         info = HfApi().model_info(source.repo, revision=revision, files_metadata=True, timeout=download.TIMEOUT)
@@ -150,12 +150,12 @@ def _on_hub(source: Source, folder: Path) -> Repository:
     except (HTTPError, OSError) as error:
         reason = f"the hub at {constants.ENDPOINT} cannot be reached: {str(error) or type(error).__name__}"
         if _in_cache(source):
-            reason += "; it is in the hub's cache on this machine, from where HF_HUB_OFFLINE=1 takes it"
+            reason += "; the hub's cache on this machine has it: set HF_HUB_OFFLINE=1 to use it"
         raise OSError(_line(source, reason, folder)) from None
     except (ValueError, KeyError, TypeError):
         info = None
     if info is None or not info.sha or info.siblings is None:
-        raise OSError(_line(source, f"{constants.ENDPOINT} answers, but not as the hub does (a proxy?)", folder))
+        raise OSError(_line(source, f"{constants.ENDPOINT} answers, but not like the hub (is it a proxy?)", folder))
     files = {file.rfilename: file for file in info.siblings}
     checks = {
         name: {
@@ -199,7 +199,7 @@ def _line(source: Source, reason: str, folder: Path | None = None) -> str:
 
 
 def _refusal(source: Source, status: int, code: str | None, file: str | None = None) -> str:
-    """What an answer of the hub means and what to do about it."""
+    """What the hub's answer means, and what to do about it."""
     terms = f"accept its terms on {constants.ENDPOINT}/{source.repo}"
     token = "HF_TOKEN (or hf auth login)"
     if code == "RevisionNotFound":
@@ -208,7 +208,7 @@ def _refusal(source: Source, status: int, code: str | None, file: str | None = N
         return f"it has no file {file}"
     if code == "GatedRepo" or status == 403:
         account = f"with the account of the token in {token}" if get_token() else f"and give your token in {token}"
-        return f"the hub answers {status}, access is granted on conditions: {terms} {account}"
+        return f"the hub answers {status}, access to it has conditions: {terms} {account}"
     if status in (401, 404):
         reason = f"the hub answers {status}: it is misspelt, or "
         if source.revision and status == 404 and code is None:
@@ -221,7 +221,7 @@ def _refusal(source: Source, status: int, code: str | None, file: str | None = N
     return f"the hub answers {status}" + ("; try again later" if status >= 500 else "")
 
 
-# ---- Its cache
+# ---- The hub's cache
 
 
 def _snapshot(source: Source) -> Path:
@@ -241,21 +241,21 @@ def _cached(source: Source, folder: Path) -> Repository:
         snapshot = _snapshot(source)
     except LocalEntryNotFoundError:
         reason = (
-            "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and it is not in the hub's cache "
-            f"({constants.HF_HUB_CACHE}); unset it to fetch it"
+            "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and the model is not in the hub's cache "
+            f"({constants.HF_HUB_CACHE}); unset the variable to fetch it"
         )
         raise OSError(_line(source, reason, folder)) from None
     checks = {path.name: _check_of(path) for path in snapshot.iterdir() if path.is_file()}
 
     def bring(name: str, path: Path) -> None:
-        print(f"copying {name} out of the hub's cache", flush=True)
+        print(f"copying {name} from the hub's cache", flush=True)
         shutil.copyfile(snapshot / name, path)
         try:
             check_file(path, **checks[name])
         except UserError:
             path.unlink()
             raise UserError(
-                f"the hub's cache is damaged: {snapshot / name} has another checksum than its name"
+                f"the hub's cache is damaged: the checksum of {snapshot / name} differs from its name"
             ) from None
 
     commit = snapshot.name if re.fullmatch("[0-9a-f]{40}", snapshot.name) else None
@@ -263,7 +263,7 @@ def _cached(source: Source, folder: Path) -> Repository:
 
 
 def _check_of(path: Path) -> dict:
-    """The cache names a file's content by the checksum that the hub states."""
+    """Arguments of ``check_file``: the cache names a file's content by the checksum that the hub states."""
     name = os.path.basename(os.path.realpath(path))
     kind = {40: "git_blob", 64: "sha256"}.get(len(name)) if re.fullmatch("[0-9a-f]+", name) else None
     return {"size": path.stat().st_size, **({kind: name} if kind else {})}

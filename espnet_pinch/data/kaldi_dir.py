@@ -1,4 +1,4 @@
-"""Kaldi data directories: ``wav.scp text utt2spk spk2utt utt2dur utt2num_samples``, sorted as LC_ALL=C sorts."""
+"""Kaldi data directories: ``wav.scp text utt2spk spk2utt utt2dur utt2num_samples``, in the order of LC_ALL=C."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder
 from espnet_pinch.unreadable import POINTER, is_pointer
 
-RATE = 16000  # Hz: what the upstreams listen to
+RATE = 16000  # Hz, the sample rate of the upstreams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Utterance:
     """One line of each file of a data directory.
 
     Attributes:
-        id: utterance id; starts with the speaker, so that both sort alike.
-        audio: path of the sound file.
+        id: utterance id. It starts with the speaker, so that both have the same order.
+        audio: path of the sound file, or ``file.ark:offset``.
         text: transcript, words separated by one space.
         speaker: LibriSpeech's reader-chapter.
-        samples: length of the audio.
-        rate: Hz.
+        samples: length of the audio in samples.
+        rate: sample rate in Hz.
     """
 
     id: str
@@ -40,10 +40,10 @@ class Utterance:
 
 
 def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
-    """Write a data directory; it takes its name, and the place of an older one, when it is whole.
+    """Write a data directory. It appears, and replaces an older one, only when it is complete.
 
     Raises:
-        ValueError: no utterance, the same id twice, or a field that would not come back as it was.
+        UserError: there is no utterance, an id is there twice, or a field could not be read back unchanged.
     """
     folder = Path(folder)
     rows = sorted(utterances, key=lambda u: u.id.encode())
@@ -60,7 +60,7 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
 
 
 def data_files(rows: list[Utterance]) -> dict[str, str]:
-    """The content of each file of a data directory, of utterances in their order."""
+    """The content of each file of a data directory; the utterances keep their order."""
     by_speaker = defaultdict(list)
     for u in rows:
         by_speaker[u.speaker].append(u.id)
@@ -76,23 +76,23 @@ def data_files(rows: list[Utterance]) -> dict[str, str]:
 
 
 def check_fields(u: Utterance, folder: Path) -> None:
-    """Raises ValueError for a field that breaks the line it is written to, as ESPnet and Kaldi read it."""
+    """Raise UserError for a field that would break its line, as ESPnet and Kaldi read lines."""
     for name, value in (("id", u.id), ("speaker", u.speaker)):
         if value.split() != [value] or has_control(value):
             raise UserError(
                 f"{folder}: the {name} {value!r} of utterance {u.id!r} must be one word of visible characters"
             )
     if u.text != " ".join(u.text.split()):
-        raise UserError(f"{folder}: the transcript of utterance {u.id} has more than single spaces: {u.text!r}")
+        raise UserError(f"{folder}: the transcript of utterance {u.id} must have single spaces only: {u.text!r}")
     if not u.audio or u.audio != u.audio.strip() or "\n" in u.audio or "\r" in u.audio:
         raise UserError(
-            f"{folder}: the audio path of utterance {u.id} has a space at an end, or a new line: {u.audio!r}"
+            f"{folder}: the audio path of utterance {u.id} is empty, has a space at an end or a new line: {u.audio!r}"
         )
     for value in (u.id, u.speaker, u.text, u.audio):
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise UserError(f"{folder}: utterance {u.id!r} has a name that is not UTF-8: {value!r}") from None
+            raise UserError(f"{folder}: utterance {u.id!r} has a field that is not UTF-8: {value!r}") from None
 
 
 def has_control(text: str) -> bool:
@@ -101,13 +101,13 @@ def has_control(text: str) -> bool:
 
 
 def read_table(path: str | os.PathLike) -> dict[str, str]:
-    """``{first field: rest of the line}`` of a text file. Lines end at a new line alone, as in Kaldi and ESPnet.
+    """``{first field: rest of the line}`` of a text file. Only a new line ends a line, as in Kaldi and ESPnet.
 
-    A byte order mark at the start and Windows' line ends are taken as what they are.
+    A byte order mark at the start and Windows line ends are allowed; they do not become part of the text.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not UTF-8, an empty line, or a key twice.
+        FileNotFoundError: the file does not exist.
+        UserError: the file is not UTF-8 or is a Git LFS pointer, a line is empty, or a key is there twice.
     """
     table = {}
     try:
@@ -131,10 +131,10 @@ def read_table(path: str | os.PathLike) -> dict[str, str]:
 
 
 def read_data_dir(folder: str | os.PathLike) -> list[Utterance]:
-    """The utterances of a data directory, checked: every file there, the same ids in the same order in each.
+    """The utterances of a data directory. Every file must exist and have the same ids in the same sorted order.
 
     Raises:
-        FileNotFoundError, ValueError: the directory is not whole; the message names the file and the id.
+        FileNotFoundError, UserError: the directory is not complete; the message names the file and the id.
     """
     folder = Path(folder)
     tables = read_tables(folder, ("wav.scp", "text", "utt2spk", "utt2num_samples", "utt2dur"))
@@ -149,10 +149,11 @@ def read_data_dir(folder: str | os.PathLike) -> list[Utterance]:
 
 
 def read_tables(folder: Path, names: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """Files of a data directory, ``wav.scp`` first, which have the same utterances, sorted as LC_ALL=C sorts.
+    """The tables of a data directory, ``wav.scp`` first. All must have the same ids, sorted as LC_ALL=C sorts them.
 
     Raises:
-        FileNotFoundError, UserError: they have not; the message names the file and the id.
+        FileNotFoundError: a file does not exist.
+        UserError: the ids differ or are not sorted, or as in ``read_table``. The message names the file and the id.
     """
     tables = {name: read_table(folder / name) for name in names}
     ids = list(tables["wav.scp"])

@@ -1,4 +1,4 @@
-"""Where an upstream comes from: what its name says, and the record that stage 0 leaves beside its files."""
+"""Where an upstream comes from: the meaning of its name, and the record that stage 0 leaves beside its files."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from espnet_pinch.files import read_json, write_json
 
 FILE = "source.json"
 MADE_HERE = ("mini", "micro")  # espnet_pinch.asr.small_upstreams makes them
-# What is known of an upstream. ``origin`` is one of those below; ``upstream`` and ``revision`` are what was asked for.
+# The fields of a record. ``origin`` is one of the texts below; ``upstream`` and ``revision`` are what the user named.
 KEYS = ("upstream", "repo", "revision", "commit", "licence", "licence_name", "licence_link", "origin")
 HUB, CACHE, BY_HAND, MADE, CHANGED = (
     "the Hugging Face hub",
@@ -24,7 +24,7 @@ HUB, CACHE, BY_HAND, MADE, CHANGED = (
 )
 
 
-# Of a licence only what is a plain word there too becomes a part of another card's metadata.
+# A licence goes into the metadata of another model card, so only values of plain words and links are taken.
 _LICENCE = {
     "licence": r"\w[\w.+-]*(, \w[\w.+-]*)*",
     "licence_name": r"\w[\w. +-]*",
@@ -34,13 +34,13 @@ _LICENCE = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What the name of an upstream means: a folder, a model of the hub, or (neither) a small one made here.
+    """The meaning of an upstream's name: a folder, a model on the hub, or (if neither) a small model made here.
 
     Attributes:
-        name: as it is given.
-        folder: a folder that is there.
+        name: the name as the user gave it.
+        folder: a folder that exists.
         repo: "owner/name" on the hub.
-        revision: branch, tag or commit that is asked for; None is the hub's default.
+        revision: the branch, tag or commit that the user named; None means the hub's default.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Source:
 
     @property
     def folder_name(self) -> str:
-        """Name of the folder that stage 0 puts it into; no two upstreams have the same."""
+        """Name of the folder that stage 0 makes for the upstream; no two upstreams have the same."""
         if self.repo is None:
             return self.name
         revision = f"@{self.revision.replace('/', '--')}" if self.revision else ""
         return self.repo.replace("/", "--") + revision
 
     def record(self, **known) -> dict:
-        """What goes into source.json: nulls but for ``known`` and what was asked for."""
+        """The content of source.json: ``known`` and what the user named; the other keys are null."""
         asked = {"upstream": self.name, "repo": self.repo, "revision": self.revision}
         return {**dict.fromkeys(KEYS), **asked, **known}
 
@@ -65,11 +65,11 @@ class Source:
 def parse_source(name: str) -> Source:
     """The meaning of "mini", "micro", a folder, "owner/name" or "owner/name@revision".
 
-    What looks like a path and is not there is a mistyped path, and nothing to ask the hub for.
+    A name that looks like a path but does not exist is an error; the hub is not asked for it.
 
     Raises:
-        FileNotFoundError: such a path.
-        ValueError: none of these.
+        FileNotFoundError: the name is such a path.
+        UserError: the name is none of these.
     """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -84,7 +84,7 @@ def parse_source(name: str) -> Source:
     repo, at, revision = name.partition("@")
     first = repo.split("/")[0]
     if name.startswith((".", "/", "~")) or repo.count("/") > 1 or repo.endswith("/"):
-        hint = " (~ stands for nothing here: write the path out)" if name.startswith("~") else ""
+        hint = " (~ is not expanded here: write the full path)" if name.startswith("~") else ""
         raise FileNotFoundError(f"the upstream folder {name} does not exist{hint}")
     if "/" not in repo:
         raise UserError(
@@ -93,8 +93,8 @@ def parse_source(name: str) -> Source:
         )
     if os.path.isdir(first):
         raise FileNotFoundError(
-            f"the upstream folder {name} does not exist (the folder {first} does; as long as it is here, nothing of "
-            "that name is asked of the hub)"
+            f"the upstream folder {name} does not exist (the folder {first} does; as long as it exists, the hub is not "
+            "asked for this name)"
         )
     try:
         validate_repo_id(repo)
@@ -108,18 +108,20 @@ def parse_source(name: str) -> Source:
 
 
 def is_there(source: Source, folder: Path) -> bool:
-    """Whether ``folder`` holds, whole, the upstream that is asked for.
+    """Whether ``folder`` holds the complete upstream that the user named.
 
-    A folder without a record has been put there by hand: it is used as it is, and gets a record that says so.
+    A folder without a record was put there by hand. It is used as it is, and gets a record that says so.
 
     Raises:
-        ValueError: it holds another upstream, a file has changed since it was fetched, or the record is damaged.
+        UserError: the folder holds another upstream, a file has changed since it was fetched, or the record or the
+            list of shards is damaged.
+        OSError: a file cannot be read.
     """
     record = _read(folder)
     if record is not None and any(record.get(key) != getattr(source, key) for key in ("repo", "revision")):
         raise UserError(
-            f"{folder} holds the upstream {record.get('upstream')}, by its {FILE}, and not {source.name}: give another "
-            "folder, or remove that one"
+            f"{folder} holds the upstream {record.get('upstream')}, as its {FILE} says, not {source.name}: give "
+            "another folder, or remove this one"
         )
     if record is not None:
         for name, known in record.get("files", {}).items():
@@ -127,7 +129,7 @@ def is_there(source: Source, folder: Path) -> bool:
                 return False
             if (folder / name).stat().st_size != known["size"]:
                 raise UserError(
-                    f"{folder / name} has changed since it was fetched: remove it to have it fetched again, or {FILE} "
+                    f"{folder / name} has changed since it was fetched: remove it to fetch it again, or remove {FILE} "
                     "beside it to use the folder as it is"
                 )
     try:
@@ -136,7 +138,7 @@ def is_there(source: Source, folder: Path) -> bool:
         return False
     if record is None:
         print(f"{source.name}: files put into {folder} by hand are used: {', '.join(files)}", flush=True)
-        with contextlib.suppress(PermissionError):  # of a folder that others keep nothing is recorded
+        with contextlib.suppress(PermissionError):  # no record in a folder where this user may not write
             write_record(folder, source.record(origin=BY_HAND))
     return True
 
@@ -146,15 +148,15 @@ def write_record(folder: Path, record: dict) -> None:
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit that the record of ``folder`` names, whether or not its files are all there."""
+    """The commit that the record of ``folder`` names, even if some of its files are missing."""
     return (_read(folder) or {}).get("commit")
 
 
 def read_record(folder: str | os.PathLike) -> dict:
-    """What is known of where the files of ``folder`` come from: the ``KEYS``, null where that is not known.
+    """Where the files of ``folder`` come from: the ``KEYS``, each None if not known.
 
     Raises:
-        ValueError: the record is damaged.
+        UserError: the record is damaged.
     """
     folder = Path(folder)
     record = _read(folder)
@@ -168,13 +170,13 @@ def read_record(folder: str | os.PathLike) -> dict:
     known = {key: record.get(key) for key in KEYS}
     for name, entry in record.get("files", {}).items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != entry["size"]:
-            logging.warning(f"{folder / name} has changed since it was fetched: of what commit it is cannot be told")
+            logging.warning(f"{folder / name} has changed since it was fetched: its commit is not known")
             return {**known, "commit": None, "origin": CHANGED}
     return known
 
 
 def _read(folder: Path) -> dict | None:
-    """source.json, its types checked; None where there is none, or one that is somebody else's."""
+    """source.json, with its types checked; None if it does not exist or another program wrote it."""
     path = folder / FILE
     try:
         record = read_json(path)
@@ -191,12 +193,12 @@ def _read(folder: Path) -> dict | None:
         or not all(isinstance(known, dict) and isinstance(known.get("size"), int) for known in files.values())
         or not all(isinstance(record.get(key), (str, type(None))) for key in KEYS)
     ):
-        raise UserError(f"{path} is damaged: remove it to use the folder as it is, or the folder to fetch it again")
+        raise UserError(f"{path} is damaged: remove it to use the folder as it is, or the folder to fetch all again")
     return record
 
 
 def licence_of(card) -> dict[str, str]:
-    """``licence``, and its name and link where the licence is "other", of a model card's metadata."""
+    """The licence in a model card's metadata, and its name and link if the card has them."""
     known = {}
     for key, allowed in _LICENCE.items() if card else ():
         value = card.get(key.replace("licence", "license"))
@@ -207,17 +209,17 @@ def licence_of(card) -> dict[str, str]:
 
 
 def card_licence(folder: Path) -> dict[str, str]:
-    """What the model card in a folder says of the licence; nothing where there is none."""
+    """The licence that the model card in a folder states; {} if there is no card."""
     from huggingface_hub import metadata_load
 
     try:
         return licence_of(metadata_load(folder / "README.md"))
-    except Exception:  # no card, or one without metadata: several libraries' errors
+    except Exception:  # no card, or a card without metadata: several libraries raise their own errors
         return {}
 
 
 def named(record: dict, otherwise: str = "a local folder") -> str:
-    """A record for people to read, such as "facebook/wav2vec2-base-100h at commit 1234"; no path of this machine."""
+    """A record as text, such as "facebook/wav2vec2-base-100h at commit 1234"; it has no path of this machine."""
     name = record.get("upstream") or otherwise
     commit = record.get("commit")
     if commit:

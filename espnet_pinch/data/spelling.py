@@ -1,4 +1,4 @@
-"""Transcripts in the spelling of a vocabulary: its case, its form of accented letters, and what to do with the rest."""
+"""Transcripts in the spelling of a vocabulary: its case, its form of accented letters, and characters that it lacks."""
 
 import dataclasses
 import itertools
@@ -10,18 +10,19 @@ from espnet_pinch.data.kaldi_dir import Utterance
 from espnet_pinch.data.tokens import by_frequency
 from espnet_pinch.errors import UserError
 
-# What becomes of a character that the vocabulary lacks.
+# What to do with a character that the vocabulary lacks.
 POLICIES = ("error", "drop", "unknown", "extend")
-SHOWN = 6  # characters that fit a line
-MOST_MARKS = 4  # on one letter, tried in every order
+SHOWN = 6  # number of characters that one message shows
+MOST_MARKS = 4  # largest number of marks on one letter that are tried in every order
 
 
 class Spelling:
-    """Writes transcripts in the characters of a vocabulary, where they can be written so.
+    """Writes transcripts in the characters of a vocabulary, as far as possible.
 
-    A text all of whose characters are tokens is never changed. Else it takes the vocabulary's case where that has
-    letters of one case alone, and every letter with its accents takes the canonically equivalent form (Unicode Standard
-    Annex 15) that the vocabulary has: composed, decomposed, or a mixture. What fits no token is left in composed form.
+    A text is never changed if all its characters are tokens. Otherwise, if the vocabulary has letters of only one case,
+    the text takes that case. Every letter with its accents takes the canonically equivalent form (Unicode Standard
+    Annex 15) that the vocabulary has: composed, decomposed, or a mixture. A letter that fits no token keeps its
+    composed form.
 
     Args:
         tokens: a token list.
@@ -35,7 +36,7 @@ class Spelling:
         self.change_case = str.lower if has_lower and not has_upper else str.upper
         self.one_case = has_lower != has_upper
         self.pieces: dict[str, str] = {}  # decomposed form: token
-        for token in sorted(letters, key=lambda t: _decomposed(t) != t):  # K before the sign for Kelvin
+        for token in sorted(letters, key=lambda t: _decomposed(t) != t):  # K before the Kelvin sign
             self.pieces.setdefault(_decomposed(token), token)
 
     def __call__(self, text: str) -> str:
@@ -54,11 +55,11 @@ class Spelling:
         return "".join(map(self._spell, _letters(unicodedata.normalize("NFC", text))))
 
     def unknown(self, texts: Iterable[str]) -> Counter[str]:
-        """How often each character that is no token occurs."""
+        """How often each character that is not a token occurs."""
         return Counter(char for text in texts for char in text if char not in self.known)
 
     def _spell(self, letter: str) -> str:
-        """One letter with its accents, composed, in the vocabulary's form; as it is where there is none."""
+        """One composed letter with its accents, in the vocabulary's form; unchanged if there is none."""
         if self.known.issuperset(letter):
             return letter
         whole = _decomposed(letter)
@@ -72,7 +73,7 @@ class Spelling:
         return self._other_case(letter)
 
     def _cut(self, form: str) -> str | None:
-        """``form`` cut into decomposed tokens, the longest first; None where that cannot be."""
+        """The tokens that a decomposed ``form`` can be cut into, the longest first; None if it cannot."""
         if not form:
             return ""
         for end in range(len(form), 0, -1):
@@ -82,7 +83,7 @@ class Spelling:
         return None
 
     def _other_case(self, letter: str) -> str:
-        """Of a vocabulary with letters of both cases: the other case of one that it has in that case alone."""
+        """The other case of a letter, if a vocabulary with letters of both cases has only that; else unchanged."""
         for changed in (letter.upper(), letter.lower()):
             if self.known.issuperset(changed):
                 return changed
@@ -94,7 +95,7 @@ def _decomposed(text: str) -> str:
 
 
 def _letters(text: str) -> Iterable[str]:
-    """``text`` cut before every character that is no combining mark."""
+    """``text`` cut before every character that is not a combining mark."""
     start = 0
     for i in range(1, len(text) + 1):
         if i == len(text) or not unicodedata.combining(text[i]):
@@ -104,12 +105,12 @@ def _letters(text: str) -> Iterable[str]:
 
 @dataclasses.dataclass(frozen=True)
 class UnknownCharacters:
-    """What becomes of characters that a vocabulary lacks.
+    """What to do with characters that a vocabulary lacks.
 
     Attributes:
-        policy: of ``POLICIES``. "error" refuses a training set that has some. "drop" leaves them out of the training
-            transcripts. "unknown" keeps them, and ESPnet reads each as "<unk>". "extend" gives the vocabulary a token
-            for each that a training set has.
+        policy: one of ``POLICIES``. "error" refuses a training set that has such characters. "drop" leaves them out of
+            the training transcripts. "unknown" keeps them, and ESPnet reads each as "<unk>". "extend" gives the
+            vocabulary a token for each that a training set has.
     """
 
     policy: str = "error"
@@ -119,12 +120,12 @@ class UnknownCharacters:
             raise UserError(f"unknown_characters must be one of {', '.join(POLICIES)}, not {self.policy!r}")
 
     def added(self, texts: Iterable[str], tokens: Sequence[str]) -> Counter[str]:
-        """Under "extend", the characters of the training texts that have no token and get one, with their numbers."""
+        """With "extend", the characters of the training texts that get a new token, with their counts."""
         spelling = Spelling(tokens)
         return spelling.unknown(map(spelling, texts)) if self.policy == "extend" else Counter()
 
     def check(self, utterances: Sequence[Utterance], spelling: Spelling, where: str) -> None:
-        """Raises ValueError under "error" where spelled utterances have characters that are no token; it names them."""
+        """With "error", raise UserError if spelled utterances have characters that are not tokens; it names them."""
         counts = spelling.unknown(u.text for u in utterances) if self.policy == "error" else Counter()
         if counts:
             first = next(u.id for u in utterances if not spelling.known.issuperset(u.text))
@@ -135,19 +136,19 @@ class UnknownCharacters:
             )
 
     def apply(self, text: str, spelling: Spelling) -> str:
-        """A training transcript in the vocabulary's spelling; under "drop" without its unknown characters."""
+        """A training transcript in the vocabulary's spelling; with "drop", without its unknown characters."""
         if self.policy != "drop" or spelling.known.issuperset(text):
             return text
         return " ".join("".join(char for char in text if char in spelling.known).split())
 
     @property
     def treatment(self) -> str:
-        """What is done with those of a training or validation set, for a line."""
+        """What happens to the unknown characters of a training or validation set, as words for a message."""
         return "left out" if self.policy == "drop" else "read as <unk>"
 
 
 def describe(counts: Counter[str]) -> str:
-    """Characters by falling frequency, for one line.
+    """Characters on one line, the most frequent first.
 
     >>> describe(Counter("aaab"))
     "'a' (U+0061) 3 times, 'b' (U+0062) once"

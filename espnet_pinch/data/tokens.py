@@ -1,4 +1,4 @@
-"""Token lists: names that fit a line, the text of a token, and the least frames that CTC needs."""
+"""Token lists: names that fit a line, the text of a token, and the number of frames that CTC needs."""
 
 import os
 import re
@@ -12,7 +12,7 @@ SPECIAL = ("<blank>", "<s>", "<sos/eos>", "<unk>", "<space>")
 
 
 def tokens_of_texts(texts: Iterable[str]) -> list[str]:
-    """Characters by falling frequency behind the special tokens, as the published wav2vec2 CTC vocabularies are.
+    """The special tokens, then the characters, the most frequent first, as in the published wav2vec2 CTC vocabularies.
 
     >>> tokens_of_texts(["ON NO", "NO"])
     ['<blank>', '<s>', '<sos/eos>', '<unk>', '<space>', 'N', 'O']
@@ -22,12 +22,12 @@ def tokens_of_texts(texts: Iterable[str]) -> list[str]:
 
 
 def by_frequency(counts: Counter[str]) -> list[str]:
-    """Characters by falling frequency, equals in the order of their code points."""
+    """Characters, the most frequent first; equally frequent ones in the order of their code points."""
     return sorted(counts, key=lambda char: (-counts[char], char))
 
 
 def line_name(token: str) -> str:
-    """The name of a token in a token list. ESPnet strips the lines, so a single white space is written as its code.
+    """The name of a token in a token list. ESPnet strips the lines, so a white space character is written as its code.
 
     >>> line_name("\\u00a0"), line_name("A")
     ('<U+00A0>', 'A')
@@ -62,10 +62,10 @@ def _surface(name: str) -> str:
 
 
 def write_tokens(path: str | os.PathLike, tokens: Sequence[str]) -> None:
-    """Write a token list, a token a line.
+    """Write a token list, one token per line.
 
     Raises:
-        ValueError: a token twice, or one that does not fit a line as ESPnet reads it.
+        UserError: a token is there twice, or does not fit on a line as ESPnet reads it.
     """
     for token, count in Counter(tokens).items():
         if count > 1 or token != token.rstrip() or not token or "\n" in token or "\r" in token:
@@ -75,5 +75,5 @@ def write_tokens(path: str | os.PathLike, tokens: Sequence[str]) -> None:
 
 
 def frames_needed(text: str) -> int:
-    """Least number of frames that CTC can align a transcript to: its length, and a blank between equal neighbours."""
+    """Least number of frames that CTC can align a transcript to: its length plus a blank between equal neighbours."""
     return len(text) + sum(a == b for a, b in zip(text, text[1:]))

@@ -1,4 +1,4 @@
-"""Which files of a Hugging Face folder or repository make an upstream: those that transformers reads, no others."""
+"""The files of a Hugging Face folder or repository that make an upstream: only those that transformers reads."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
 CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # transformers takes the first that is there, whole or in shards
-INDEX = ".index.json"  # what the list of a file's shards has behind the file's name
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # transformers takes the first that exists, whole or in shards
+INDEX = ".index.json"  # the list of a file's shards has the file's name with this ending
 PROCESSOR = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -22,15 +22,15 @@ PROCESSOR = (
 
 
 def choose(names: Collection[str], read: Callable[[str], str]) -> list[str]:
-    """The files of an upstream out of all that are there.
+    """Choose the files of an upstream from all files of a folder or repository.
 
     Args:
-        names: of the files; those in subfolders are left out.
+        names: names of all files; files in subfolders are not chosen.
         read: gives the text of a file.
 
     Raises:
-        FileNotFoundError: no configuration, no weights, or a shard is missing.
-        ValueError: the list of shards is damaged.
+        FileNotFoundError: the configuration, the weights or a shard is missing.
+        UserError: the list of shards is damaged.
     """
     if CONFIG not in names:
         raise FileNotFoundError(f"no {CONFIG}; it must be a Hugging Face folder")
@@ -65,13 +65,13 @@ def _shards(index: str, text: str) -> list[str]:
 
 
 def check_folder(folder: str | os.PathLike) -> list[str]:
-    """The files of an upstream's folder; says clearly why it cannot be loaded, where that can be seen without loading.
+    """The files of an upstream's folder. Finds, without loading, most reasons why it could not be loaded.
 
     Raises:
         OSError: a file cannot be read, or is a Git LFS pointer.
-        FileNotFoundError: no such folder, or no configuration or weights in it.
-        NotADirectoryError: a file.
-        ValueError: as ``choose``.
+        FileNotFoundError: the folder, its configuration, its weights or a shard does not exist.
+        NotADirectoryError: ``folder`` is a file.
+        UserError: as in ``choose``.
     """
     path = Path(folder)
     if not path.exists():

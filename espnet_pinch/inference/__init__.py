@@ -1,1 +1,1 @@
-"""A folded model made faster on a CPU: sparse products, compiled by numba."""
+"""Sparse products, compiled by numba, that make a folded model faster on a CPU."""

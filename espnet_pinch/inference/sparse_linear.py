@@ -1,7 +1,7 @@
-"""Linear layers with zeros in them, run as sparse products on the CPU where that is faster.
+"""Linear layers of a pruned model that run as sparse products on the CPU, if that is faster.
 
-Unstructured sparsity alone speeds nothing up: a dense product multiplies the zeros too. ``use_backend`` replaces
-the linear layers of a folded model, each only where it was measured to gain.
+Unstructured sparsity alone does not save time, because a dense product multiplies the zeros too. ``use_backend``
+measures the linear layers of a folded model and replaces those that get faster.
 """
 
 import inspect
@@ -19,24 +19,24 @@ from espnet_pinch.inference.spmm import FRAMES, TILE, spmm
 
 BACKENDS = ("auto", "dense", "sparse")
 
-# A sparse layer has to take less than this part of the dense one's time, so that noise never makes a model slower.
+# A sparse layer must take less than this fraction of the dense layer's time, so that noise never makes a model slower.
 GAIN = 0.9
 
-# {(out, in, sparsity bucket, frames, threads): whether sparse is faster}, measured once in a process.
+# {(out, in, sparsity bucket, frames, threads): whether sparse is faster}, measured once per process.
 _faster: dict[tuple, bool] = {}
 
 
 class SparseLinear(nn.Module):
-    """``y = x W^T + b`` with the kept weights alone, for inference on a CPU in float32.
+    """``y = x W^T + b`` with only the kept weights, for inference on a CPU in float32.
 
-    The weight is a CSR matrix, its tiles of ``TILE`` columns one below the other (``spmm``): 5 bytes for every kept
-    weight. ``weight`` is the dense matrix, made anew, for code that reads it instead of calling the layer.
+    The weight is a CSR matrix, with its tiles of ``TILE`` columns one below the other (``spmm``). Each kept weight
+    takes 5 bytes. ``weight`` builds the dense matrix for code that reads it instead of calling the layer.
 
     Args:
-        linear: weight (out, in), zeros where it is pruned.
+        linear: a layer with a weight (out, in) that is 0 where it is pruned.
 
     Raises:
-        ValueError: weights that are not float32 on the CPU.
+        UserError: the weights are not float32 on the CPU.
 
     >>> layer = SparseLinear(nn.Linear(4, 3))
     >>> with torch.inference_mode():
@@ -70,12 +70,12 @@ class SparseLinear(nn.Module):
             raise UserError("SparseLinear has no backward pass: call the model under torch.inference_mode()")
         check_cpu_float32(x, "the input of a SparseLinear")
         if x.size(-1) != self.in_features:
-            raise UserError(f"a SparseLinear of {self.in_features} input features, got {x.size(-1)}")
+            raise UserError(f"a SparseLinear with {self.in_features} input features got {x.size(-1)}")
         rows = x.reshape(-1, self.in_features).contiguous()  # (N, in)
         y = x.new_empty(len(rows), self.out_features)
         threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
         numba.set_num_threads(threads)
-        parts = -(-threads * FRAMES // max(len(rows), 1))  # of the weight's rows, where the frames are too few to share
+        parts = -(-threads * FRAMES // max(len(rows), 1))  # of the weight's rows, if there are few frames per thread
         weight = (self.starts, self.columns, self.values, self.bias)
         spmm(*(tensor.numpy() for tensor in (*weight, rows, y)), parts)
         return y.view(*x.shape[:-1], self.out_features)
@@ -86,7 +86,7 @@ class SparseLinear(nn.Module):
 
 
 def check_cpu_float32(tensor: Tensor, name: str) -> None:
-    """Raises ValueError where ``tensor`` is not float32 on the CPU."""
+    """Raise UserError if ``tensor`` is not float32 on the CPU."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
         dtype = str(tensor.dtype).removeprefix("torch.")
         raise UserError(f"{name} is {dtype} on {tensor.device}; sparse products need float32 on cpu")
@@ -97,23 +97,23 @@ def use_backend(
 ) -> dict[str, str]:
     """Let linear layers of a folded model run as sparse products, in place.
 
-    "sparse" replaces every matching layer, "auto" those that are faster for it on this machine, with the number of
-    threads that torch has now; "dense" none. A layer whose weight its parent reads instead of calling it, such as
-    the projections in WavLM's attention, stays dense.
+    "sparse" replaces every matching layer, and "dense" replaces none. "auto" replaces those that get faster on this
+    machine with torch's current number of threads. A layer stays dense if its parent reads its weight instead of
+    calling it, such as the projections in WavLM's attention.
 
     Args:
-        model: on the CPU, float32.
+        model: a model on the CPU, float32.
         backend: "auto", "dense" or "sparse".
-        layers: regular expression, found in the names of the layers.
-        frames: how many the layers are measured on; 500 are 10 s of audio.
+        layers: regular expression that the names of the layers match (``re.search``).
+        frames: number of frames for the measurement; 500 are 10 s of audio.
 
     Returns: ``{layer name: "dense" or "sparse"}``.
 
     Raises:
-        ValueError: no such backend, no layer matches, or layers that are not float32 on the CPU.
+        UserError: the backend is unknown, no layer matches, or a layer is not float32 on the CPU.
     """
     if backend not in BACKENDS:
-        raise UserError(f"the backend {backend!r} is none of {', '.join(BACKENDS)}")
+        raise UserError(f"the backend {backend!r} is not one of {', '.join(BACKENDS)}")
     chosen = dict.fromkeys(find_linears(model, layers), "dense")
     if backend == "dense":
         return chosen
@@ -127,9 +127,9 @@ def use_backend(
 
 
 def faster_sparse(linear: nn.Linear, frames: int) -> bool:
-    """Whether a layer is faster as a sparse product, by at least a tenth.
+    """Whether a layer takes at least a tenth less time as a sparse product.
 
-    Measured once for layers of the same shape whose sparsity falls within the same 5 points.
+    Measured once for all layers of the same shape whose sparsity is in the same range of 5 points.
     """
     sparsity = 1 - torch.count_nonzero(linear.weight).item() / linear.weight.numel()
     key = (*linear.weight.shape, int(20 * sparsity), frames, torch.get_num_threads())
@@ -141,7 +141,7 @@ def faster_sparse(linear: nn.Linear, frames: int) -> bool:
 
 @torch.inference_mode()
 def seconds(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, repeats: int = 7) -> list[float]:
-    """The shortest time of each function on ``x``, their calls taking turns; the first calls do not count."""
+    """The shortest time of each function on ``x``. The functions take turns, and their first calls do not count."""
     times = [[] for _ in functions]
     for _ in range(1 + repeats):
         for function, taken in zip(functions, times):
@@ -156,6 +156,6 @@ def _weight_is_read(model: nn.Module, name: str) -> bool:
     parent, _, child = name.rpartition(".")
     try:
         source = inspect.getsource(type(model.get_submodule(parent)))
-    except (OSError, TypeError):  # no source at hand; ``SparseLinear.weight`` is right all the same, only slow
+    except (OSError, TypeError):  # no source: if it reads ``SparseLinear.weight``, it is correct but slow
         return False
     return re.search(rf"\bself\.{child}\.weight\b", source) is not None

@@ -1,10 +1,9 @@
 """Product of a sparse matrix with a dense one on the CPU, compiled by numba.
 
-The weight is cut into tiles of ``TILE`` columns, so that the part of the input that a tile reads, ``TILE`` rows of
-``FRAMES`` values, stays in the L1 cache while it is read again for every row of the weight. The ``FRAMES`` sums of
-an output row stay in registers. That is worth it: the library kernels (MKL's, behind torch's CSR tensors) fetch the
-input from the L2 cache or from memory for every kept weight, and take longer than a dense product up to a sparsity
-of 80 to 90 %.
+The weight is cut into tiles of ``TILE`` columns. The part of the input that a tile reads, ``TILE`` rows of ``FRAMES``
+values, stays in the L1 cache while every row of the weight reads it again. The ``FRAMES`` sums of an output row stay in
+registers. The library kernels (MKL's, behind torch's CSR tensors) instead fetch the input from the L2 cache or from
+memory for every kept weight. They take longer than a dense product up to a sparsity of 80 to 90 %.
 """
 
 import numba
@@ -17,7 +16,7 @@ from numba.extending import intrinsic
 TILE = 128  # columns of the weight; 32 KB of input
 FRAMES = 64  # 4 registers of AVX-512, 8 of AVX2
 
-# Where torch is loaded first, numba's threads are torch's own OpenMP threads; but starting them sets torch's number.
+# If torch is loaded first, numba uses torch's OpenMP threads. Starting them changes torch's number, so it is restored.
 _threads = torch.get_num_threads()
 numba.get_num_threads()
 torch.set_num_threads(_threads)
@@ -31,7 +30,7 @@ _VECTOR = ir.VectorType(_FLOAT, FRAMES)
 def _add_row(typing, x, columns, values, start, end, y):
     """``y += sum of values[k] * x[columns[k]] over start <= k < end``, for addresses of x (TILE, FRAMES), y (FRAMES,).
 
-    In LLVM's own terms, because no loop in Python makes numba keep the sums in registers.
+    Written in LLVM instructions, because numba does not keep the sums in registers in a Python loop.
     """
     signature = types.void(types.uintp, types.uintp, types.uintp, types.int64, types.int64, types.uintp)
 
@@ -55,11 +54,11 @@ def _add_row(typing, x, columns, values, start, end, y):
 
 
 def _kept(function):
-    """Compile for all cores, and keep the result on disk where numba finds a folder that it can write to."""
+    """Compile for all cores, and cache the result on disk if numba finds a folder that it can write to."""
     options = dict(parallel=True, nogil=True)
     try:
         return numba.njit(**options, cache=True)(function)
-    except RuntimeError:  # neither beside this file nor in the home
+    except RuntimeError:  # it can write neither beside this file nor in the home folder
         return numba.njit(**options)(function)
 
 
@@ -73,16 +72,16 @@ def _aligned(rows):
 
 @_kept
 def spmm(starts, columns, values, bias, x, y, parts):
-    """``y = x W^T + b``, shared out among numba's threads by blocks of frames, and by ``parts`` of W's rows.
+    """``y = x W^T + b``, divided among numba's threads by blocks of frames and by ``parts`` of W's rows.
 
     Args:
         starts: (tiles * out + 1,) int32; row r of tile t has the kept weights from starts[t * out + r] up to the next.
-        columns: (kept,) uint8, inside their tile.
+        columns: (kept,) uint8, column of each kept weight in its tile.
         values: (kept,) float32.
         bias: (out,) float32.
         x: (N, in) float32, contiguous.
-        y: (N, out) float32, contiguous; written.
-        parts: into how many parts the rows of W are cut.
+        y: (N, out) float32, contiguous; the result is written here.
+        parts: number of parts that the rows of W are cut into.
     """
     frames, width = x.shape
     height = y.shape[1]

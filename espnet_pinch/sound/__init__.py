@@ -1,1 +1,1 @@
-"""Sound files as people have them: all of a file is read, or an error says what is wrong with it."""
+"""Read sound files of any kind: all of a file is read, or an error says what is wrong with it."""

@@ -1,9 +1,9 @@
 """Containers that state how many bytes of samples they hold: WAV, RF64, W64, AIFF, SVX, CAF, AU, SPHERE.
 
-libsndfile takes whatever is there. Here what is stated and what is there are compared, and they may differ in one case:
-a program that writes to a pipe, or was killed, cannot go back to state a length. It leaves 0, or a number within 64 KiB
-of the largest that the field holds (2 GiB or 4 GiB, CAF's -1): such a file is read to its end. Any other
-number that is larger than what is there means a file that was cut short.
+libsndfile reads whatever bytes it finds. This module compares their number with the stated one. The two may differ in
+one case: a program that writes to a pipe, or is killed, cannot go back to state the length. It leaves 0, or a number
+within 64 KiB of the largest value of the field (2 GiB or 4 GiB, or -1 in CAF). Such a file is read to its end. Any
+other stated number that is too large means that the file was cut short.
 """
 
 import struct
@@ -16,10 +16,10 @@ from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import SLACK, end_of_sound, read_at, tag_length
 
 _NEAR = 1 << 16  # bytes
-_MPEG = (0x50, 0x55)  # WAV's tags of MPEG audio
-_GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # the end of W64's names of chunks, but of "riff"
+_MPEG = (0x50, 0x55)  # WAV's format codes of MPEG audio
+_GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # the end of all chunk names in W64, except "riff"
 _SPHERE = b"NIST_1A\n"
-_COUNTED = {b"2BIT": 26, b"ALaw": 18}  # AVR and Psion's WVE: where the number of samples is, 4 bytes
+_COUNTED = {b"2BIT": 26, b"ALaw": 18}  # AVR and Psion's WVE: the position of the number of samples, 4 bytes
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class _Form:
     Attributes:
         first: bytes before the first chunk.
         id_bytes: length of a chunk's name.
-        size: struct format of its size.
-        inner: whether the size counts name and size too.
+        size: struct format of a chunk's size.
+        inner: whether the size includes the name and the size itself.
         align: chunks begin at multiples of this.
         samples: names of the chunk with the samples.
-        empty: bytes of that chunk that are no samples.
+        empty: bytes of that chunk that are not samples.
     """
 
     first: int
@@ -62,10 +62,10 @@ _FORMS = {
 
 
 def stated_parts(file: BinaryIO, start: int, end: int) -> list[Part] | None:
-    """The files that were joined to this one, between two places in it; None if it is of another kind.
+    """The parts of a file between two positions, one for each file that was joined into it; None if of another kind.
 
     Raises:
-        ValueError: a file has fewer bytes than it states, or more that are no chunk.
+        UserError: a part has fewer bytes than it states, or extra bytes that are not a chunk.
     """
     parts: list[Part] = []
     while True:
@@ -109,20 +109,20 @@ def _chunked(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
         elif not _fits(chunk, end):
             break
         elif name == b"ds64":
-            wide = body + 8  # the size of the samples, behind that of the file
+            wide = body + 8  # the size of the samples, after the size of the file
         elif name == b"fmt ":
             coding = int.from_bytes(read_at(file, body, 2), "little")
         at = _next(file, form, start, body + size, end)
     rest = _beside_tags(file, at, end)
     if parts is None:
-        raise UserError(f"cut short or damaged: byte {at} begins no chunk, and no samples come before it")
+        raise UserError(f"cut short or damaged: no chunk begins at byte {at}, and no samples come before it")
     if rest > SLACK:
         raise _more(rest)
     return parts, end
 
 
 def _chunk(file: BinaryIO, form: _Form, at: int) -> tuple[bytes, int, int] | None:
-    """Name of the chunk that begins here, where its content begins and how many bytes it states of it."""
+    """Name of the chunk that begins at ``at``, position of its content, and stated size; None at the file's end."""
     head = read_at(file, at, form.head)
     if len(head) < form.head:
         return None
@@ -131,12 +131,12 @@ def _chunk(file: BinaryIO, form: _Form, at: int) -> tuple[bytes, int, int] | Non
 
 
 def _fits(chunk: tuple[bytes, int, int] | None, end: int) -> bool:
-    """Whether it is one that lies before ``end``."""
+    """Whether ``chunk`` is a chunk, and ends before ``end``."""
     return chunk is not None and all(32 <= c < 127 for c in chunk[0][:4]) and 0 <= chunk[2] <= end - chunk[1]
 
 
 def _next(file: BinaryIO, form: _Form, start: int, at: int, end: int) -> int:
-    """Where the chunk behind ``at`` begins: at a multiple of the form's, but some programs forget it."""
+    """Where the chunk after ``at`` begins: at a multiple of ``form.align``, but some programs forget that."""
     aligned = start + -(-(at - start) // form.align) * form.align
     if aligned != at and not _fits(_chunk(file, form, aligned), end) and _fits(_chunk(file, form, at), end):
         return at
@@ -144,7 +144,7 @@ def _next(file: BinaryIO, form: _Form, start: int, at: int, end: int) -> int:
 
 
 def _chunks_follow(file: BinaryIO, form: _Form, at: int, end: int) -> bool:
-    """Whether chunks, at least one, and nothing else lie between two places."""
+    """Whether there is at least one chunk, and nothing else, between two positions."""
     begun = at
     while _fits(chunk := _chunk(file, form, at), end):
         at = _next(file, form, begun, chunk[1] + chunk[2], end)
@@ -181,7 +181,7 @@ def _sphere(file: BinaryIO, start: int, end: int) -> tuple[list[Part], int]:
 
 
 def _one(file: BinaryIO, start: int, end: int, body: int, size: int) -> tuple[list[Part], int]:
-    """A file without chunks: header, samples, and perhaps the next file."""
+    """A file without chunks: a header, samples, and perhaps the next file."""
     stop = body + size
     if stop > end:
         raise _cut(max(0, end - body), size)
@@ -193,19 +193,19 @@ def _one(file: BinaryIO, start: int, end: int, body: int, size: int) -> tuple[li
 
 
 def _unstated(size: int, empty: int = 0) -> bool:
-    """Whether a number of bytes is what a program leaves that did not know it."""
+    """Whether a program that did not know the number of bytes leaves this number."""
     return size <= empty or any(abs(size - limit) <= _NEAR for limit in (1 << 31, 1 << 32, 1 << 63, 1 << 64))
 
 
 def _patched(start: int, end: int, field: tuple[int, str, int], size: int) -> Part:
-    """A file with the size of its samples stated."""
+    """A file with the true size of its samples in its header."""
     at, form, extra = field
     most = (1 << 8 * struct.calcsize(form)) - 1 >> form[-1].islower()
     return Part(((start, at), struct.pack(form, min(size + extra, most)), (at + struct.calcsize(form), end)))
 
 
 def _is_form(file: BinaryIO, at: int) -> bool:
-    """Whether a whole file begins here, as where files were joined."""
+    """Whether another file begins at ``at``, as in joined files."""
     head = read_at(file, at, 12)
     return (
         (head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:] == b"WAVE")
@@ -217,7 +217,7 @@ def _is_form(file: BinaryIO, at: int) -> bool:
 
 
 def _beside_tags(file: BinaryIO, at: int, end: int) -> int:
-    """Bytes between two places that are neither tags nor zeros."""
+    """Number of bytes between two positions that are neither tags nor zeros."""
     end = end_of_sound(file, at, end) if at < end else at
     while at < end and (tag := tag_length(file, at, end)):
         at += tag
@@ -229,4 +229,4 @@ def _cut(there: int, stated: int) -> UserError:
 
 
 def _more(count: int) -> UserError:
-    return UserError(f"damaged: {count} bytes behind its samples are neither chunks nor tags; are they samples too?")
+    return UserError(f"damaged: {count} bytes after its samples are neither chunks nor tags; are they samples too?")

@@ -1,4 +1,4 @@
-"""Sound in containers that libsndfile does not read, such as MPEG-4 and Matroska, through the program ffmpeg."""
+"""Read containers that libsndfile does not read, such as MPEG-4 and Matroska, with the program ffmpeg."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ ENDINGS = {
         "dsf dff qcp gsm shn alac divx xwma aptx sbc g722 nut mxf dss ofr oma aa3 loas"
     ).split()
 }
-_MAGICS = (  # of files of these kinds under another name, such as standard input: where, what
+_MAGICS = (  # (position, bytes) in files of these kinds, for files with another name, such as standard input
     (4, b"ftyp"),
     (8, b"AVI "),
     (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
@@ -37,31 +37,31 @@ _MAGICS = (  # of files of these kinds under another name, such as standard inpu
 )
 _DAMAGE = "(?i:corrupt|mismatch|truncat|incomplete|premature|discontinuity|missing|partial)"  # in a warning of ffmpeg
 _BLOCK = 1 << 18  # bytes
-_SHORTER = 0.05  # share of the stated length, and a second, that may be missing: containers round it up
+_SHORTER = 0.05  # fraction of the stated length (at least 1 s) that may be missing: containers round it up
 
 
 def has_ending(path: Path) -> bool:
-    """Whether the name ends as those of files do that libsndfile does not read and ffmpeg does."""
+    """Whether the file name has an ending of the kinds that ffmpeg reads and libsndfile does not."""
     return path.suffix.lower() in ENDINGS
 
 
 def has_magic(head: bytes) -> bool:
-    """Whether a file begins as those do, whatever its name."""
+    """Whether a file begins like those kinds, whatever its name."""
     return any(head[at : at + len(magic)] == magic for at, magic in _MAGICS)
 
 
 def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
-    """The first sound track of a file, (samples,), resampled to ``rate`` Hz and mixed down.
+    """The first sound track of a file in blocks (samples,), resampled to ``rate`` Hz and mixed to one channel.
 
     Raises:
-        ValueError: ffmpeg is not there, or says that something is wrong with the file.
+        UserError: ffmpeg is missing or reports a problem with the file, or another file was joined to it.
     """
     if _is_joined(file):
-        raise UserError("files were joined to it, of which ffmpeg reads the first alone: take them apart")
+        raise UserError("files were joined to it, but ffmpeg reads only the first one: split the file")
     program = shutil.which("ffmpeg")
     if not program:
-        raise UserError("left out: files of this kind are read through ffmpeg, which is not on the PATH: install it")
-    # The file and nothing else: a playlist in it could name other files or addresses.
+        raise UserError("left out: ffmpeg reads files of this kind, and it is not on the PATH: install it")
+    # Local files only: a playlist in the file could name addresses on the network.
     source = ["-protocol_whitelist", "file", "-i", f"file:/dev/fd/{file.fileno()}"]
     sink = ["-map", "0:a:0", "-ac", "1", "-ar", str(rate), "-f", "f32le", "pipe:1"]
     command = [program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", *source, *sink]
@@ -79,13 +79,13 @@ def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
 
 
 def _is_joined(file: BinaryIO) -> bool:
-    """Whether an MPEG-4 file begins anew behind its first boxes."""
+    """Whether a second MPEG-4 file begins after the boxes of the first."""
     end, at, begun = os.fstat(file.fileno()).st_size, 0, 0
     while read_at(file, 4, 4) == b"ftyp" and at + 8 <= end:
         size, name = struct.unpack(">I4s", read_at(file, at, 8))
         begun += name == b"ftyp"
         size = int.from_bytes(read_at(file, at + 8, 8), "big") if size == 1 else size
-        if size < 8:  # 0: to the end of the file
+        if size < 8:  # 0: the box goes to the end of the file
             break
         at += size
     return begun > 1
@@ -99,16 +99,16 @@ def _running(command: list[str], descriptor: int, said) -> Iterator[subprocess.P
         try:
             yield process
         finally:
-            process.kill()  # what has ended already does not mind
+            process.kill()  # does nothing if it has ended
 
 
 def _problem(said: str, status: int, seconds: float) -> str | None:
-    """What is wrong with a file by what ffmpeg has said; None if nothing is. Its exit status is 0 after most damage."""
+    """What is wrong with a file, from ffmpeg's messages, because most damage leaves exit status 0; None if nothing."""
     wrong = re.search(r"\[(?:error|fatal|panic)\] (.+)", said) or re.search(rf"\[warning\] (.*{_DAMAGE}.*)", said)
     if wrong or status:
         return wrong[1].strip() if wrong else f"exit status {status}"
     length = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", said)
-    if length and "Video:" not in said:  # pictures may go on for longer
+    if length and "Video:" not in said:  # the video may be longer than the sound
         stated = 3600 * int(length[1]) + 60 * int(length[2]) + float(length[3])
         if seconds < stated - max(1.0, _SHORTER * stated):
             return f"cut short: {seconds:.1f} of its {stated:.1f} s are there"

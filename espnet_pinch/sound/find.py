@@ -1,4 +1,4 @@
-"""Find the sound files of a folder, by their endings or by how they begin."""
+"""Find the sound files of a folder, by their endings or by their first bytes."""
 
 import dataclasses
 import os
@@ -9,8 +9,8 @@ import soundfile
 from espnet_pinch.sound import ffmpeg, mpeg
 from espnet_pinch.sound.read import HEADERLESS, open_regular
 
-# Endings of what soundfile reads: the names of its formats, and others that are in use for them. MATLAB's .mat is left
-# to those who give it by name. Of .raw and .pcm, samples without a header, it is said that they cannot be read.
+# Endings of files that soundfile reads: the names of its formats, and other common endings. MATLAB's .mat is not here:
+# the user must name such a file. .raw and .pcm (samples without a header) are here so that they get an error message.
 ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} | {
     *(".wave", ".bwf", ".rf64", ".aif", ".aifc", ".aiffc", ".snd", ".8svx", ".iff", ".sph", ".wv1", ".wv2", ".sf"),
     *(".oga", ".opus", ".fla", *HEADERLESS, *mpeg.ENDINGS, *ffmpeg.ENDINGS),
@@ -24,8 +24,8 @@ class Found:
     """What a folder holds.
 
     Attributes:
-        files: sound files, and what bears such a name, sorted.
-        problems: a line for every folder that could not be read.
+        files: sound files, and files with such a name, sorted.
+        problems: one line for every folder that could not be read.
         companions: number of macOS's companions of files (``._NAME``), which hold no sound.
     """
 
@@ -35,12 +35,12 @@ class Found:
 
 
 def find_audio(path: str | os.PathLike) -> Found:
-    """``path`` itself where it is no folder, or the sound files anywhere in it, links followed.
+    """``path`` itself if it is not a folder, otherwise the sound files anywhere in it. Links are followed.
 
-    A folder that can be reached in several ways is read once, without a link in its path if there is such a way.
+    A folder that can be reached in several ways is read once, if possible by a path without links.
 
     Raises:
-        FileNotFoundError: it does not exist.
+        FileNotFoundError: ``path`` does not exist.
     """
     path = Path(path)
     if not path.is_dir():
@@ -62,7 +62,7 @@ def find_audio(path: str | os.PathLike) -> Found:
                     else:
                         _take(Path(entry.path), found)
         except OSError as error:
-            found.problems.append(f"{folder}: {error.strerror}; what is in this folder is left out")
+            found.problems.append(f"{folder}: {error.strerror}; the files in this folder are left out")
     found.files.sort()
     return found
 
@@ -70,7 +70,7 @@ def find_audio(path: str | os.PathLike) -> Found:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, which opening names
+    except OSError:  # a link to itself; opening it gives the error message
         return False
 
 

@@ -1,4 +1,4 @@
-"""FLAC (RFC 9639): files that were joined are parts; whether a header states the true length is seen by reading."""
+"""FLAC (RFC 9639): each joined file is a part. Reading a part shows whether its header states the true length."""
 
 import struct
 from typing import BinaryIO
@@ -8,22 +8,22 @@ from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import read_at, tag_length
 
 MAGIC = b"fLaC"
-_BEGINNING = MAGIC + b"\0\0\0\x22"  # and STREAMINFO, 34 bytes, which comes first
-_LAST = MAGIC + b"\x80\0\0\x22"  # no other block of metadata behind it
+_BEGINNING = MAGIC + b"\0\0\0\x22"  # STREAMINFO, 34 bytes, is the first block of metadata
+_LAST = MAGIC + b"\x80\0\0\x22"  # STREAMINFO is also the last block of metadata
 _BLOCK = 1 << 20
 
 
 def flac_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
-    """The FLAC files between two places in a file, each without the number of samples that it states of itself.
+    """The FLAC files between two positions in a file, each with the number of samples removed from its header.
 
-    libsndfile then reads to the end, and stops neither before frames that are not stated nor at a tag.
+    Then libsndfile reads to the end. It stops neither at the stated number of samples nor at a tag.
 
     Raises:
-        ValueError: it ends within the header.
+        UserError: a header is cut short, or the first block is not STREAMINFO.
     """
     begins = _find(file, start, end)
     if not begins or begins[0] != start:
-        raise UserError("damaged: its first block is no STREAMINFO")
+        raise UserError("damaged: its first block is not STREAMINFO")
     parts = []
     for begin, stop in zip(begins, [*begins[1:], end]):
         head = read_at(file, begin, 42)
@@ -39,7 +39,7 @@ def flac_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
 
 
 def _tag_before(file: BinaryIO, begin: int, end: int) -> int:
-    """Bytes of an ID3v2 tag, as a file that was joined has it in front, that ends at ``end``; 0 if none does."""
+    """Length in bytes of the ID3v2 tag (of the next joined file) that ends at ``end``; 0 if there is none."""
     start = max(begin, end - _BLOCK)
     at = read_at(file, start, end - start).rfind(b"ID3")
     return end - start - at if at >= 0 and tag_length(file, start + at, end) == end - start - at else 0

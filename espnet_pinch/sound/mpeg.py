@@ -8,7 +8,7 @@ from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import SLACK, read_at, tag_length
 
 ENDINGS = (".mp1", ".mp2", ".mp3", ".mpa", ".mpga", ".m1a", ".m2a")
-_KBITS = {  # (MPEG-1?, layer): kilobits a second by the header's index, from 1
+_KBITS = {  # (whether MPEG-1, layer): kilobits per second for the header's index, from 1
     (True, 1): range(32, 449, 32),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -17,25 +17,25 @@ _KBITS = {  # (MPEG-1?, layer): kilobits a second by the header's index, from 1
 }
 _KBITS[False, 3] = _KBITS[False, 2]
 _RATES = (44100, 48000, 32000)  # Hz, of MPEG-1; halved in MPEG-2, and again in MPEG-2.5
-_HEAD = 64  # bytes of a frame that are looked at: header, side information, the beginning of a Xing frame
-_LEAD = 1 << 16  # bytes before the first frame that may be none: a recording of a stream begins anywhere
-_CLAIM = 1 << 40  # bytes: libsndfile's guess of the number of samples is then no limit
+_HEAD = 64  # bytes of a frame that are parsed: header, side information, the beginning of a Xing frame
+_LEAD = 1 << 16  # most bytes before the first frame: the recording of a stream may begin within a frame
+_CLAIM = 1 << 40  # bytes: so large that libsndfile's guess of the number of samples is no limit
 
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
     size: int  # bytes
     samples: int
-    kind: tuple[int, int]  # of version and layer, rate: what cannot change within a part
-    side: int  # bytes of side information behind the header
+    kind: tuple[int, int]  # version and layer, rate: they cannot change within a part
+    side: int  # bytes of side information after the header; -1 if the layer has none
 
 
 @dataclasses.dataclass(frozen=True)
 class _Info:
-    """Where a Xing, Info or VBRI frame is in the file, and its two numbers in the frame.
+    """The position of a Xing, Info or VBRI frame in the file, and of its two numbers in the frame.
 
     Attributes:
-        size_at: None in a VBRI frame, which libsndfile takes for sound; 0 where the number is left out.
+        size_at: None in a VBRI frame, which libsndfile decodes as sound; 0 if the frame does not state the number.
     """
 
     start: int
@@ -46,7 +46,7 @@ class _Info:
 
 @dataclasses.dataclass
 class _Run:
-    """Frames that belong together, and what a Xing, Info or VBRI frame before them has stated."""
+    """Frames that belong together, and what a Xing, Info or VBRI frame before them states."""
 
     kind: tuple[int, int]
     ranges: list[list[int]] = dataclasses.field(default_factory=list)
@@ -74,12 +74,12 @@ def is_mpeg(file: BinaryIO, start: int) -> bool:
 
 
 def mpeg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
-    """The files that were joined to this one, between two places in it; their tags are left out.
+    """The parts of a file between two positions, one for each file that was joined into it, without their tags.
 
-    A part with a Xing or Info frame keeps it: libsndfile knows by it how many samples the encoder has added.
+    A part keeps its Xing or Info frame, which tells libsndfile how many samples the encoder has added.
 
     Raises:
-        ValueError: the file ends within a frame, or has fewer than it states, or bytes between them that are none.
+        UserError: the file ends within a frame, has no or fewer frames than it states, or has other bytes between them.
     """
     runs: list[_Run] = []
     at = start
@@ -108,7 +108,7 @@ def mpeg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
     if not runs:
         raise UserError("holds no MPEG frame")
     for before, run in list(zip(runs, runs[1:])):
-        if run.count == 1 and run.info is None and run.kind == before.kind:  # mpg123 reads no file of one frame
+        if run.count == 1 and run.info is None and run.kind == before.kind:  # mpg123 cannot read a file of one frame
             before.ranges, before.samples = before.ranges + run.ranges, before.samples + run.samples
             before.count, run.count = before.count + 1, 0
     return [_part(file, run) for run in runs if run.count or run.frames]
@@ -125,14 +125,14 @@ def _part(file: BinaryIO, run: _Run) -> Part:
         if run.info.size_at:
             info[run.info.size_at : run.info.size_at + 4] = there.to_bytes(4, "big")  # else mpg123 warns on stderr
         part = Part((bytes(info), *ranges))
-    # Some encoders count the frame that states the number; all its bytes are there then.
+    # Some encoders also count the frame that states the number. Then all stated bytes are there.
     if run.frames and (run.count + 1 < run.frames or (run.count < run.frames and not run.all_bytes())):
         raise UserError(f"cut short: {run.count} of its {run.frames} frames are there")
     return part
 
 
 def _frame(head: bytes) -> _Frame | None:
-    """What a header says; None if these bytes are none."""
+    """The frame that a header describes; None if the bytes are not a header."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)  # version: 3 for MPEG-1, 2 for MPEG-2, 0 for MPEG-2.5
@@ -140,7 +140,7 @@ def _frame(head: bytes) -> _Frame | None:
     if version == 1 or layer == 4 or index == 15 or rate_index == 3:
         return None
     if index == 0:
-        raise UserError("MPEG audio of a free bit rate cannot be read: convert it to another format")
+        raise UserError("MPEG audio with a free bit rate cannot be read: convert it to another format")
     rate = _RATES[rate_index] >> (0, 1, 2)[(3, 2, 0).index(version)]
     bits = 1000 * _KBITS[version == 3, layer][index - 1]
     mono = head[3] >> 6 == 3
@@ -151,10 +151,10 @@ def _frame(head: bytes) -> _Frame | None:
 
 
 def _stated(head: bytes, frame: _Frame, at: int) -> tuple[int | None, int | None, _Info] | None:
-    """Frames and bytes that a Xing, Info or VBRI frame states, and where it is; None if this is a frame of sound."""
+    """Numbers of frames and bytes that a Xing, Info or VBRI frame states, and its position; None for other frames."""
     if frame.side < 0:
         return None
-    for tag in (4 + frame.side, 6 + frame.side):  # the second with a checksum behind the header
+    for tag in (4 + frame.side, 6 + frame.side):  # the second if a checksum follows the header
         if head[tag : tag + 4] in (b"Xing", b"Info") and len(head) >= tag + 16:
             has_frames, has_size = head[tag + 7] & 1, head[tag + 7] & 2
             frames_at, size_at = tag + 8, tag + 8 + 4 * has_frames
@@ -174,13 +174,13 @@ def _begins(head: bytes, then) -> bool:
     try:
         frame = _frame(head)
         second = frame and _frame(then(frame.size))
-    except UserError:  # a free bit rate: its frames cannot be followed
+    except UserError:  # a free bit rate: the frame does not state its size
         return False
     return bool(second) and second.kind == frame.kind
 
 
 def _lead(file: BinaryIO, start: int, end: int) -> int:
-    """Bytes before the first frame; 0 if there is none within a frame's length or two."""
+    """Number of bytes before the first frame; 0 if no frame begins within ``_LEAD`` bytes."""
     data = read_at(file, start, min(_LEAD, end - start))
     for at in range(1, len(data)):
         if data[at] == 0xFF and _begins(data[at : at + _HEAD], lambda size, at=at: data[at + size : at + size + 4]):

@@ -1,4 +1,4 @@
-"""Ogg (RFC 3533): its pages are checked, and each link of a chain is a part. libsndfile reads the first link alone."""
+"""Ogg (RFC 3533): pages are checked. Each file in a chain (a link) is a part; libsndfile alone reads only the first."""
 
 import struct
 import zlib
@@ -9,18 +9,18 @@ from espnet_pinch.sound.pieces import Part
 from espnet_pinch.sound.tags import SLACK, read_at, tag_length
 
 MAGIC = b"OggS"
-_HEADER = 27  # bytes, of a page before its table of segments
+_HEADER = 27  # bytes of a page before its segment table
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def ogg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
-    """The links of a chain, between two places in a file.
+    """The links of a chain between two positions in a file.
 
     Raises:
-        ValueError: a page is damaged or missing, or the file ends before its streams do.
+        UserError: a page is damaged or missing, or the file ends before its streams do.
     """
     links: list[tuple[int, int]] = []
-    pages: dict[int, int] = {}  # serial number of a stream that goes on: the number of its next page
+    pages: dict[int, int] = {}  # {serial number of a stream that has not ended: number of its next page}
     begun, at = start, start
     while at < end:
         head = read_at(file, at, _HEADER)
@@ -28,7 +28,7 @@ def ogg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
             end = at
             break
         if not MAGIC.startswith(head[:4]):
-            raise UserError(f"damaged: byte {at} begins no Ogg page")
+            raise UserError(f"damaged: no Ogg page begins at byte {at}")
         body = read_at(file, at + _HEADER, head[26]) if len(head) == _HEADER else b""
         length = _HEADER + len(body) + sum(body)
         if len(head) < _HEADER or len(body) < head[26] or at + length > end:
@@ -36,7 +36,7 @@ def ogg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
         page = read_at(file, at, length)
         _, serial, number, checksum = struct.unpack_from("<qIII", page, 6)
         if checksum != _checksum(page):
-            raise UserError(f"damaged: the Ogg page at byte {at} has another checksum than it states")
+            raise UserError(f"damaged: the checksum of the Ogg page at byte {at} is wrong")
         first, last = page[5] & 2, page[5] & 4
         if first:
             if not pages and at > start:
@@ -59,7 +59,7 @@ def _is_slack(head: bytes, left: int) -> bool:
 
 
 def _checksum(page: bytes) -> int:
-    """Ogg's CRC takes the highest bit first, zlib's the lowest: bytes and result are mirrored."""
+    """Ogg's CRC takes the highest bit first, zlib's the lowest: the bits of bytes and result are mirrored."""
     blank = page[:22] + bytes(4) + page[26:]
     mirrored = zlib.crc32(blank.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

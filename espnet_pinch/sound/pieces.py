@@ -1,10 +1,10 @@
-"""A file made of parts of another one: what libsndfile gets to read where it would take a container amiss."""
+"""A file made of pieces of another one. libsndfile reads it instead of a container that it would misread."""
 
 import io
 from dataclasses import dataclass
 from typing import BinaryIO
 
-Piece = bytes | tuple[int, int]  # literal bytes, or where bytes of the file begin and end
+Piece = bytes | tuple[int, int]  # literal bytes, or the start and end of bytes in the file
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,9 @@ class Part:
 
     Attributes:
         pieces: what it reads, in order.
-        samples: how many each channel has at least; None if libsndfile knows.
-        claims: bytes that the file pretends to have, where libsndfile guesses its samples from that; 0 for the truth.
+        samples: least number of samples in each channel; None if libsndfile knows the number.
+        claims: number of bytes that the file pretends to have, if libsndfile guesses the number of samples from it; 0
+            for the true number.
     """
 
     pieces: tuple[Piece, ...]
@@ -26,7 +27,8 @@ class PiecesFile(io.RawIOBase):
     """A readable, seekable file of a part's pieces.
 
     Attributes:
-        error: what the file below said, if reading failed. libsndfile's callbacks cannot raise: to it the file ends.
+        error: the error of the underlying file, if reading failed. libsndfile's callbacks cannot raise errors, so it
+            sees the end of the file.
     """
 
     def __init__(self, file: BinaryIO, part: Part):

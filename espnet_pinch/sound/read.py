@@ -22,31 +22,32 @@ from espnet_pinch.sound.tags import end_of_sound, read_at, tag_length
 from espnet_pinch.unreadable import POINTER, is_pointer, reading_reason
 
 HEADERLESS = (".raw", ".pcm")
-RATES = (1000, 768_000)  # Hz, the least and the most: what is outside was not recorded, and would fill the memory
-MOST_PIPED = 4 << 30  # bytes of a pipe that are kept in a temporary file
+RATES = (1000, 768_000)  # Hz, lowest and highest: other rates come from no real recording, and would fill the memory
+MOST_PIPED = 4 << 30  # most bytes of a pipe that a temporary file keeps
 _VALUES = 1 << 18  # samples of all channels that are decoded at a time
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)|/dev/stdin")
 
 
 @contextlib.contextmanager
 def open_sound(path: str | os.PathLike, rate: int) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """Open a sound file, or a pipe among the process's descriptors (/dev/stdin, /dev/fd/N).
+    """Open a sound file, or a pipe that this process has open (/dev/stdin, /dev/fd/N).
 
     Args:
-        rate: Hz, of what ffmpeg decodes; all else keeps its own.
+        rate: sample rate in Hz of what ffmpeg decodes. All other files keep their own rate.
 
     Yields: the rate in Hz, and blocks of samples, (samples,), float32, channels averaged.
 
-    Raises (there, or from the blocks):
-        OSError: it cannot be read.
-        ValueError: it is cut short or damaged, has a rate outside ``RATES``, or samples that are not finite.
+    Raises (on opening, or while the blocks are read):
+        OSError: the file cannot be read.
+        UserError: it is cut short, damaged or of a kind that cannot be read, has a rate outside ``RATES``, or has
+            samples that are not finite.
     """
     with open_regular(path) as file, contextlib.closing(_told(path, _blocks(Path(path), file, rate))) as blocks:
         yield next(blocks), blocks
 
 
 def seconds_of(path: str | os.PathLike) -> float:
-    """Length of a sound file as it says itself; 0 where it cannot be read or does not say, and of a pipe."""
+    """Length in seconds that a sound file states; 0 for a pipe, or if the file cannot be read or states no length."""
     if _DESCRIPTOR.fullmatch(str(path)):
         return 0.0
     with contextlib.suppress(OSError, ValueError, soundfile.LibsndfileError), open_regular(path) as file:
@@ -62,7 +63,7 @@ def seconds_of(path: str | os.PathLike) -> float:
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Open a file for reading; of anything else, which might block for ever, only a pipe among our descriptors.
+    """Open a regular file for reading, or a pipe that this process has open. Anything else could block for ever.
 
     Raises:
         OSError: it cannot be opened, or is a named pipe, a socket, a device or a folder.
@@ -76,30 +77,30 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         if not stat.S_ISREG(mode):
             kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
             kind = next((name for is_it, name in kinds if is_it(mode)), "a device")
-            raise OSError(f"{path}: is {kind}, no file; '-' reads standard input")
+            raise OSError(f"{path}: is {kind}, not a file; '-' reads standard input")
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
         if not error.strerror or str(path) in str(error).partition(":")[0]:
             raise
         raise type(error)(f"{path}: {reading_reason(error, path)}") from None
     except ValueError:  # a null character
-        raise OSError(f"{path}: no name of a file") from None
+        raise OSError(f"{path}: is not a valid file name") from None
 
 
 def _spooled(path: str | os.PathLike, number: int) -> BinaryIO:
-    """What comes out of a descriptor, in a temporary file: sound is read twice, and libsndfile seeks in it."""
+    """A temporary file with the content of a pipe, because sound is read twice and libsndfile seeks in it."""
     copy = tempfile.TemporaryFile()
     with os.fdopen(os.dup(number), "rb") as pipe:
         while block := pipe.read(1 << 20):
             if copy.tell() + len(block) > MOST_PIPED:
-                raise OSError(f"{path}: more than {MOST_PIPED >> 20} MiB come out of the pipe: use a file")
+                raise OSError(f"{path}: the pipe has more than {MOST_PIPED >> 20} MiB: use a file")
             copy.write(block)
     copy.seek(0)
     return copy
 
 
 def _told(path: str | os.PathLike, blocks: Iterator) -> Iterator:
-    """Put the file's name before what is wrong with it."""
+    """Put the file's name in front of every error message."""
     try:
         yield from blocks
     except soundfile.LibsndfileError as error:
@@ -111,7 +112,7 @@ def _told(path: str | os.PathLike, blocks: Iterator) -> Iterator:
 
 
 def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
-    """The rate first, then blocks of samples."""
+    """First the rate, then blocks of samples."""
     start, end = _bounds(file)
     if is_pointer(read_at(file, start, 64)):
         raise UserError(POINTER)
@@ -131,7 +132,7 @@ def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
         yield from ffmpeg_blocks(file, rate)
         return
     if not RATES[0] <= native <= RATES[1]:
-        raise UserError(f"states a rate of {native} Hz; from {RATES[0]} to {RATES[1]} Hz can be read")
+        raise UserError(f"states a rate of {native} Hz; only rates from {RATES[0]} to {RATES[1]} Hz can be read")
     yield native
     for part in parts:
         yield from _part_blocks(file, part, native)
@@ -141,7 +142,7 @@ def _part_blocks(file: BinaryIO, part: Part, rate: int) -> Iterator[np.ndarray]:
     source = PiecesFile(file, part)
     with Stream(source) as sound:
         if sound.samplerate != rate:
-            raise UserError(f"files of {rate} and {sound.samplerate} Hz were joined to it: take them apart")
+            raise UserError(f"files of {rate} and {sound.samplerate} Hz were joined to it: split the file")
         stated = part.samples if part.samples is not None else sound.frames if sound.frames < UNKNOWN else 0
         count = 0
         while len(block := sound.read(max(1, _VALUES // sound.channels), dtype="float32", always_2d=True)):
@@ -157,7 +158,7 @@ def _part_blocks(file: BinaryIO, part: Part, rate: int) -> Iterator[np.ndarray]:
 
 
 def _bounds(file: BinaryIO) -> tuple[int, int]:
-    """Where a file begins, behind ID3v2 tags that do not belong to its format, and where it ends."""
+    """Where a file begins, after ID3v2 tags that are not part of its format, and where it ends."""
     start, end = 0, os.fstat(file.fileno()).st_size
     while read_at(file, start, 3) == b"ID3" and (tag := tag_length(file, start, end)):
         start += tag
@@ -177,6 +178,6 @@ def _parts(path: Path, file: BinaryIO, start: int, end: int) -> list[Part]:
 
 
 def _info(file: BinaryIO, part: Part) -> soundfile.SoundFile:
-    """A part's header: closed, but with its rate and number of samples."""
+    """A part's header: a closed sound file that still has its rate and number of samples."""
     with soundfile.SoundFile(PiecesFile(file, part)) as sound:
         return sound

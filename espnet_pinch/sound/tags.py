@@ -1,9 +1,9 @@
-"""Tags around and between sound: ID3, APE, Lyrics3, and zeros. They hold titles and pictures, no samples."""
+"""Tags before, between and after sound: ID3, APE, Lyrics3, and zeros. They hold titles and pictures, no samples."""
 
 from typing import BinaryIO
 
 ID3V1 = 128  # bytes
-SLACK = 8  # bytes at the end of a file that may be anything, such as padding or a line's end
+SLACK = 8  # most bytes at the end of a file that are ignored, such as padding or a line end
 
 
 def read_at(file: BinaryIO, start: int, count: int) -> bytes:
@@ -13,7 +13,7 @@ def read_at(file: BinaryIO, start: int, count: int) -> bytes:
 
 
 def tag_length(file: BinaryIO, start: int, end: int) -> int:
-    """Bytes of the tag, or of the run of zeros, that begins at ``start``; 0 if none does."""
+    """Length in bytes of the tag, or of the run of zeros, that begins at ``start``; 0 if there is none."""
     head = read_at(file, start, 32)
     length = 0
     if head[:3] == b"ID3" and len(head) > 9 and max(head[6:10]) < 128:
@@ -24,7 +24,7 @@ def tag_length(file: BinaryIO, start: int, end: int) -> int:
     elif head[:3] == b"TAG":
         length = ID3V1
     elif head[:8] == b"APETAGEX":
-        length = 32 + int.from_bytes(head[12:16], "little")  # of a header: the size is of items and footer
+        length = 32 + int.from_bytes(head[12:16], "little")  # the header, and the stated size of items and footer
     elif head[:11] == b"LYRICSBEGIN":
         length = _lyrics_length(read_at(file, start, min(end - start, 1 << 20)))
     elif head[:1] == b"\0":
@@ -33,7 +33,7 @@ def tag_length(file: BinaryIO, start: int, end: int) -> int:
 
 
 def end_of_sound(file: BinaryIO, start: int, end: int) -> int:
-    """Where the tags at the end of a file begin: ID3v1, APE (which has its size in a footer)."""
+    """Where the tags at the end of a file begin: ID3v1 and APE, whose footer states its size."""
     while True:
         footer = read_at(file, end - 32, 32) if end - 32 >= start else b""
         if end - ID3V1 >= start and read_at(file, end - ID3V1, 3) == b"TAG":

@@ -297,7 +297,7 @@ class NasChannels(OnePassMethod):
         else:
             self._remove([gate.removed[int(gate.architecture.argmax())] for gate in self.gates.values()])
 
-    # -- what there is to know
+    # -- the state of the method
 
     def _total(self) -> int:
         return sum(gate.weight_orig.numel() for gate in self.gates.values())

@@ -179,7 +179,7 @@ class Pinch(OnePassMethod):
         part = (self.progress - reach_by / 2) / (reach_by / 2)
         return self.settings.target * min(max(part, 0.0), 1.0)
 
-    # -- what there is to know
+    # -- the state of the method
 
     def reached(self) -> float:
         """The fraction of the budget, weights or multiplications, that is pruned."""
