@@ -1,14 +1,24 @@
 """One-pass compression of speech foundation models with sparsity-aware self-pinching gates."""
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING
 
-from espnet_pinch.core.methods.pinch import Pinch
+if TYPE_CHECKING:
+    from espnet_pinch.core.methods.pinch import Pinch
+    from espnet_pinch.export.load import load
+
+__version__ = "0.1.0"
 
 __all__ = ["Pinch", "load"]
 
 
 def __getattr__(name: str):
-    if name == "load":  # imported when it is asked for: it needs ESPnet and transformers, the core needs neither
+    # Imported when they are asked for: ``Pinch`` needs torch, ``load`` ESPnet and transformers, and reading the results
+    # of a run needs none of them.
+    if name == "Pinch":
+        from espnet_pinch.core.methods.pinch import Pinch
+
+        return Pinch
+    if name == "load":
         from espnet_pinch.export.load import load
 
         return load

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import yaml
+from conftest import write_results
 
 from espnet_pinch.bin import report
+from espnet_pinch.core.parameters import LayerCount
 from espnet_pinch.data.source import KEYS
 from espnet_pinch.files import write_text
 from espnet_pinch.results import paper
@@ -15,7 +17,6 @@ from espnet_pinch.results.experiment import Experiment, write_report
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import NO_TRANSCRIPTS, head_to_head
 from espnet_pinch.results.plots import plot_layers
-from espnet_pinch.results.significance import compare
 from espnet_pinch.results.sweep import read_runs, systems
 from espnet_pinch.results.tables import NOT_RUN, by_target, table1, table2
 
@@ -38,53 +39,11 @@ def test_systems_of_different_upstreams_are_not_compared(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def write_run(exp, upstream, method, target, errors, seed=0, reached=None, **settings):
+def write_run(exp, upstream, method, target, errors, seed=0, reached=None, sets=SETS, **settings):
     """A run with ``errors`` wrong words of 1000 in every set, its results and transcripts; the baseline has 50."""
-    references = {f"u{i}": "A B C D E F G H I J" for i in range(100)}
-
-    def wrong(count):
-        return {id_: text.replace("E", "X") if i < count else text for i, (id_, text) in enumerate(references.items())}
-
-    def figures(count, sparsity):
-        score = {"wer": count / 1000, "errors": count, "words": 1000, "cer": count / 2000}
-        return {
-            "sparsity": sparsity,
-            "params_total": 1_000_000,
-            "params_kept": round(1_000_000 * (1 - sparsity)),
-            "compression_ratio": 1 / (1 - sparsity),
-            "extra_trained_parameters": 72,
-            "wer": {name: score for name in SETS},
-            "seconds": 7200.0,
-            "iterations": 100,
-            "peak_memory_bytes": 10**9,
-            "device": "some CPU",
-        }
-
-    test = compare(references, wrong(50), wrong(errors))
-    results = {
-        "upstream": upstream,
-        "corpus": "made up",
-        "method": method,
-        "target_sparsity": target,
-        "seed": seed,
-        "settings": settings,
-        **figures(errors, reached or target),
-        "decoded": "decoded",
-        "references": str(exp.parent / "dump"),
-        "baseline": figures(50, 0.0),
-        "significance": {name: test for name in SETS},
-    }
     folder = exp / f"asr_{upstream}_{method}_{target}_seed{seed}{''.join(settings)}"
-    folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(results))
-    for name in SETS:
-        write_text(folder / "decoded" / name / "text", lines(wrong(errors)))
-        write_text(exp.parent / "dump" / name / "text", lines(references))
+    write_results(folder, method, target, dict.fromkeys(sets, errors), reached, upstream, seed, settings)
     return folder
-
-
-def lines(table):
-    return "".join(f"{id_} {words}\n" for id_, words in table.items())
 
 
 @pytest.fixture
@@ -252,7 +211,7 @@ def test_without_any_run_the_report_is_the_papers(tmp_path, monkeypatch):
 
 def test_the_picture_of_layers_has_the_short_names_of_their_family_in_its_order(tmp_path):
     linears = ["self_attn.linear_q", "ffn2.output_dense", "of_my_own", "ffn1.intermediate_dense"]
-    counts = {"weights": 4, "pruned": 1}
+    counts = LayerCount(weights=4, pruned=1)
     plot_layers({f"encoder.layers.{i}.{name}": counts for i in range(2) for name in linears}, tmp_path / "layers")
     svg = (tmp_path / "layers.svg").read_text()
     places = [svg.index(f"<!-- {name} -->") for name in ("ffn1 fc1", "q", "ffn2 fc2", "of_my_own")]

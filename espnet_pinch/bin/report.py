@@ -29,7 +29,7 @@ def main() -> None:
     upstreams = args.upstream or list(
         dict.fromkeys([*(s.upstream for s in found), *(r.upstream for r in paper.TABLE1)])
     )
-    corpora = sorted({run.results["corpus"] or "unnamed" for run in runs if run.results})
+    corpora = sorted({run.results.corpus or "unnamed" for run in runs if run.results})
     lines = [
         f"# Results: {args.exp.name}",
         "",

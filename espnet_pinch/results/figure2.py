@@ -60,7 +60,9 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
 
 
 def _draw(axis, curve: list[System], sets: tuple[str, ...], name: str, style: dict) -> None:
-    x = [100 * system.mean("sparsity") for system in curve]  # where it ended, which landing: paper leaves open
+    x = [
+        100 * system.mean(lambda f: f.sparsity) for system in curve
+    ]  # where it ended, which landing: paper leaves open
     wers = [system.wers(sets) for system in curve]
     y = [statistics.fmean(values) for values in wers]
     below, above = ([abs(pick(values) - mean) for values, mean in zip(wers, y)] for pick in (min, max))
