@@ -216,3 +216,74 @@ def test_the_picture_of_layers_has_the_short_names_of_their_family_in_its_order(
     svg = (tmp_path / "layers.svg").read_text()
     places = [svg.index(f"<!-- {name} -->") for name in ("ffn1 fc1", "q", "ffn2 fc2", "of_my_own")]
     assert places == sorted(places)
+
+
+def report_of(exp, monkeypatch):
+    """The lines of the report on an experiment folder, and the tables and drawings of an upstream of the paper."""
+    run(monkeypatch, "--exp", exp)
+    table = list(csv.reader((exp / "report" / "table1_wav2vec2_base.csv").open()))
+    picture = exp / "report" / "images" / "figure2_wav2vec2_base.svg"
+    return (exp / "report" / "RESULTS.md").read_text(), table, picture.read_text() if picture.exists() else None
+
+
+@pytest.mark.parametrize(
+    "sets, tests",
+    [
+        (("test",), ("test",)),
+        (("dev", "test_a", "test_b"), ("test_a", "test_b")),
+        (("clean", "noisy"), ("clean", "noisy")),  # none is named "test": all count
+    ],
+)
+def test_a_corpus_of_other_sets_has_a_report_without_the_papers_error_rates(tmp_path, monkeypatch, sets, tests):
+    for errors, method in ((60, "pinch"), (70, "pinch"), (90, "ump")):
+        write_run(tmp_path / "exp", "wav2vec2_base", method, 0.65, errors, seed=errors % 3, sets=sets)
+    page, [head, *rows], svg = report_of(tmp_path / "exp", monkeypatch)
+    assert head == ["system", "target %", "params M: paper", "ours", *sets]
+    [pinch] = [row for row in rows if row[0].startswith("pinch") and row[1] == "65"]
+    assert pinch[2:] == ["39.19", "0.35", *["6.50 ± 0.71"] * len(sets)]
+    assert "| pinch (self-pinching gates) | - | 6.50 ± 0.71 |" in page and "Not of every run" not in page
+    assert f"| 65 | UMP | 1 | 65.00 | 65.00 | {1000 * len(tests)} |" in page
+    assert f"<!-- wav2vec2_base: {', '.join(tests)} -->" in svg and svg.count("<!-- WER, % -->") == 1
+    assert "paper" not in svg and "baseline" in svg
+    own = next(line for line in page.splitlines() if line.startswith("| wav2vec2-base, self-pinching (85 %)"))
+    assert f"| 7.46 | {NOT_RUN} |" in own
+
+
+def test_table_2_says_not_run_where_test_clean_was_not_decoded(tmp_path):
+    write_run(tmp_path / "exp", "wav2vec2_base", "pinch", 0.85, 60, sets=("test",))
+    [row] = [
+        row for row in table2(systems(read_runs(tmp_path / "exp")))[1] if "wav2vec2-base, self-pinching (85" in row[0]
+    ]
+    assert row[3] == "0.15" and row[-2:] == ["7.46", NOT_RUN]
+
+
+def test_librispeechs_test_sets_alone_have_one_panel_with_the_papers_curve(tmp_path, monkeypatch):
+    write_run(tmp_path / "exp", "wav2vec2_base", "pinch", 0.65, 60, sets=("test_clean", "test_other"))
+    _, [head, *_], svg = report_of(tmp_path / "exp", monkeypatch)
+    assert head[4:] == ["test_clean: paper", "ours", "test_other: paper", "ours"]
+    assert "<!-- wav2vec2_base: test, clean and other -->" in svg and "pinch, paper -->" in svg
+    assert "dev, clean and other" not in svg
+
+
+def test_runs_on_other_sets_are_compared_on_those_that_all_have(tmp_path, monkeypatch):
+    exp = tmp_path / "exp"
+    write_run(exp, "wav2vec2_base", "pinch", 0.65, 60, sets=("dev", "test_a", "test_b"))
+    write_run(exp, "wav2vec2_base", "ump", 0.65, 90, sets=("test_a", "test_c"))
+    page, [head, *rows], svg = report_of(exp, monkeypatch)
+    assert head[4:] == ["dev", "test_a", "test_b", "test_c"]
+    cells = {row[0].split()[0]: row[4:] for row in rows if row[3] != NOT_RUN}
+    assert cells["baseline,"] == ["5.00"] * 4
+    assert cells["pinch"] == ["6.00", "6.00", "6.00", NOT_RUN] and cells["UMP"] == [NOT_RUN, "9.00", NOT_RUN, "9.00"]
+    assert "Not of every run, so left out of figures over several sets: dev, test_b, test_c." in page
+    assert "| 65 | UMP | 1 | 65.00 | 65.00 | 1000 | 60 | 90 | +3.00 | " in page
+    assert "<!-- wav2vec2_base: test_a -->" in svg
+
+
+def test_runs_without_a_set_in_common_are_not_compared(tmp_path, monkeypatch):
+    exp = tmp_path / "exp"
+    write_run(exp, "wav2vec2_base", "pinch", 0.65, 60, sets=("dev", "test_a"))
+    write_run(exp, "wav2vec2_base", "pinch", 0.65, 60, seed=1, sets=("dev", "test_b"))
+    write_run(exp, "wav2vec2_base", "ump", 0.65, 90, sets=("dev",))
+    page, _, svg = report_of(exp, monkeypatch)
+    assert f"| UMP | - | {NOT_RUN} |" in page and svg is None  # the dev set is not to pass for a test set
+    assert not (exp / "report" / "head_to_head_wav2vec2_base.csv").exists()

@@ -12,7 +12,7 @@ from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.results.records import Results
 from espnet_pinch.results.scoring import join
 from espnet_pinch.results.significance import bootstrap
-from espnet_pinch.results.sweep import BASELINE, System
+from espnet_pinch.results.sweep import BASELINE, System, common_sets
 from espnet_pinch.results.tables import title
 
 NO_TRANSCRIPTS = "no transcripts"
@@ -31,17 +31,18 @@ def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
     runs_of: Counter[str] = Counter()
     for system in pinched:
         runs_of[system.variant] += len(system.runs)
-    if not runs_of:
+    sets = common_sets(found, tests=True)
+    if not runs_of or not sets:
         return [], []
     ours = {s.target: s for s in pinched if s.variant == runs_of.most_common(1)[0][0]}
     others = [s for s in found if s.target in ours and s.method != BASELINE and s is not ours[s.target]]
     head = ["target %", "system", "runs", "sparsity reached %: pinch", "sparsity reached %", "test words"]
     head += ["errors of pinch", "errors", "difference, points of WER", "95 % interval", "verdict"]
-    rows = [_row(ours[s.target], s) for s in sorted(others, key=lambda s: s.target)]
+    rows = [_row(ours[s.target], s, sets) for s in sorted(others, key=lambda s: s.target)]
     return head, [row for row in rows if row]
 
 
-def _row(pinch: System, other: System) -> list[str]:
+def _row(pinch: System, other: System, sets: tuple[str, ...]) -> list[str]:
     pairs = _pairs(pinch, other)
     if not pairs:
         return []
@@ -52,7 +53,7 @@ def _row(pinch: System, other: System) -> list[str]:
     try:
         for pair in pairs:
             for side, run in enumerate(pair):
-                for key, (wrong, length) in _utterances(run, pinch.test_sets).items():
+                for key, (wrong, length) in _utterances(run, sets).items():
                     errors[key][side] += wrong
                     words[key] += length * (side == 0)
     except FileNotFoundError:

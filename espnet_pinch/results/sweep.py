@@ -76,8 +76,10 @@ class System:
     variant: str = ""
 
     @property
-    def test_sets(self) -> tuple[str, ...]:
-        return tuple(name for name in self.runs[0].figures.wer if name.startswith("test"))
+    def sets(self) -> tuple[str, ...]:
+        """The sets that all of its runs were scored on."""
+        first, *others = (run.figures.wer for run in self.runs)
+        return tuple(name for name in first if all(name in scores for scores in others))
 
     def mean(self, figure: Callable[[SystemFigures], float]) -> float:
         return statistics.fmean(figure(run.figures) for run in self.runs)
@@ -100,10 +102,30 @@ def systems(runs: list[Run]) -> list[System]:
     for r, variant in zip(finished, variants):
         found[r.upstream, r.method, r.target_sparsity, variant].append(r)
     for upstream in dict.fromkeys(key[0] for key in found):
-        newest = next(rs[-1] for key, rs in found.items() if key[0] == upstream)
-        found[upstream, BASELINE, 0.0, ""] = [dataclasses.replace(newest, figures=newest.baseline, significance={})]
+        runs_of_it = [rs for key, rs in found.items() if key[0] == upstream]
+        newest = runs_of_it[0][-1]
+        scores = {name: score for rs in runs_of_it for r in rs for name, score in r.baseline.wer.items()}
+        figures = dataclasses.replace(newest.baseline, wer=scores | newest.baseline.wer)  # of all sets of any run
+        found[upstream, BASELINE, 0.0, ""] = [dataclasses.replace(newest, figures=figures, significance={})]
     keys = sorted(found, key=lambda key: (key[0], rank(key[1]), key[3], key[2]))
     return [System(key[0], key[1], key[2], tuple(found[key]), key[3]) for key in keys]
+
+
+def all_sets(found: list[System]) -> tuple[str, ...]:
+    """The sets that any run of these systems was scored on."""
+    return tuple(dict.fromkeys(name for system in found for run in system.runs for name in run.figures.wer))
+
+
+def common_sets(found: list[System], tests: bool = False) -> tuple[str, ...]:
+    """The sets that every run of these systems was scored on: over other sets together no two of them compare.
+
+    Args:
+        tests: only those whose names start with "test"; where no set of any run is named so, all sets are.
+    """
+    sets = all_sets(found)
+    if tests:
+        sets = tuple(name for name in sets if name.startswith("test")) or sets
+    return tuple(name for name in sets if all(name in system.sets for system in found))
 
 
 def rank(method: str) -> int:

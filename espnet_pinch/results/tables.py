@@ -7,7 +7,7 @@ import statistics
 from espnet_pinch.core.registry import UNPRUNED, find_method
 from espnet_pinch.results import paper
 from espnet_pinch.results.experiment import markdown_table
-from espnet_pinch.results.sweep import BASELINE, System, rank
+from espnet_pinch.results.sweep import BASELINE, System, all_sets, common_sets, rank
 
 NOT_RUN = "not run"
 
@@ -15,11 +15,14 @@ NOT_RUN = "not run"
 def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str]]]:
     """Table 1 of one upstream: head and rows. WER in per cent; † no significant increase over the baseline.
 
+    A set that is none of the paper's has no column of it.
+
     Args:
         upstream: its name.
         found: the systems of this upstream.
     """
-    sets = list(found[0].runs[0].figures.wer) if found else [name.replace("-", "_") for name in paper.SETS]
+    papers = {name.replace("-", "_"): name for name in paper.SETS}
+    sets = all_sets(found) or tuple(papers)
     in_paper = [row for row in paper.TABLE1 if row.upstream == upstream]
     ours = {(s.method, s.variant, round(s.target, 4)): s for s in found}
     theirs = {(BASELINE if row.method == UNPRUNED else row.method, row.sparsity): row for row in in_paper}
@@ -27,7 +30,7 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
     keys = sorted({*ours, *not_run}, key=lambda key: (rank(key[0]), *key[1:]))
     head = ["system", "target %", *_pair("params M", in_paper)]
     for name in sets:
-        head += _pair(name, in_paper)
+        head += _pair(name, in_paper if name in papers else [])
     rows = []
     for key in keys:
         system, row = ours.get(key), theirs.get(key[::2])
@@ -35,8 +38,9 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
         kept = f"{system.mean(lambda f: f.params_kept) / 1e6:.2f}" if system else None
         line += _cells(f"{row.params_m:.2f}" if row else None, kept, in_paper)
         for name in sets:
-            printed = str(row.wer[name.replace("_", "-")]) if row else None
-            line += _cells(printed, _wer(system, (name,)) if system else None, in_paper)
+            printed = str(row.wer[papers[name]]) if row and name in papers else None
+            own = _wer(system, (name,)) if system else None
+            line += _cells(printed, own, in_paper if name in papers else [])
         rows.append(line)
     return head, rows
 
@@ -48,9 +52,10 @@ def by_target(found: list[System]) -> tuple[list[str], list[list[str]]]:
         found: the systems of one upstream.
     """
     targets = sorted({s.target for s in found})
+    sets = common_sets(found, tests=True)
     ours: dict[str, dict[float, str]] = {}
     for s in found:
-        ours.setdefault(title(s.method, s.variant), {})[s.target] = _wer(s, s.test_sets) if s.test_sets else NOT_RUN
+        ours.setdefault(title(s.method, s.variant), {})[s.target] = _wer(s, sets)
     head = ["WER % of all test sets", *(f"{100 * target:g} %" for target in targets)]
     unpruned = {title(BASELINE, ""), title(UNPRUNED, "")}
     gap = {name: "-" if name in unpruned else NOT_RUN for name in ours}
@@ -139,6 +144,8 @@ def title(method: str, variant: str) -> str:
 
 def _wer(system: System, sets: tuple[str, ...]) -> str:
     """Of the sets together: mean over the runs, with the standard deviation of several, and the dagger."""
+    if not sets or any(name not in system.sets for name in sets):
+        return NOT_RUN
     wers = system.wers(sets)
     spread = f" ± {statistics.stdev(wers):.2f}" if len(wers) > 1 else ""
     dagger = "†" if system.method != BASELINE and system.lossless(sets) else ""
