@@ -99,7 +99,7 @@ def export(
     with whole_folder(out) as new:
         for fmt in chosen:
             for file, facts in fmt.write(new, original).items():
-                entry = {"format": fmt.name, "bytes": (new / file).stat().st_size, "loader": fmt.library}
+                entry: dict = {"format": fmt.name, "bytes": (new / file).stat().st_size, "loader": fmt.library}
                 entry |= dataclasses.asdict(fmt.check(new / file, original)) | facts
                 print(
                     f"{file}: {entry['bytes'] / 1e6:.2f} MB, loaded by {fmt.library}: "

@@ -81,7 +81,8 @@ def import_quietly() -> ModuleType:
     """openvino, without what it sends to its makers when it is imported: nothing here uses the network."""
     sender = "openvino_telemetry"
     known = sys.modules.get(sender)
-    sys.modules[sender] = None  # as if it were not installed, which openvino puts up with
+    # As if it were not installed, which openvino puts up with. Python takes None for that, its types do not know it.
+    sys.modules[sender] = None  # type: ignore[assignment]
     try:
         return importlib.import_module("openvino")
     finally:
