@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
                     lines = (f"{id_} {wrong(text, rng)}\n" for id_, text in read_table(path).items())
                     hypothesis.write_text("".join(lines))
             begin = time.perf_counter()
-            words = sum(score_files(path, systems[s][0])["words"] for s, path in texts.items())
+            words = sum(score_files(path, systems[s][0]).words for s, path in texts.items())
             taken.append(time.perf_counter() - begin)
             begin = time.perf_counter()
             for subset, path in texts.items():

@@ -1,14 +1,23 @@
 """One-pass compression of speech foundation models with sparsity-aware self-pinching gates."""
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING
 
-from espnet_pinch.core.methods.pinch import Pinch
+if TYPE_CHECKING:
+    from espnet_pinch.core.methods.pinch import Pinch
+    from espnet_pinch.export.load import load
+
+__version__ = "0.1.0"
 
 __all__ = ["Pinch", "load"]
 
 
 def __getattr__(name: str):
-    if name == "load":  # imported only on demand: it needs ESPnet and transformers, and the core needs neither
+    # Imported on demand: ``Pinch`` needs torch, ``load`` ESPnet and transformers. Reading results needs none of them.
+    if name == "Pinch":
+        from espnet_pinch.core.methods.pinch import Pinch
+
+        return Pinch
+    if name == "load":
         from espnet_pinch.export.load import load
 
         return load

@@ -5,6 +5,7 @@ lives. It removes what killed writers of the same name have left, and restores a
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -14,6 +15,12 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 # {error number of a refused write: what is wrong and what to do}
 DISK_REASONS = {
@@ -226,3 +233,16 @@ def write_json(path: str | os.PathLike, value) -> None:
 
 def read_json(path: str | os.PathLike):
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def from_json(kind: type[Record], values: dict) -> Record:
+    """A dataclass out of a JSON object whose keys are its fields. Other keys are passed over.
+
+    Raises:
+        KeyError: a key is missing whose field has no default; the error's argument is the key.
+    """
+    fields = dataclasses.fields(kind)
+    for field in fields:
+        if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise KeyError(field.name)
+    return kind(**{field.name: values[field.name] for field in fields if field.name in values})

@@ -5,6 +5,11 @@ import pytest
 import torch
 from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
+from espnet_pinch.files import write_text
+from espnet_pinch.results.records import Results, SystemFigures
+from espnet_pinch.results.scoring import error_rates
+from espnet_pinch.results.significance import compare
+
 TINY = dict(
     conv_dim=(8, 8),
     conv_kernel=(10, 8),
@@ -42,6 +47,55 @@ def tiny_wav2vec2() -> Wav2Vec2Config:
 def ctc_folder(tiny_config):
     """Makes a Hugging Face folder of a random CTC model with a vocabulary; returns its path."""
     return functools.partial(make_ctc_folder, tiny_config)
+
+
+def write_results(folder, method, target, wrong, reached=None, upstream="mini", seed=0, settings=None):
+    """Results and transcripts of a run with ``wrong[SET]``, at most 100, wrong words of 1000; its baseline has 50."""
+    dump = folder.parent / "dump"
+    references = {f"u{i}": "A B C D E F G H I J" for i in range(100)}
+    baseline = _wrong(references, 50)
+    texts = {name: _wrong(references, errors) for name, errors in wrong.items()}
+    tests = {errors: compare(references, baseline, _wrong(references, errors)) for errors in set(wrong.values())}
+    for name, hypotheses in texts.items():
+        for path, table in ((dump / name / "text", references), (folder / "decoded" / name / "text", hypotheses)):
+            write_text(path, "".join(f"{id_} {words}\n" for id_, words in table.items()))
+
+    def figures(tables, sparsity):
+        return SystemFigures(
+            experiment=str(folder),
+            sparsity=sparsity,
+            params_total=1_000_000,
+            params_kept=round(1_000_000 * (1 - sparsity)),
+            params_stored=1_000_000,
+            extra_trained_parameters=72,
+            compression_ratio=1 / (1 - sparsity),
+            wer={name: error_rates([(references[id_], table[id_]) for id_ in table]) for name, table in tables.items()},
+            seconds=7200.0,
+            peak_memory_bytes=10**9,
+            epochs=3,
+            iterations=100,
+            device="some CPU",
+        )
+
+    Results(
+        upstream=upstream,
+        corpus="made up",
+        method=method,
+        target_sparsity=target,
+        seed=seed,
+        settings=settings or {},
+        figures=figures(texts, reached or target),
+        decoded="decoded",
+        references=str(dump),
+        baseline=figures(dict.fromkeys(texts, baseline), 0.0),
+        significance={name: tests[errors] for name, errors in wrong.items()},
+        command="made up",
+    ).write(folder / "results.json")
+
+
+def _wrong(references, count):
+    """The references with the fifth word wrong in the first ``count`` of them."""
+    return {id_: text.replace("E", "X") if i < count else text for i, (id_, text) in enumerate(references.items())}
 
 
 def make_ctc_folder(fields, folder, names, config_class=Wav2Vec2Config, tokenizer=None, **changes):

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from espnet_pinch import files
 from espnet_pinch.asr.decode import write_transcripts
 from espnet_pinch.asr.small_upstreams import make_small_upstream
+from espnet_pinch.core.parameters import LayerCount
 from espnet_pinch.data import download
 from espnet_pinch.data.dump import pack_audio
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
@@ -74,7 +75,7 @@ def transcripts(path, tmp_path):
 
 def pictures(path, tmp_path):
     (path.parent / "old").write_bytes(b"x" * 490_000)  # little is left
-    plot_layers({f"encoder.layers.{i}.x": {"weights": 2, "pruned": 1} for i in range(24)}, path / "layers")
+    plot_layers({f"encoder.layers.{i}.x": LayerCount(weights=2, pruned=1) for i in range(24)}, path / "layers")
 
 
 # What each stage writes: stage, writer(path, tmp_path).

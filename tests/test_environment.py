@@ -330,8 +330,9 @@ def test_a_user_without_a_name_can_train(tmp_path):
 def test_pictures_leave_the_callers_backend_alone(tmp_path):
     code = """if True:
         import matplotlib
+        from espnet_pinch.core.parameters import LayerCount
         from espnet_pinch.results.plots import plot_layers
-        plot_layers({"layers.0.attention.q_proj": {"weights": 4, "pruned": 1}}, "layers")
+        plot_layers({"layers.0.attention.q_proj": LayerCount(weights=4, pruned=1)}, "layers")
         assert matplotlib.rcParams._get("backend") == "module://no.such.backend"
         """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "module://no.such.backend"}

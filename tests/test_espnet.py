@@ -198,8 +198,8 @@ def test_a_killed_run_ends_like_one_that_was_not(data, upstream, tmp_path):
     state = torch.load(exp / "folded" / "model.pth", weights_only=True)
     zeros = sum(int((state[f"frontend.upstream.{name}.weight"] == 0).sum()) for name in gates)
     gated = sum(weight.numel() for weight in gates.values())
-    assert counts["sparsity"] == zeros / gated and 0.7 <= counts["sparsity"] <= 0.701
-    assert counts["extra_trained_parameters"] == 12
+    assert counts.sparsity == zeros / gated and 0.7 <= counts.sparsity <= 0.701
+    assert counts.extra_trained_parameters == 12
     assert not any("threshold" in name for name in state)
     folded, _ = load_model(exp / "folded" / "config.yaml", exp / "folded" / "model.pth")
     assert transcribe(folded, audio) == texts
@@ -235,15 +235,15 @@ def test_the_other_methods_train_fold_and_load(method, extra, data, upstream, tm
     target = 0.0 if method == "dense" else 0.7
     audio = torch.from_numpy(read_audio(read_data_dir(data / "valid")[0].audio))[None]
     counts = write_folded(model, args, exp / "folded")
-    assert target <= counts["sparsity"] <= target + 0.02 and counts["extra_trained_parameters"] == extra
+    assert target <= counts.sparsity <= target + 0.02 and counts.extra_trained_parameters == extra
     hidden, _ = model.encode(audio, torch.tensor([audio.size(1)]))
     folded, _ = load_model(exp / "folded" / "config.yaml", exp / "folded" / "model.pth")
     again, _ = folded.encode(audio, torch.tensor([audio.size(1)]))
     torch.testing.assert_close(again, hidden, rtol=0, atol=1e-5)
     stored = sum(p.numel() for p in folded.parameters())
-    assert stored == counts["params_stored"] and (stored < counts["params_kept"] or method != "nas_cp")
+    assert stored == counts.params_stored and (stored < counts.params_kept or method != "nas_cp")
     zeros = load_upstream(str(exp / "folded" / "hf")).model
-    assert sum(int((m.weight == 0).sum()) for m in find_linears(zeros).values()) == counts["pruned"]
+    assert sum(int((m.weight == 0).sum()) for m in find_linears(zeros).values()) == counts.pruned
 
 
 def test_decoding_writes_a_text_for_every_utterance(data, upstream, tmp_path):

@@ -23,7 +23,7 @@ from espnet_pinch.data.tokens import write_tokens
 from espnet_pinch.export.check import Probe, noise
 from espnet_pinch.export.encoding import VALUES
 from espnet_pinch.export.formats.onnx import check_onnx, write_onnx
-from espnet_pinch.files import read_json, write_json
+from espnet_pinch.files import read_json
 
 ROOT = Path(__file__).parents[1]
 model = test_sparse_file.model
@@ -46,7 +46,7 @@ def fold_experiment(root: Path, start: PruningASRModel) -> Path:
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     """A folded experiment with transcripts and results, and the data directory they are of."""
-    from conftest import TINY
+    from conftest import TINY, write_results
 
     from espnet_pinch.asr.decode import decode_data_dir
 
@@ -62,11 +62,7 @@ def experiment(tmp_path_factory):
     exp = fold_experiment(root, make_model(TINY))
     model = espnet_pinch.load(exp)
     decode_data_dir(model, root / "test", exp / "decode_ctc_greedy" / "test")
-    score = {"wer": 0.25, "errors": 1, "words": 4}
-    test = dict.fromkeys(("wer_difference", "bootstrap_low", "bootstrap_high", "mean_difference"), 1.5)
-    test.update(segments=7, p_two_sided=0.04, p_one_sided=0.02, significant_increase=True)
-    results = {"method": "pinch", "target_sparsity": 0.85, "wer": {"test": score}, "significance": {"test": test}}
-    write_json(exp / "results.json", {**results, "baseline": {"wer": {"test": {**score, "wer": 0.125}}}})
+    write_results(exp, "pinch", 0.85, wrong={"test": 80})
     return exp
 
 
@@ -101,7 +97,7 @@ def test_every_format_gives_the_models_logits(exported):
 def test_the_card_says_what_it_is(exported):
     page = (exported / "README.md").read_text()
     assert page.startswith("---\nlicense: apache-2.0\n") and "base_model: facebook/wav2vec2-base-100h" in page
-    for text in ("asr_tiny", "pinch, target 85 %", "| test | 12.50 | 25.00 | 4 |", "+1.50 to +1.50", "significant"):
+    for text in ("asr_tiny", "pinch, target 85 %", "| test | 5.00 | 8.00 | 1000 |", "| +3.00 |", "significant"):
         assert text in page
     assert "3 utterances of test" in page and "What was not tested" in page
     assert page.count("`encoder.layers.") == 12 and "| `encoder.layers.0.attention.v_proj` | 256 | 100.00 |" in page

@@ -300,7 +300,7 @@ def test_scoring_joins_by_id_and_names_the_one_that_is_wrong(references, data):
         write("hyp", rows)
         pairs = [(references[id_], dict(rows)[id_]) for id_ in references]
         assert score_files(root / "ref", root / "hyp") == error_rates(pairs)
-        assert error_rates([(r, r) for r, _ in pairs])["errors"] == 0
+        assert error_rates([(r, r) for r, _ in pairs]).errors == 0
         victim, _ = data.draw(st.sampled_from(rows))
         for wrong in ([r for r in rows if r[0] != victim], [*rows, (victim, "X")], [*rows, ("new", "X")]):
             write("hyp", wrong)
@@ -329,9 +329,9 @@ def test_any_words_have_error_rates_that_add_up(pairs):
             join({str(i): " ".join(r.split()) for i, (r, _) in enumerate(pairs)}, {}, "x")
         return
     rates = error_rates(pairs)
-    assert rates["errors"] == rates["substitutions"] + rates["deletions"] + rates["insertions"]
-    assert rates["words"] == sum(len(r.split()) for r, _ in pairs) and 0 <= rates["wer"] < float("inf")
-    hypothesis_words = rates["words"] - rates["deletions"] + rates["insertions"]
+    assert rates.errors == rates.substitutions + rates.deletions + rates.insertions
+    assert rates.words == sum(len(r.split()) for r, _ in pairs) and 0 <= rates.wer < float("inf")
+    hypothesis_words = rates.words - rates.deletions + rates.insertions
     assert hypothesis_words == sum(len(h.split()) for _, h in pairs)
 
 

@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import yaml
+from conftest import write_results
 
 from espnet_pinch.bin import report
+from espnet_pinch.core.parameters import LayerCount
 from espnet_pinch.data.source import KEYS
 from espnet_pinch.files import write_text
 from espnet_pinch.results import paper
@@ -15,7 +17,6 @@ from espnet_pinch.results.experiment import Experiment, write_report
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import NO_TRANSCRIPTS, head_to_head
 from espnet_pinch.results.plots import plot_layers
-from espnet_pinch.results.significance import compare
 from espnet_pinch.results.sweep import read_runs, systems
 from espnet_pinch.results.tables import NOT_RUN, by_target, table1, table2
 
@@ -38,53 +39,11 @@ def test_systems_of_different_upstreams_are_not_compared(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def write_run(exp, upstream, method, target, errors, seed=0, reached=None, **settings):
+def write_run(exp, upstream, method, target, errors, seed=0, reached=None, sets=SETS, **settings):
     """A run with ``errors`` wrong words of 1000 in every set, its results and transcripts; the baseline has 50."""
-    references = {f"u{i}": "A B C D E F G H I J" for i in range(100)}
-
-    def wrong(count):
-        return {id_: text.replace("E", "X") if i < count else text for i, (id_, text) in enumerate(references.items())}
-
-    def figures(count, sparsity):
-        score = {"wer": count / 1000, "errors": count, "words": 1000, "cer": count / 2000}
-        return {
-            "sparsity": sparsity,
-            "params_total": 1_000_000,
-            "params_kept": round(1_000_000 * (1 - sparsity)),
-            "compression_ratio": 1 / (1 - sparsity),
-            "extra_trained_parameters": 72,
-            "wer": {name: score for name in SETS},
-            "seconds": 7200.0,
-            "iterations": 100,
-            "peak_memory_bytes": 10**9,
-            "device": "some CPU",
-        }
-
-    test = compare(references, wrong(50), wrong(errors))
-    results = {
-        "upstream": upstream,
-        "corpus": "made up",
-        "method": method,
-        "target_sparsity": target,
-        "seed": seed,
-        "settings": settings,
-        **figures(errors, reached or target),
-        "decoded": "decoded",
-        "references": str(exp.parent / "dump"),
-        "baseline": figures(50, 0.0),
-        "significance": {name: test for name in SETS},
-    }
     folder = exp / f"asr_{upstream}_{method}_{target}_seed{seed}{''.join(settings)}"
-    folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(results))
-    for name in SETS:
-        write_text(folder / "decoded" / name / "text", lines(wrong(errors)))
-        write_text(exp.parent / "dump" / name / "text", lines(references))
+    write_results(folder, method, target, dict.fromkeys(sets, errors), reached, upstream, seed, settings)
     return folder
-
-
-def lines(table):
-    return "".join(f"{id_} {words}\n" for id_, words in table.items())
 
 
 @pytest.fixture
@@ -252,8 +211,79 @@ def test_without_any_run_the_report_is_the_papers(tmp_path, monkeypatch):
 
 def test_the_picture_of_layers_has_the_short_names_of_their_family_in_its_order(tmp_path):
     linears = ["self_attn.linear_q", "ffn2.output_dense", "of_my_own", "ffn1.intermediate_dense"]
-    counts = {"weights": 4, "pruned": 1}
+    counts = LayerCount(weights=4, pruned=1)
     plot_layers({f"encoder.layers.{i}.{name}": counts for i in range(2) for name in linears}, tmp_path / "layers")
     svg = (tmp_path / "layers.svg").read_text()
     places = [svg.index(f"<!-- {name} -->") for name in ("ffn1 fc1", "q", "ffn2 fc2", "of_my_own")]
     assert places == sorted(places)
+
+
+def report_of(exp, monkeypatch):
+    """The lines of the report on an experiment folder, and the tables and drawings of an upstream of the paper."""
+    run(monkeypatch, "--exp", exp)
+    table = list(csv.reader((exp / "report" / "table1_wav2vec2_base.csv").open()))
+    picture = exp / "report" / "images" / "figure2_wav2vec2_base.svg"
+    return (exp / "report" / "RESULTS.md").read_text(), table, picture.read_text() if picture.exists() else None
+
+
+@pytest.mark.parametrize(
+    "sets, tests",
+    [
+        (("test",), ("test",)),
+        (("dev", "test_a", "test_b"), ("test_a", "test_b")),
+        (("clean", "noisy"), ("clean", "noisy")),  # none is named "test": all count
+    ],
+)
+def test_a_corpus_of_other_sets_has_a_report_without_the_papers_error_rates(tmp_path, monkeypatch, sets, tests):
+    for errors, method in ((60, "pinch"), (70, "pinch"), (90, "ump")):
+        write_run(tmp_path / "exp", "wav2vec2_base", method, 0.65, errors, seed=errors % 3, sets=sets)
+    page, [head, *rows], svg = report_of(tmp_path / "exp", monkeypatch)
+    assert head == ["system", "target %", "params M: paper", "ours", *sets]
+    [pinch] = [row for row in rows if row[0].startswith("pinch") and row[1] == "65"]
+    assert pinch[2:] == ["39.19", "0.35", *["6.50 ± 0.71"] * len(sets)]
+    assert "| pinch (self-pinching gates) | - | 6.50 ± 0.71 |" in page and "Not of every run" not in page
+    assert f"| 65 | UMP | 1 | 65.00 | 65.00 | {1000 * len(tests)} |" in page
+    assert f"<!-- wav2vec2_base: {', '.join(tests)} -->" in svg and svg.count("<!-- WER, % -->") == 1
+    assert "paper" not in svg and "baseline" in svg
+    own = next(line for line in page.splitlines() if line.startswith("| wav2vec2-base, self-pinching (85 %)"))
+    assert f"| 7.46 | {NOT_RUN} |" in own
+
+
+def test_table_2_says_not_run_where_test_clean_was_not_decoded(tmp_path):
+    write_run(tmp_path / "exp", "wav2vec2_base", "pinch", 0.85, 60, sets=("test",))
+    [row] = [
+        row for row in table2(systems(read_runs(tmp_path / "exp")))[1] if "wav2vec2-base, self-pinching (85" in row[0]
+    ]
+    assert row[3] == "0.15" and row[-2:] == ["7.46", NOT_RUN]
+
+
+def test_librispeechs_test_sets_alone_have_one_panel_with_the_papers_curve(tmp_path, monkeypatch):
+    write_run(tmp_path / "exp", "wav2vec2_base", "pinch", 0.65, 60, sets=("test_clean", "test_other"))
+    _, [head, *_], svg = report_of(tmp_path / "exp", monkeypatch)
+    assert head[4:] == ["test_clean: paper", "ours", "test_other: paper", "ours"]
+    assert "<!-- wav2vec2_base: test, clean and other -->" in svg and "pinch, paper -->" in svg
+    assert "dev, clean and other" not in svg
+
+
+def test_runs_on_other_sets_are_compared_on_those_that_all_have(tmp_path, monkeypatch):
+    exp = tmp_path / "exp"
+    write_run(exp, "wav2vec2_base", "pinch", 0.65, 60, sets=("dev", "test_a", "test_b"))
+    write_run(exp, "wav2vec2_base", "ump", 0.65, 90, sets=("test_a", "test_c"))
+    page, [head, *rows], svg = report_of(exp, monkeypatch)
+    assert head[4:] == ["dev", "test_a", "test_b", "test_c"]
+    cells = {row[0].split()[0]: row[4:] for row in rows if row[3] != NOT_RUN}
+    assert cells["baseline,"] == ["5.00"] * 4
+    assert cells["pinch"] == ["6.00", "6.00", "6.00", NOT_RUN] and cells["UMP"] == [NOT_RUN, "9.00", NOT_RUN, "9.00"]
+    assert "Not of every run, so left out of figures over several sets: dev, test_b, test_c." in page
+    assert "| 65 | UMP | 1 | 65.00 | 65.00 | 1000 | 60 | 90 | +3.00 | " in page
+    assert "<!-- wav2vec2_base: test_a -->" in svg
+
+
+def test_runs_without_a_set_in_common_are_not_compared(tmp_path, monkeypatch):
+    exp = tmp_path / "exp"
+    write_run(exp, "wav2vec2_base", "pinch", 0.65, 60, sets=("dev", "test_a"))
+    write_run(exp, "wav2vec2_base", "pinch", 0.65, 60, seed=1, sets=("dev", "test_b"))
+    write_run(exp, "wav2vec2_base", "ump", 0.65, 90, sets=("dev",))
+    page, _, svg = report_of(exp, monkeypatch)
+    assert f"| UMP | - | {NOT_RUN} |" in page and svg is None  # the dev set is not to pass for a test set
+    assert not (exp / "report" / "head_to_head_wav2vec2_base.csv").exists()

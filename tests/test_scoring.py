@@ -8,15 +8,15 @@ from espnet_pinch.results.scoring import error_rates, score_files
 
 def test_errors_are_counted():
     rates = error_rates([("A B C D", "A X C"), ("E", "E F"), ("G", "")])
-    assert (rates["substitutions"], rates["deletions"], rates["insertions"]) == (1, 2, 1)
-    assert rates["errors"] == 4 and rates["words"] == 6 and rates["wer"] == pytest.approx(4 / 6)
-    assert rates["utterances"] == 3
+    assert (rates.substitutions, rates.deletions, rates.insertions) == (1, 2, 1)
+    assert rates.errors == 4 and rates.words == 6 and rates.wer == pytest.approx(4 / 6)
+    assert rates.utterances == 3
 
 
 def test_words_are_counted_as_sclite_counts_them():
     rates = error_rates([("C C D C B", "D B X C")])  # the edit distance is 4, the cheapest weighted alignment has 5
-    assert (rates["substitutions"], rates["deletions"], rates["insertions"], rates["errors"]) == (0, 3, 2, 5)
-    assert rates["wer"] == 1
+    assert (rates.substitutions, rates.deletions, rates.insertions, rates.errors) == (0, 3, 2, 5)
+    assert rates.wer == 1
 
 
 def test_references_without_a_word_have_no_error_rate(tmp_path):
@@ -29,7 +29,7 @@ def test_references_without_a_word_have_no_error_rate(tmp_path):
 def test_files_are_joined_by_id_not_by_line(tmp_path):
     (tmp_path / "ref").write_text("u1 A B\nu2 C\nu3 D\n")
     (tmp_path / "hyp").write_text("u3 D\nu1 A B\nu2\n")
-    assert score_files(tmp_path / "ref", tmp_path / "hyp")["errors"] == 1
+    assert score_files(tmp_path / "ref", tmp_path / "hyp").errors == 1
 
 
 @pytest.mark.parametrize(

@@ -58,15 +58,15 @@ def test_segments_end_at_two_words_right_in_both(one, other, found):
 def test_mapsswe_by_hand():
     # Segments: u1 "A X C D" and "E Y", all of u2 and of u3. Differences 1 1 0 3: mean 5/4, variance 4.75/3.
     result = compare(REFERENCES, BASELINE, HYPOTHESIS)
-    assert (result["utterances"], result["words"], result["baseline_errors"], result["errors"]) == (3, 14, 1, 6)
-    assert result["segments"] == 4 and result["mean_difference"] == 1.25
-    assert result["std"] == pytest.approx(1.258306) and result["z"] == pytest.approx(1.986799)
-    assert result["p_two_sided"] == pytest.approx(0.046945, abs=1e-6) and result["significant"]
-    assert result["p_one_sided"] == pytest.approx(0.023472, abs=1e-6) and result["significant_increase"]
+    assert (result.utterances, result.words, result.baseline_errors, result.errors) == (3, 14, 1, 6)
+    assert result.segments == 4 and result.mean_difference == 1.25
+    assert result.std == pytest.approx(1.258306) and result.z == pytest.approx(1.986799)
+    assert result.p_two_sided == pytest.approx(0.046945, abs=1e-6) and result.significant
+    assert result.p_one_sided == pytest.approx(0.023472, abs=1e-6) and result.significant_increase
     better = compare(REFERENCES, HYPOTHESIS, BASELINE)
-    assert better["z"] == -result["z"] and better["p_two_sided"] == result["p_two_sided"]
-    assert better["p_one_sided"] == pytest.approx(1 - 0.023472, abs=1e-6) and not better["significant_increase"]
-    assert better["wer_difference"] == -result["wer_difference"] == pytest.approx(-500 / 14)
+    assert better.z == -result.z and better.p_two_sided == result.p_two_sided
+    assert better.p_one_sided == pytest.approx(1 - 0.023472, abs=1e-6) and not better.significant_increase
+    assert better.wer_difference == -result.wer_difference == pytest.approx(-500 / 14)
 
 
 @pytest.mark.parametrize(
@@ -82,24 +82,25 @@ def test_mapsswe_by_hand():
 )
 def test_mapsswe_without_spread_is_defined(found, p_one_sided, increase):
     result = mapsswe(found)
-    assert (result["segments"], result["std"], result["z"], result["p_two_sided"]) == (len(found), 0, 0, 1)
-    assert result["p_one_sided"] == p_one_sided
-    assert not result["significant"] and result["significant_increase"] is increase
+    assert (result.segments, result.std, result.z, result.p_two_sided) == (len(found), 0, 0, 1)
+    assert result.p_one_sided == p_one_sided
+    assert not result.significant and result.significant_increase is increase
 
 
 @pytest.mark.parametrize("hypothesis", [REFERENCES, BASELINE, dict.fromkeys(REFERENCES, "")])
 def test_the_result_is_flat_and_json_able(hypothesis):
-    result = json.loads(json.dumps(compare(REFERENCES, hypothesis, hypothesis), allow_nan=False))
-    assert {type(value) for value in result.values()} <= {int, float, bool}
-    assert result["wer_difference"] == result["bootstrap_low"] == result["bootstrap_high"] == 0
-    assert result["bootstrap_worse"] == 0 and not result["significant_increase"]
+    result = compare(REFERENCES, hypothesis, hypothesis)
+    assert json.dumps(vars(result), allow_nan=False)
+    assert {type(value) for value in vars(result).values()} <= {int, float, bool}
+    assert result.wer_difference == result.bootstrap_low == result.bootstrap_high == 0
+    assert result.bootstrap_worse == 0 and not result.significant_increase
 
 
 def test_bootstrap_of_two_utterances():
     # Of the four equally likely resamples one holds no error, two hold one in 4 words, one holds two in 2 words.
     result = bootstrap(np.array([1, 0]), np.array([1, 3]))
-    assert (result["bootstrap_low"], result["wer_difference"], result["bootstrap_high"]) == (0, 25, 100)
-    assert result["bootstrap_worse"] == pytest.approx(3 / 4, abs=0.02)
+    assert (result.bootstrap_low, result.wer_difference, result.bootstrap_high) == (0, 25, 100)
+    assert result.bootstrap_worse == pytest.approx(3 / 4, abs=0.02)
     assert bootstrap(np.array([1, 0]), np.array([1, 3])) == result
 
 
@@ -108,8 +109,8 @@ def test_bootstrap_interval_is_the_normal_one_on_many_utterances():
     differences = generator.integers(-2, 4, size=2000)
     result = bootstrap(differences, np.full(2000, 20))
     half = 1.96 * 100 * differences.std() / 20 / 2000**0.5
-    assert result["bootstrap_low"] == pytest.approx(result["wer_difference"] - half, abs=half / 20)
-    assert result["bootstrap_high"] == pytest.approx(result["wer_difference"] + half, abs=half / 20)
+    assert result.bootstrap_low == pytest.approx(result.wer_difference - half, abs=half / 20)
+    assert result.bootstrap_high == pytest.approx(result.wer_difference + half, abs=half / 20)
 
 
 @pytest.mark.parametrize("broken", ["baseline", "hypothesis"])
@@ -125,7 +126,7 @@ def test_files_that_do_not_match_are_named(tmp_path, broken, text, message):
     for name in ("reference", "baseline", "hypothesis"):
         (tmp_path / name).write_text("u2 B\nu1 A\n")
     files = [tmp_path / name for name in ("reference", "baseline", "hypothesis")]
-    assert compare_files(*files)["errors"] == 0
+    assert compare_files(*files).errors == 0
     (tmp_path / broken).write_text(text)
     with pytest.raises(ValueError, match=f"{broken}.*{message}"):
         compare_files(*files)
@@ -188,13 +189,13 @@ def test_segments_verdicts_and_errors_are_those_of_sctk(tmp_path, vocabulary, lo
     for first_errors, second_errors, first, second, count, mean, std, z, differ in theirs:
         found = [segment for a, b in zip(edits[second], edits[first]) for segment in segments(a, b)]
         ours = mapsswe(found)  # sc_stats takes the second from the first, which is then our system
-        assert (ours["segments"], ours["significant"]) == (int(count), differ == "Yes")
+        assert (ours.segments, ours.significant) == (int(count), differ == "Yes")
         assert np.sum(found, axis=0).tolist() == [int(second_errors), int(first_errors)]
-        values = ours["mean_difference"], ours["std"], ours["z"]
+        values = ours.mean_difference, ours.std, ours.z
         assert values == pytest.approx([float(mean), float(std), float(z)], abs=0.00051)
 
     for name, texts in systems.items():
         counts = Counter(re.findall(r"(?:^|:)([CSDI]),\"?", sgml[name], flags=re.MULTILINE))
         rates = error_rates([(" ".join(r), " ".join(texts[id_])) for id_, r in references.items()])
-        assert [rates[key] for key in ("substitutions", "deletions", "insertions")] == [counts[c] for c in "SDI"]
-        assert rates["words"] == counts["C"] + counts["S"] + counts["D"]
+        assert [rates.substitutions, rates.deletions, rates.insertions] == [counts[c] for c in "SDI"]
+        assert rates.words == counts["C"] + counts["S"] + counts["D"]

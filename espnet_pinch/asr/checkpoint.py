@@ -1,6 +1,7 @@
 """Load a trained model, and write it folded (plain weights with zeros) for ESPnet and for transformers."""
 
 import argparse
+import dataclasses
 import os
 
 import torch
@@ -13,6 +14,7 @@ from espnet_pinch.asr.safe_load import load_weights
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
+from espnet_pinch.core.parameters import LayerCount, Parameters
 from espnet_pinch.data.source import write_record
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.files import whole_folder, write_json
@@ -45,34 +47,34 @@ def load_model(
     return model.eval(), args
 
 
-def count_parameters(model: PruningASRModel, layers: str) -> dict:
+def count_parameters(model: PruningASRModel, layers: str, extra: int) -> Parameters:
     """Count the parameters of a folded model. A gated weight that is zero counts as pruned.
 
     Args:
         model: folded, or never gated.
         layers: regular expression of the names of the gated layers.
-
-    Returns: ``sparsity`` (pruned weights / gated weights), ``gated``, ``pruned``, ``params_total`` (upstream and head),
-        ``params_kept`` (without the pruned weights), and ``layers`` with ``{name: {"weights", "pruned"}}``.
+        extra: parameters that the method has trained besides the model's own.
     """
     per_layer = {
-        name: {"weights": linear.weight.numel(), "pruned": int((linear.weight == 0).sum())}
+        name: LayerCount(linear.weight.numel(), int((linear.weight == 0).sum()))
         for name, linear in find_linears(model.frontend.upstream, layers).items()
     }
-    gated = sum(layer["weights"] for layer in per_layer.values())
-    pruned = sum(layer["pruned"] for layer in per_layer.values())
+    gated = sum(layer.weights for layer in per_layer.values())
+    pruned = sum(layer.pruned for layer in per_layer.values())
     total = sum(p.numel() for p in model.parameters())
-    return {
-        "sparsity": pruned / gated,
-        "gated": gated,
-        "pruned": pruned,
-        "params_total": total,
-        "params_kept": total - pruned,
-        "layers": per_layer,
-    }
+    return Parameters(
+        sparsity=pruned / gated,
+        gated=gated,
+        pruned=pruned,
+        params_total=total,
+        params_kept=total - pruned,
+        layers=per_layer,
+        extra_trained_parameters=extra,
+        params_stored=total,
+    )
 
 
-def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str | os.PathLike) -> dict:
+def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str | os.PathLike) -> Parameters:
     """Fold the gates of ``model`` into zeros and write it. ``folder`` appears only when it is complete.
 
     ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder. If the method
@@ -87,7 +89,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     structured = model.pruning.structured
     model.pruning.land()  # the mean of several checkpoints may have another sparsity than the target
     model.fold()
-    counts = {**count_parameters(model, layers), "extra_trained_parameters": extra}
+    counts = count_parameters(model, layers, extra)
     pruning = {"method": "dense", "layers": layers}
     frontend = model.frontend
     with whole_folder(folder) as new:
@@ -95,10 +97,10 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
         if any((frontend.source or {}).values()):
             write_record(new / "hf", frontend.source)
         if structured:
-            pruning["dense"] = {"channels": compact(frontend.upstream, counts["layers"], ties)}
-        counts["params_stored"] = sum(p.numel() for p in model.parameters())
+            pruning["dense"] = {"channels": compact(frontend.upstream, counts.layers, ties)}
+        counts = dataclasses.replace(counts, params_stored=sum(p.numel() for p in model.parameters()))
         torch.save(model.state_dict(), new / "model.pth")
-        write_json(new / "parameters.json", counts)
+        write_json(new / "parameters.json", dataclasses.asdict(counts))
         config = {**vars(args), "pruning": pruning, "model_conf": {**args.model_conf, "pruning": pruning}}
         with open(new / "config.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)

@@ -1,14 +1,19 @@
 """The figures of a training run, epoch by epoch, in ``history.json`` of its folder."""
 
+from __future__ import annotations
+
 import resource
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from espnet2.train.reporter import Reporter, SubReporter, aggregate
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from espnet2.train.reporter import Reporter, SubReporter
 
 FILE = "history.json"
 POINTS_PER_EPOCH = 20
@@ -70,7 +75,7 @@ def record(folder: str | Path, reporter: SubReporter, steps_before: int = 0, **m
         more: figures that ``reporter`` does not have.
     """
     epoch, phase = reporter.get_epoch(), reporter.key
-    figures = {key: _plain(aggregate(values)) for key, values in reporter.stats.items()} | more
+    figures = {key: _mean(values) for key, values in reporter.stats.items()} | more
     figures["seconds"] = time.perf_counter() - reporter.start_time
     figures["peak_memory_bytes"] = peak_memory()
     figures["device"] = device_name()
@@ -98,21 +103,6 @@ def device_name() -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-def summary(folder: str | Path) -> dict:
-    """``seconds`` of all epochs (training and validation), ``peak_memory_bytes``, ``epochs``, ``iterations``, and the
-    ``device`` of the last epoch; zeros and "" if nothing was trained."""
-    epochs = read(folder)
-    phases = [figures for phases in epochs.values() for figures in phases.values()]
-    points = [point for phases in epochs.values() for point in phases.get("train", {}).get("points", [])]
-    return {
-        "seconds": sum(figures["seconds"] for figures in phases),
-        "peak_memory_bytes": max((figures["peak_memory_bytes"] for figures in phases), default=0),
-        "epochs": len(epochs),
-        "iterations": points[-1]["iteration"] if points else 0,
-        "device": phases[-1].get("device", "") if phases else "",
-    }
-
-
 def _points(reporter: SubReporter, steps_before: int) -> list[dict]:
     """Means of the training figures over each twentieth of the epoch, with the number of its last iteration."""
     length = max(reporter.count // POINTS_PER_EPOCH, 1)
@@ -120,9 +110,15 @@ def _points(reporter: SubReporter, steps_before: int) -> list[dict]:
     points = []
     for start in range(0, reporter.count, length):
         end = min(start + length, reporter.count)
-        means = {k: _plain(aggregate(reporter.stats[k][start:end])) for k in keys}
+        means = {k: _mean(reporter.stats[k][start:end]) for k in keys}
         points.append({"iteration": steps_before + end, **means})
     return points
+
+
+def _mean(values) -> float | None:
+    from espnet2.train.reporter import aggregate  # here: who reads a history needs no ESPnet
+
+    return _plain(aggregate(values))
 
 
 def _plain(value) -> float | None:

@@ -39,8 +39,8 @@ def main() -> None:
         model, config = load_model(args.exp / "config.yaml", checkpoint)
     counts = write_folded(model, config, args.exp / "folded")
     print(
-        f"{args.exp}/folded: {counts['params_kept']:,} of {counts['params_total']:,} parameters kept, "
-        f"sparsity {100 * counts['sparsity']:.2f} % ({counts['pruned']:,} of {counts['gated']:,} gated weights)"
+        f"{args.exp}/folded: {counts.params_kept:,} of {counts.params_total:,} parameters kept, "
+        f"sparsity {100 * counts.sparsity:.2f} % ({counts.pruned:,} of {counts.gated:,} gated weights)"
     )
 
 

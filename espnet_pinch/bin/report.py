@@ -13,7 +13,7 @@ from espnet_pinch.files import write_text
 from espnet_pinch.results import paper
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import head_to_head
-from espnet_pinch.results.sweep import read_runs, systems
+from espnet_pinch.results.sweep import all_sets, common_sets, read_runs, systems
 from espnet_pinch.results.tables import by_target, costs, runs_csv, table1, table2, to_csv, to_markdown
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     upstreams = args.upstream or list(
         dict.fromkeys([*(s.upstream for s in found), *(r.upstream for r in paper.TABLE1)])
     )
-    corpora = sorted({run.results["corpus"] or "unnamed" for run in runs if run.results})
+    corpora = sorted({run.results.corpus or "unnamed" for run in runs if run.results})
     lines = [
         f"# Results: {args.exp.name}",
         "",
@@ -44,6 +44,9 @@ def main() -> None:
         table = table1(upstream, own)
         write_text(out / f"table1_{upstream}.csv", to_csv(*table))
         lines += [f"## {upstream}", "", *to_markdown(table), ""]
+        apart = [name for name in all_sets(own) if name not in common_sets(own)]
+        if apart:
+            lines += [f"Not of every run, so left out of figures over several sets: {', '.join(apart)}.", ""]
         if plot_figure2(upstream, own, out / "images" / f"figure2_{upstream}"):
             lines += [f"![WER against sparsity](images/figure2_{upstream}.png)", ""]
         if own:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import espnet_pinch
+from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.source import named
 from espnet_pinch.export.format import Format, all_formats
 from espnet_pinch.results.experiment import markdown_table, significance_table, system_name
+from espnet_pinch.results.records import Results, SetScore
 
 # Licences that the model cards on the Hugging Face hub state. They count if no record has the licence: for files that
 # were copied by hand, and for older experiments. Other model cards, such as WavLM's, state none or were not read.
@@ -23,12 +25,13 @@ UNTESTED = """- Speech of another kind than the corpus: other languages and acce
 - Bias, fairness and safety of the upstream, all of which the model inherits."""
 
 
-def write_card(folder: Path, figures: dict, results: dict | None) -> None:
+def write_card(folder: Path, figures: dict, parameters: Parameters, results: Results | None) -> None:
     """Write ``README.md``.
 
     Args:
         folder: of the export.
         figures: what ``export`` returns.
+        parameters: of the exported model.
         results: the experiment's results.json; None if it has none.
     """
     licence = figures["upstream_source"]["licence"] or LICENCES.get(figures["upstream"], UNKNOWN)
@@ -36,11 +39,11 @@ def write_card(folder: Path, figures: dict, results: dict | None) -> None:
     formats = {fmt: files[name] for name, fmt in all_formats().items() if name in files}
     sections = [
         _front_matter(figures, licence, list(formats)),
-        f"# {figures['name']}\n\n{_summary(figures, results, licence)}",
+        f"# {figures['name']}\n\n{_summary(figures, parameters, results, licence)}",
         f"## Error rates\n\n{_error_rates(figures, results)}",
-        f"## Files\n\n{_files(figures)}",
+        f"## Files\n\n{_files(figures, parameters)}",
         "## How to load\n\n" + "\n\n".join(_loading(fmt, file, figures) for fmt, file in formats.items()),
-        f"## Sparsity of every gated layer\n\n{_layers(figures)}",
+        f"## Sparsity of every gated layer\n\n{_layers(parameters)}",
         f"## What was checked\n\n{_checked(figures)}",
         "\n".join(["## What was not tested", "", UNTESTED, *_untested(figures, list(formats))]),
     ]
@@ -63,35 +66,32 @@ def _front_matter(figures: dict, licence: str, formats: list[Format]) -> str:
     return "\n".join(["---", *lines, "tags: [ctc, pruning, sparse]", "---"])
 
 
-def _summary(figures: dict, results: dict | None, licence: str) -> str:
+def _summary(figures: dict, parameters: Parameters, results: Results | None, licence: str) -> str:
     method = f" ({system_name(results)})" if results else ""
     return "\n".join(
         [
-            f"A CTC speech recogniser, {100 * figures['sparsity']:.2f} % of whose gated weights are zero{method}.",
+            f"A CTC speech recogniser, {100 * parameters.sparsity:.2f} % of whose gated weights are zero{method}.",
             "",
             f"- Upstream: {named(figures['upstream_source'], figures['upstream'])}; its licence: {licence}.",
             f"- Corpus: {figures['corpus']}.",
-            f"- Parameters: {figures['params_kept']:,} of {figures['params_total']:,} kept; "
-            f"{figures['gated']:,} were behind gates.",
+            f"- Parameters: {parameters.params_kept:,} of {parameters.params_total:,} kept; "
+            f"{parameters.gated:,} were behind gates.",
             f"- Made with espnet_pinch {espnet_pinch.__version__}, after arXiv 2505.22608.",
         ]
     )
 
 
-def _error_rates(figures: dict, results: dict | None) -> str:
+def _error_rates(figures: dict, results: Results | None) -> str:
     lines = []
     if results:
         head = ["set", "baseline WER %", "this model WER %", "words"]
         rows = [
-            [name, _wer(results["baseline"]["wer"][name]), _wer(score), f"{score['words']}"]
-            for name, score in results["wer"].items()
+            [name, _wer(results.baseline.wer[name]), _wer(score), f"{score.words}"]
+            for name, score in results.figures.wer.items()
         ]
         lines += [*markdown_table(head, rows), ""]
-        if "significance" in results:
-            lines += ["Compared with the baseline; positive if this model is worse (MAPSSWE, alpha = 0.05):", ""]
-            lines += [*significance_table(results), ""]
-        else:
-            lines += ["Significance has not been tested.", ""]
+        lines += ["Compared with the baseline; positive if this model is worse (MAPSSWE, alpha = 0.05):", ""]
+        lines += [*significance_table(results), ""]
     else:
         lines += ["The experiment has no results.json: its error rates have not been measured.", ""]
     decoded = {name: entry["wer"] for name, entry in figures["files"].items() if "wer" in entry}
@@ -106,8 +106,8 @@ def _error_rates(figures: dict, results: dict | None) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _files(figures: dict) -> str:
-    dense = 4 * figures["params_total"]
+def _files(figures: dict, parameters: Parameters) -> str:
+    dense = 4 * parameters.params_total
     rows = []
     for name, entry in figures["files"].items():
         bound = f"{entry['sizes']['entropy_bound'] / 1e6:.2f}" if "sizes" in entry else ""
@@ -117,10 +117,9 @@ def _files(figures: dict) -> str:
     return "\n".join([*markdown_table(head, rows), "", note])
 
 
-def _layers(figures: dict) -> str:
+def _layers(parameters: Parameters) -> str:
     rows = [
-        [f"`{name}`", f"{layer['weights']:,}", f"{100 * layer['pruned'] / layer['weights']:.2f}"]
-        for name, layer in figures["layers"].items()
+        [f"`{name}`", f"{layer.weights:,}", f"{100 * layer.sparsity:.2f}"] for name, layer in parameters.layers.items()
     ]
     return "\n".join(markdown_table(["layer", "weights", "sparsity %"], rows))
 
@@ -142,11 +141,11 @@ def _untested(figures: dict, formats: list[Format]) -> list[str]:
     return [*lines, *([f"- The error rates of {', '.join(undecoded)}."] if undecoded else [])]
 
 
-def _wer(score: dict) -> str:
-    return f"{100 * score['wer']:.2f}"
+def _wer(score: SetScore) -> str:
+    return f"{100 * score.wer:.2f}"
 
 
 def _rounded(score: dict) -> str:
     test = score.get("significance")
     change = f" ({test['wer_difference']:+.2f}{'' if test['significant_increase'] else ' †'})" if test else ""
-    return _wer(score) + change
+    return f"{100 * score['wer']:.2f}{change}"

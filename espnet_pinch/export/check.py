@@ -111,10 +111,10 @@ def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, val
             close = torch.equal(got, want)
         elif values == "int8" and name in gated:
             half_step = want.abs().amax(1, keepdim=True) / 254
-            close = ((got - want).abs() <= 1.001 * half_step).all() and (got[want == 0] == 0).all()
+            close = bool(((got - want).abs() <= 1.001 * half_step).all() and (got[want == 0] == 0).all())
         else:
             kind = torch.finfo(OTHERS[values])
-            close = ((got - want).abs() <= kind.eps / 2 * want.abs() + kind.eps * kind.tiny).all()
+            close = bool(((got - want).abs() <= kind.eps / 2 * want.abs() + kind.eps * kind.tiny).all())
         if not close:
             raise UserError(f"{what}: {name} differs by more than {values} explains")
 

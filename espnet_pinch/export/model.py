@@ -12,6 +12,7 @@ from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import RATES, fill_buffers
+from espnet_pinch.core.methods.dense import DenseSettings
 from espnet_pinch.errors import UserError, one_line
 
 UPSTREAM = "frontend.upstream."  # prefix of transformers' names in the names of a model
@@ -36,6 +37,7 @@ def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) ->
 def describe(model: PruningASRModel) -> dict:
     """The description for ``build``: the upstream's ``config``, its ``processing``, ``tokens``, ``pruning`` block."""
     settings = model.pruning.settings
+    assert isinstance(settings, DenseSettings)  # it is folded
     built = model.frontend.built
     return {
         "config": {key: value for key, value in built["config"].items() if key != "_name_or_path"},

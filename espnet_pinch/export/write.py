@@ -10,6 +10,7 @@ import torch
 
 from espnet_pinch.asr.decode import decode_data_dir
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import read_data_dir
 from espnet_pinch.data.source import KEYS
@@ -18,7 +19,8 @@ from espnet_pinch.export.card import write_card
 from espnet_pinch.export.check import Probe, noise
 from espnet_pinch.export.format import Original, choose_formats, values_of
 from espnet_pinch.export.load import load
-from espnet_pinch.files import read_json, whole_folder, write_json
+from espnet_pinch.files import whole_folder, write_json
+from espnet_pinch.results.records import Results
 from espnet_pinch.results.scoring import score_files
 from espnet_pinch.results.significance import compare_files
 
@@ -81,6 +83,8 @@ def export(
     original = Original(model, folded, probe, values)
     packages = sorted({*NEEDED, *(package for fmt in chosen for package in fmt.packages)})
     source = model.frontend.source or dict.fromkeys(KEYS)
+    parameters = Parameters.read(folded / "parameters.json")
+    results = Results.read(exp / "results.json") if (exp / "results.json").is_file() else None
     figures = {
         "name": exp.absolute().name,
         "upstream": source["repo"] or (Path(upstream).name if Path(upstream).is_dir() else upstream),
@@ -89,14 +93,14 @@ def export(
         "sampling_rate": model.frontend.processing.sampling_rate,
         "checked_on": f"{len(audio)} utterances of {', '.join(d.name for d in data)}" if audio else "seeded noise",
         "versions": {name: version(name) for name in packages},
-        **read_json(folded / "parameters.json"),
+        **dataclasses.asdict(parameters),
         "files": {},
     }
 
     with whole_folder(out) as new:
         for fmt in chosen:
             for file, facts in fmt.write(new, original).items():
-                entry = {"format": fmt.name, "bytes": (new / file).stat().st_size, "loader": fmt.library}
+                entry: dict = {"format": fmt.name, "bytes": (new / file).stat().st_size, "loader": fmt.library}
                 entry |= dataclasses.asdict(fmt.check(new / file, original)) | facts
                 print(
                     f"{file}: {entry['bytes'] / 1e6:.2f} MB, loaded by {fmt.library}: "
@@ -106,8 +110,7 @@ def export(
                 if wer and entry.get("rounded") and fmt.accepts:
                     entry["wer"] = _score(load(new / file), data, exp / decoded, batch_size, device)
                 figures["files"][file] = entry
-        results = exp / "results.json"
-        write_card(new, figures, read_json(results) if results.is_file() else None)
+        write_card(new, figures, parameters, results)
         write_json(new / "export.json", figures)
     return figures
 
@@ -125,7 +128,8 @@ def _score(model: PruningASRModel, data: Sequence[Path], own: Path, batch_size: 
         for d in data:
             decode_data_dir(model, d, Path(folder) / d.name, batch_size, device)
             text = Path(folder) / d.name / "text"
-            scores[d.name] = score_files(d / "text", text)
+            scores[d.name] = dataclasses.asdict(score_files(d / "text", text))
             if (own / d.name / "text").is_file():
-                scores[d.name]["significance"] = compare_files(d / "text", own / d.name / "text", text)
+                test = compare_files(d / "text", own / d.name / "text", text)
+                scores[d.name]["significance"] = dataclasses.asdict(test)
     return scores

@@ -8,12 +8,14 @@ from pathlib import Path
 import yaml
 
 from espnet_pinch.asr import history
+from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.source import named
 from espnet_pinch.data.spelling import UnknownCharacters, describe
 from espnet_pinch.errors import UserError
-from espnet_pinch.files import read_json, write_json, write_text
+from espnet_pinch.files import read_json, write_text
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.results.plots import plot_course, plot_layers
+from espnet_pinch.results.records import Results, SetScore, SystemFigures
 from espnet_pinch.results.scoring import score_files
 from espnet_pinch.results.significance import compare_files
 
@@ -45,26 +47,39 @@ class Experiment:
         with open(self.folder / "folded" / "config.yaml", encoding="utf-8") as file:
             return yaml.safe_load(file)["frontend_conf"].get("built", {}).get("source")
 
-    def figures(self) -> dict:
-        """Sparsity, parameters, error rates, and the cost of training (0 epochs where nothing was trained)."""
-        parameters = read_json(self.folder / "folded" / "parameters.json")
-        keys = ("sparsity", "params_total", "params_kept", "params_stored", "extra_trained_parameters")
+    def parameters(self) -> Parameters:
+        return Parameters.read(self.folder / "folded" / "parameters.json")
+
+    def figures(self) -> SystemFigures:
+        """Score the system, and gather what else is known of it."""
+        parameters = self.parameters()
         sets = progress_bar(self.sets, desc=f"scoring {self.folder.name}", unit="sets")
         scores = {name: score_files(self.reference(name), self.hypothesis(name)) for name in sets}
-        return {
-            "experiment": str(self.folder),
-            "upstream_source": self.upstream_source(),
-            **{key: parameters[key] for key in keys},
-            "compression_ratio": parameters["params_total"] / parameters["params_kept"],
-            "wer": scores,
-            **history.summary(self.folder),
-        }
+        epochs = history.read(self.folder)
+        phases = [figures for epoch in epochs.values() for figures in epoch.values()]
+        points = [point for epoch in epochs.values() for point in epoch.get("train", {}).get("points", [])]
+        return SystemFigures(
+            experiment=str(self.folder),
+            upstream_source=self.upstream_source(),
+            sparsity=parameters.sparsity,
+            params_total=parameters.params_total,
+            params_kept=parameters.params_kept,
+            params_stored=parameters.params_stored,
+            extra_trained_parameters=parameters.extra_trained_parameters,
+            compression_ratio=parameters.params_total / parameters.params_kept,
+            wer=scores,
+            seconds=sum(figures["seconds"] for figures in phases),
+            peak_memory_bytes=max((figures["peak_memory_bytes"] for figures in phases), default=0),
+            epochs=len(epochs),
+            iterations=points[-1]["iteration"] if points else 0,
+            device=phases[-1].get("device", "") if phases else "",
+        )
 
 
 def write_report(
     out: Path, run: Experiment, baseline: Experiment, upstream: str, corpus: str = "", command: str = ""
-) -> dict:
-    """Score both systems, write the report to ``out``, and return what is in ``results.json``.
+) -> Results:
+    """Score both systems, write the report to ``out``, and return what is in its results.json.
 
     Args:
         out: folder of RESULTS.md, results.json and images/.
@@ -86,42 +101,42 @@ def write_report(
         config = yaml.safe_load(file)
     pruning = config["pruning"]
     prunes = pruning["method"] != "dense"
-    results = {
-        "upstream": upstream,
-        "corpus": corpus,
-        "method": pruning["method"],
-        "target_sparsity": pruning["target_sparsity"] if prunes else 0.0,
-        "seed": config["seed"],
-        "settings": {
+    results = Results(
+        upstream=upstream,
+        corpus=corpus,
+        method=pruning["method"],
+        target_sparsity=pruning["target_sparsity"] if prunes else 0.0,
+        seed=config["seed"],
+        settings={
             **{k: v for k, v in (pruning.get(pruning["method"]) or {}).items() if k != "layer_sparsities"},
             "lr": config["optim_conf"].get("lr"),
             "max_epoch": config["max_epoch"],
         },
-        **run.figures(),
-        "decoded": run.decoded,
-        "references": str(run.references),
-        "baseline": baseline.figures(),
-        "significance": {
+        figures=run.figures(),
+        decoded=run.decoded,
+        references=str(run.references),
+        baseline=baseline.figures(),
+        significance={
             name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
             for name in progress_bar(run.sets, desc="testing significance", unit="sets")
         },
-        "unknown_characters": _unknown_characters(run.references),
-        "command": command,
-    }
+        unknown_characters=_unknown_characters(run.references),
+        command=command,
+    )
     epochs = history.read(run.folder)
-    plot_course(epochs, out / "images" / "course", results["target_sparsity"] if prunes else None)
-    plot_layers(read_json(run.folder / "folded" / "parameters.json")["layers"], out / "images" / "layers")
+    plot_course(epochs, out / "images" / "course", results.target_sparsity if prunes else None)
+    plot_layers(run.parameters().layers, out / "images" / "layers")
     write_text(out / "RESULTS.md", markdown(results))
-    write_json(out / "results.json", results)
+    results.write(out / "results.json")
     return results
 
 
-def markdown(results: dict) -> str:
-    """The report of ``results.json`` as Markdown."""
-    source = results.get("upstream_source")
+def markdown(results: Results) -> str:
+    """The report as Markdown."""
+    source = results.figures.upstream_source
     return "\n".join(
         [
-            f"# {results['upstream']}: {system_name(results)} beside its baseline",
+            f"# {results.upstream}: {system_name(results)} beside its baseline",
             "",
             *table(results),
             "",
@@ -130,14 +145,14 @@ def markdown(results: dict) -> str:
             *significance_table(results),
             "",
             *(
-                [f"Upstream: {named(source, results['upstream'])}; licence: {source['licence'] or 'not known'}."]
+                [f"Upstream: {named(source, results.upstream)}; licence: {source['licence'] or 'not known'}."]
                 if source
                 else []
             ),
-            f"Made by `{results['command']}`. Error rates are of this run, none is the paper's.",
+            f"Made by `{results.command}`. Error rates are of this run, none is the paper's.",
             "Hours are of training and validation; the baseline's are 0 where a published model is used as it is.",
             "MAPSSWE (matched pairs sentence-segment word error test), alpha = 0.05; intervals by paired bootstrap.",
-            *_note_on_characters(results["unknown_characters"]),
+            *_note_on_characters(results.unknown_characters),
             "",
             "![The course of the run](images/course.png)",
             "",
@@ -163,52 +178,52 @@ def _note_on_characters(unknown: dict) -> list[str]:
     ]
 
 
-def system_name(results: dict) -> str:
-    if results["method"] == "dense":
+def system_name(results: Results) -> str:
+    if results.method == "dense":
         return "dense"
-    return f"{results['method']}, target {100 * results['target_sparsity']:g} %"
+    return f"{results.method}, target {100 * results.target_sparsity:g} %"
 
 
-def table(results: dict) -> list[str]:
+def table(results: Results) -> list[str]:
     """Lines of a Markdown table, the baseline and the run in columns; WER and CER in per cent."""
-    sets = list(results["wer"])
-    rows: dict[str, Callable[[dict], str]] = {
-        "sparsity %": lambda r: f"{100 * r['sparsity']:.2f}",
-        "parameters kept, M": lambda r: f"{r['params_kept'] / 1e6:.3f}",
-        "compression ratio": lambda r: f"{r['compression_ratio']:.2f}",
-        "extra trained parameters": lambda r: f"{r['extra_trained_parameters']}",
+    sets = list(results.figures.wer)
+    rows: dict[str, Callable[[SystemFigures], str]] = {
+        "sparsity %": lambda f: f"{100 * f.sparsity:.2f}",
+        "parameters kept, M": lambda f: f"{f.params_kept / 1e6:.3f}",
+        "compression ratio": lambda f: f"{f.compression_ratio:.2f}",
+        "extra trained parameters": lambda f: f"{f.extra_trained_parameters}",
         **{f"{name} WER % (errors/words)": _cell(name, _wer) for name in sets},
-        **{f"{name} CER %": _cell(name, lambda rates: f"{100 * rates['cer']:.2f}") for name in sets},
-        "hours": lambda r: f"{r['seconds'] / 3600:.2f}",
-        "iterations": lambda r: f"{r['iterations']}",
-        "peak memory GB": lambda r: f"{r['peak_memory_bytes'] / 1e9:.2f}",
-        "device": lambda r: r["device"],
+        **{f"{name} CER %": _cell(name, lambda score: f"{100 * score.cer:.2f}") for name in sets},
+        "hours": lambda f: f"{f.seconds / 3600:.2f}",
+        "iterations": lambda f: f"{f.iterations}",
+        "peak memory GB": lambda f: f"{f.peak_memory_bytes / 1e9:.2f}",
+        "device": lambda f: f.device,
     }
-    lines = [[title, cell(results["baseline"]), cell(results)] for title, cell in rows.items()]
+    lines = [[title, cell(results.baseline), cell(results.figures)] for title, cell in rows.items()]
     return markdown_table(["", "baseline", system_name(results)], lines)
 
 
-def _cell(name: str, text: Callable[[dict], str]) -> Callable[[dict], str]:
-    """From results to what ``text`` makes of the error rates of the set ``name``."""
-    return lambda results: text(results["wer"][name])
+def _cell(name: str, text: Callable[[SetScore], str]) -> Callable[[SystemFigures], str]:
+    """From figures to what ``text`` makes of the score of the set ``name``."""
+    return lambda figures: text(figures.wer[name])
 
 
-def significance_table(results: dict) -> list[str]:
+def significance_table(results: Results) -> list[str]:
     """Lines of a Markdown table, a row for each set."""
     head = ["set", "WER difference, points", "95 % interval", "segments", "errors a segment", "p two-sided"]
     head += ["p one-sided", "increase"]
     lines = [
         [
             name,
-            f"{test['wer_difference']:+.2f}",
-            f"{test['bootstrap_low']:+.2f} to {test['bootstrap_high']:+.2f}",
-            f"{test['segments']}",
-            f"{test['mean_difference']:+.3f}",
-            f"{test['p_two_sided']:.4f}",
-            f"{test['p_one_sided']:.4f}",
-            "significant" if test["significant_increase"] else "not significant †",
+            f"{test.wer_difference:+.2f}",
+            f"{test.bootstrap_low:+.2f} to {test.bootstrap_high:+.2f}",
+            f"{test.segments}",
+            f"{test.mean_difference:+.3f}",
+            f"{test.p_two_sided:.4f}",
+            f"{test.p_one_sided:.4f}",
+            "significant" if test.significant_increase else "not significant †",
         ]
-        for name, test in results["significance"].items()
+        for name, test in results.significance.items()
     ]
     return markdown_table(head, lines)
 
@@ -218,5 +233,5 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows]]
 
 
-def _wer(score: dict) -> str:
-    return f"{100 * score['wer']:.2f} ({score['errors']}/{score['words']})"
+def _wer(score: SetScore) -> str:
+    return f"{100 * score.wer:.2f} ({score.errors}/{score.words})"

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which takes the caller's backend: no picture is shown
 
 from espnet_pinch.asr.family import short_names
+from espnet_pinch.core.parameters import LayerCount
 from espnet_pinch.files import whole_file
 
 
@@ -61,18 +62,17 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     save(figure, path)
 
 
-def plot_layers(layers: dict[str, dict], path: str | os.PathLike) -> None:
+def plot_layers(layers: dict[str, LayerCount], path: str | os.PathLike) -> None:
     """Sparsity of every gated layer: blocks across, the linears of a block down.
 
     Args:
-        layers: ``{name: {"weights", "pruned"}}`` of ``count_parameters``; names such as
-            "encoder.layers.3.attention.q_proj".
+        layers: by names such as "encoder.layers.3.attention.q_proj".
         path: suffix is replaced.
     """
     blocks: dict[str, dict[str, float]] = {}
-    for name, counts in layers.items():
+    for name, layer in layers.items():
         block, _, linear = name.rpartition("layers.")[2].partition(".")
-        blocks.setdefault(block, {})[linear] = 100 * counts["pruned"] / counts["weights"]
+        blocks.setdefault(block, {})[linear] = 100 * layer.sparsity
     names = short_names()
     linears = list(dict.fromkeys(linear for row in blocks.values() for linear in row))
     linears.sort(key=lambda name: list(names).index(name) if name in names else len(names))

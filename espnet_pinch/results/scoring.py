@@ -1,6 +1,5 @@
 """Word and character error rates, hypotheses joined to references by utterance id."""
 
-import dataclasses
 import os
 
 import jiwer
@@ -8,6 +7,7 @@ import jiwer
 from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.errors import UserError
+from espnet_pinch.results.records import SetScore
 
 
 def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> list[tuple[str, str]]:
@@ -29,28 +29,29 @@ def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> 
     return [(text, hypotheses[id_]) for id_, text in references.items()]
 
 
-def error_rates(pairs: list[tuple[str, str]]) -> dict:
-    """Error rates of a set as fractions, with the counts they are made of.
+def error_rates(pairs: list[tuple[str, str]]) -> SetScore:
+    """Error rates of a set, with the counts they are made of.
 
     Words are counted in sclite's alignment, as in the significance test, characters by their edit distance.
 
-    Returns: ``wer, errors, words, substitutions, deletions, insertions, cer, char_errors, chars, utterances``.
-
-    >>> error_rates([("ONE TWO", "ONE TOO"), ("SIX", "SIX")])["errors"]
+    >>> error_rates([("ONE TWO", "ONE TOO"), ("SIX", "SIX")]).errors
     1
     """
     words = count_word_errors(pairs)
     references, hypotheses = map(list, zip(*pairs))
     chars = jiwer.process_characters(references, hypotheses)
-    return {"wer": words.errors / words.words, "errors": words.errors, **dataclasses.asdict(words)} | {
-        "cer": chars.cer,
-        "char_errors": chars.substitutions + chars.deletions + chars.insertions,
-        "chars": chars.hits + chars.substitutions + chars.deletions,
-        "utterances": len(pairs),
-    }
+    return SetScore(
+        wer=words.errors / words.words,
+        errors=words.errors,
+        **vars(words),
+        cer=chars.cer,
+        char_errors=chars.substitutions + chars.deletions + chars.insertions,
+        chars=chars.hits + chars.substitutions + chars.deletions,
+        utterances=len(pairs),
+    )
 
 
-def score_files(reference: str | os.PathLike, hypothesis: str | os.PathLike) -> dict:
+def score_files(reference: str | os.PathLike, hypothesis: str | os.PathLike) -> SetScore:
     """``error_rates`` of two Kaldi ``text`` files.
 
     Raises:

@@ -4,6 +4,7 @@ MAPSSWE (matched pairs sentence-segment word error): L. Gillick and S. J. Cox, "
 comparison of speech recognition algorithms", ICASSP 1989, as sc_stats of NIST's SCTK computes it.
 """
 
+import dataclasses
 import math
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 
 from espnet_pinch.alignment import align
 from espnet_pinch.data.kaldi_dir import read_table
+from espnet_pinch.results.records import Significance
 from espnet_pinch.results.scoring import join
 
 ALPHA = 0.05
@@ -19,7 +21,33 @@ BOUNDARY = 2  # consecutive words that both systems have right, which end a segm
 RESAMPLES, SEED = 10_000, 0
 
 
-def compare_files(reference: str | os.PathLike, baseline: str | os.PathLike, hypothesis: str | os.PathLike) -> dict:
+@dataclasses.dataclass(frozen=True)
+class MatchedPairs:
+    """What MAPSSWE finds; ``Significance`` documents the fields."""
+
+    segments: int
+    mean_difference: float
+    std: float
+    z: float
+    p_two_sided: float
+    p_one_sided: float
+    significant: bool
+    significant_increase: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Bootstrap:
+    """What the bootstrap finds; ``Significance`` documents the fields."""
+
+    wer_difference: float
+    bootstrap_low: float
+    bootstrap_high: float
+    bootstrap_worse: float
+
+
+def compare_files(
+    reference: str | os.PathLike, baseline: str | os.PathLike, hypothesis: str | os.PathLike
+) -> Significance:
     """``compare`` of three Kaldi ``text`` files.
 
     Raises:
@@ -34,20 +62,19 @@ def compare(
     baseline: dict[str, str],
     hypothesis: dict[str, str],
     names: tuple[str, str] = ("baseline", "hypothesis"),
-) -> dict:
+) -> Significance:
     """Compare a system with its baseline; every difference is the system's minus the baseline's, so more is worse.
 
     Args:
         references, baseline, hypothesis: ``{utterance id: words}``.
         names: of the two systems, for error messages.
 
-    Returns: ``utterances, words``, the word errors ``baseline_errors, errors``; the keys of ``mapsswe``; those of
-    ``bootstrap``. All finite.
+    Returns: finite figures.
 
     Raises:
         ValueError: the ids differ, or no reference has a word.
 
-    >>> compare({"u": "ONE TWO"}, {"u": "ONE TWO"}, {"u": "ONE"})["mean_difference"]
+    >>> compare({"u": "ONE TWO"}, {"u": "ONE TWO"}, {"u": "ONE"}).mean_difference
     1.0
     """
     pairs = [join(references, texts, name) for texts, name in zip((baseline, hypothesis), names)]
@@ -56,14 +83,14 @@ def compare(
     errors = np.array([np.sum([(0, 0), *utterance], axis=0) for utterance in found])
     words = np.array([len(text.split()) for text in references.values()])
     baseline_errors, system_errors = errors.sum(axis=0).tolist()
-    return {
-        "utterances": len(words),
-        "words": int(words.sum()),
-        "baseline_errors": baseline_errors,
-        "errors": system_errors,
-        **mapsswe([segment for utterance in found for segment in utterance]),
-        **bootstrap(errors[:, 1] - errors[:, 0], words),
-    }
+    return Significance(
+        utterances=len(words),
+        words=int(words.sum()),
+        baseline_errors=baseline_errors,
+        errors=system_errors,
+        **vars(mapsswe([segment for utterance in found for segment in utterance])),
+        **vars(bootstrap(errors[:, 1] - errors[:, 0], words)),
+    )
 
 
 def segments(one: str, other: str) -> list[tuple[int, int]]:
@@ -93,16 +120,13 @@ def segments(one: str, other: str) -> list[tuple[int, int]]:
     return found + [errors] if any(errors) else found
 
 
-def mapsswe(found: list[tuple[int, int]]) -> dict:
+def mapsswe(found: list[tuple[int, int]]) -> MatchedPairs:
     """The matched-pairs test on the (baseline's, system's) errors of the segments.
 
     ``Z = mean / (std / sqrt(n))`` of the differences, std with n - 1, taken as normally distributed. Where all
     segments differ alike Z has no value: ``z = 0`` and ``p_two_sided = 1`` are what sc_stats makes of it. That would
     grant "no increase" to a system that is worse in each of many segments, so the one-sided p is then the sign
     test's, ``2^-n``.
-
-    Returns: ``segments, mean_difference, std, z, p_two_sided, p_one_sided`` and at alpha = 0.05 ``significant``
-    (two-sided: sc_stats's verdict) and ``significant_increase`` (one-sided: worse than the baseline).
     """
     differences = np.array([b - a for a, b in found], dtype=float)
     n = len(differences)
@@ -112,27 +136,24 @@ def mapsswe(found: list[tuple[int, int]]) -> dict:
     two_sided, one_sided = math.erfc(abs(z) / math.sqrt(2)), math.erfc(z / math.sqrt(2)) / 2
     if mean and not std:
         one_sided = 0.5**n if mean > 0 else 1.0
-    return {
-        "segments": n,
-        "mean_difference": float(mean),
-        "std": float(std),
-        "z": float(z),
-        "p_two_sided": two_sided,
-        "p_one_sided": one_sided,
-        "significant": two_sided < ALPHA,
-        "significant_increase": one_sided < ALPHA,
-    }
+    return MatchedPairs(
+        segments=n,
+        mean_difference=float(mean),
+        std=float(std),
+        z=float(z),
+        p_two_sided=two_sided,
+        p_one_sided=one_sided,
+        significant=two_sided < ALPHA,
+        significant_increase=one_sided < ALPHA,
+    )
 
 
-def bootstrap(differences: np.ndarray, words: np.ndarray) -> dict:
+def bootstrap(differences: np.ndarray, words: np.ndarray) -> Bootstrap:
     """Paired bootstrap over utterances: both systems are resampled together (Bisani and Ney, ICASSP 2004).
 
     Args:
         differences: (utterances,) system's errors minus baseline's.
         words: (utterances,) reference words.
-
-    Returns: ``wer_difference``, its 95 % interval ``bootstrap_low, bootstrap_high``, all in points of WER, and
-    ``bootstrap_worse``, the share of resamples in which the system has the higher WER.
     """
     generator = np.random.default_rng(SEED)
     totals = np.empty((2, RESAMPLES))
@@ -141,9 +162,9 @@ def bootstrap(differences: np.ndarray, words: np.ndarray) -> dict:
         totals[:, i] = differences[drawn].sum(), words[drawn].sum()
     points = 100 * totals[0] / np.maximum(totals[1], 1)  # a resample may hold empty references alone
     low, high = np.percentile(points, [2.5, 97.5])
-    return {
-        "wer_difference": float(100 * differences.sum() / words.sum()),
-        "bootstrap_low": float(low),
-        "bootstrap_high": float(high),
-        "bootstrap_worse": float((points > 0).mean()),
-    }
+    return Bootstrap(
+        wer_difference=float(100 * differences.sum() / words.sum()),
+        bootstrap_low=float(low),
+        bootstrap_high=float(high),
+        bootstrap_worse=float((points > 0).mean()),
+    )

@@ -1,28 +1,17 @@
 """The runs of an experiment folder: what is finished, what is not, and what is broken."""
 
 import dataclasses
-import json
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from espnet_pinch.asr import history
 from espnet_pinch.core.registry import all_methods
 from espnet_pinch.errors import UserError
-from espnet_pinch.files import read_json
+from espnet_pinch.results.records import Results, SystemFigures
 
 BASELINE = "baseline"  # in the place of a method: the system that all others are compared with
-NEEDED: tuple[str, ...] = (
-    "upstream",
-    "method",
-    "target_sparsity",
-    "seed",
-    "wer",
-    "significance",
-    "baseline",
-    "params_kept",
-)
-NEEDED += ("seconds", "decoded", "references")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +25,7 @@ class Run:
     """
 
     folder: Path
-    results: dict | None
+    results: Results | None
     state: str
 
 
@@ -62,15 +51,13 @@ def _read(folder: Path) -> Run:
             return Run(folder, None, "broken: history.json is not JSON")
         return Run(folder, None, f"not finished: {epochs} epochs trained")
     try:
-        results = read_json(path)
-        missing = [key for key in NEEDED if key not in results]
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
-        return Run(folder, None, "broken: results.json is not JSON")
-    if not missing and results["method"] not in all_methods():
-        return Run(folder, None, f"of the unknown method {results['method']!r}")
-    if missing:
-        return Run(folder, None, f"broken: results.json has no {missing[0]}; score it again with stage 6")
-    return Run(folder, {**results, "experiment": str(folder)}, "finished")  # wherever it has been moved to
+        results = Results.read(path)
+    except UserError as error:
+        return Run(folder, None, f"broken: {str(error).removeprefix(f'{folder}/')}")  # the folder is named already
+    if results.method not in all_methods():
+        return Run(folder, None, f"of the unknown method {results.method!r}")
+    figures = dataclasses.replace(results.figures, experiment=str(folder))  # wherever it has been moved to
+    return Run(folder, dataclasses.replace(results, figures=figures), "finished")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,48 +65,67 @@ class System:
     """A method at a target sparsity: one run, or several that differ in their seed.
 
     Attributes:
-        runs: ``results.json`` of each.
+        runs: results of each; the baseline's have no significance.
         variant: where runs of a method differ in their settings, those of this one: "eta 3e-05, threshold_lr None".
     """
 
     upstream: str
     method: str
     target: float
-    runs: tuple[dict, ...]
+    runs: tuple[Results, ...]
     variant: str = ""
 
     @property
-    def test_sets(self) -> tuple[str, ...]:
-        return tuple(name for name in self.runs[0]["wer"] if name.startswith("test"))
+    def sets(self) -> tuple[str, ...]:
+        """The sets that all of its runs were scored on."""
+        first, *others = (run.figures.wer for run in self.runs)
+        return tuple(name for name in first if all(name in scores for scores in others))
 
-    def mean(self, key: str) -> float:
-        return statistics.fmean(run[key] for run in self.runs)
+    def mean(self, figure: Callable[[SystemFigures], float]) -> float:
+        return statistics.fmean(figure(run.figures) for run in self.runs)
 
     def wers(self, sets: tuple[str, ...]) -> list[float]:
         """WER of each run in per cent, over ``sets`` together."""
-        return [
-            100 * sum(run["wer"][s]["errors"] for s in sets) / sum(run["wer"][s]["words"] for s in sets)
-            for run in self.runs
-        ]
+        scores = [[run.figures.wer[name] for name in sets] for run in self.runs]
+        return [100 * sum(score.errors for score in own) / sum(score.words for score in own) for own in scores]
 
     def lossless(self, sets: tuple[str, ...]) -> bool:
         """Whether no run's WER on any of ``sets`` is significantly higher than the baseline's."""
-        return not any(run["significance"][s]["significant_increase"] for run in self.runs for s in sets)
+        return not any(run.significance[s].significant_increase for run in self.runs for s in sets)
 
 
 def systems(runs: list[Run]) -> list[System]:
     """Finished runs by upstream, method, settings and target; of each upstream the baseline comes first."""
     finished = [run.results for run in runs if run.results]
     variants = _variants(finished)
-    found: dict[tuple, list[dict]] = defaultdict(list)
+    found: dict[tuple, list[Results]] = defaultdict(list)
     for r, variant in zip(finished, variants):
-        found[r["upstream"], r["method"], r["target_sparsity"], variant].append(r)
+        found[r.upstream, r.method, r.target_sparsity, variant].append(r)
     for upstream in dict.fromkeys(key[0] for key in found):
-        newest = next(rs[-1] for key, rs in found.items() if key[0] == upstream)
-        same = {s: {"significant_increase": False} for s in newest["wer"]}
-        found[upstream, BASELINE, 0.0, ""] = [{**newest["baseline"], "significance": same}]
+        runs_of_it = [rs for key, rs in found.items() if key[0] == upstream]
+        newest = runs_of_it[0][-1]
+        scores = {name: score for rs in runs_of_it for r in rs for name, score in r.baseline.wer.items()}
+        figures = dataclasses.replace(newest.baseline, wer=scores | newest.baseline.wer)  # of all sets of any run
+        found[upstream, BASELINE, 0.0, ""] = [dataclasses.replace(newest, figures=figures, significance={})]
     keys = sorted(found, key=lambda key: (key[0], rank(key[1]), key[3], key[2]))
     return [System(key[0], key[1], key[2], tuple(found[key]), key[3]) for key in keys]
+
+
+def all_sets(found: list[System]) -> tuple[str, ...]:
+    """The sets that any run of these systems was scored on."""
+    return tuple(dict.fromkeys(name for system in found for run in system.runs for name in run.figures.wer))
+
+
+def common_sets(found: list[System], tests: bool = False) -> tuple[str, ...]:
+    """The sets that every run of these systems was scored on: over other sets together no two of them compare.
+
+    Args:
+        tests: only those whose names start with "test"; where no set of any run is named so, all sets are.
+    """
+    sets = all_sets(found)
+    if tests:
+        sets = tuple(name for name in sets if name.startswith("test")) or sets
+    return tuple(name for name in sets if all(name in system.sets for system in found))
 
 
 def rank(method: str) -> int:
@@ -127,14 +133,14 @@ def rank(method: str) -> int:
     return 0 if method == BASELINE else 1 + list(all_methods()).index(method)
 
 
-def _variants(finished: list[dict]) -> list[str]:
+def _variants(finished: list[Results]) -> list[str]:
     """For each run the settings in which the runs of its upstream and method differ; "" where they are all alike."""
     settings: dict[tuple, list[dict]] = defaultdict(list)
     for r in finished:
-        settings[r["upstream"], r["method"]].append(r.get("settings", {}))
+        settings[r.upstream, r.method].append(r.settings)
     names = []
     for r in finished:
-        group, own = settings[r["upstream"], r["method"]], r.get("settings", {})
-        differing = [key for key in own if any(other.get(key) != own[key] for other in group)]
-        names.append(", ".join(f"{key} {own[key]}" for key in differing))
+        group = settings[r.upstream, r.method]
+        differing = [key for key in r.settings if any(other.get(key) != r.settings[key] for other in group)]
+        names.append(", ".join(f"{key} {r.settings[key]}" for key in differing))
     return names

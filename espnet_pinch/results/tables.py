@@ -7,7 +7,7 @@ import statistics
 from espnet_pinch.core.registry import UNPRUNED, find_method
 from espnet_pinch.results import paper
 from espnet_pinch.results.experiment import markdown_table
-from espnet_pinch.results.sweep import BASELINE, System, rank
+from espnet_pinch.results.sweep import BASELINE, System, all_sets, common_sets, rank
 
 NOT_RUN = "not run"
 
@@ -15,11 +15,14 @@ NOT_RUN = "not run"
 def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str]]]:
     """Table 1 of one upstream: head and rows. WER in per cent; † no significant increase over the baseline.
 
+    A set that is none of the paper's has no column of it.
+
     Args:
         upstream: its name.
         found: the systems of this upstream.
     """
-    sets = list(found[0].runs[0]["wer"]) if found else [name.replace("-", "_") for name in paper.SETS]
+    papers = {name.replace("-", "_"): name for name in paper.SETS}
+    sets = all_sets(found) or tuple(papers)
     in_paper = [row for row in paper.TABLE1 if row.upstream == upstream]
     ours = {(s.method, s.variant, round(s.target, 4)): s for s in found}
     theirs = {(BASELINE if row.method == UNPRUNED else row.method, row.sparsity): row for row in in_paper}
@@ -27,16 +30,17 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
     keys = sorted({*ours, *not_run}, key=lambda key: (rank(key[0]), *key[1:]))
     head = ["system", "target %", *_pair("params M", in_paper)]
     for name in sets:
-        head += _pair(name, in_paper)
+        head += _pair(name, in_paper if name in papers else [])
     rows = []
     for key in keys:
         system, row = ours.get(key), theirs.get(key[::2])
         line = [title(*key[:2]), f"{100 * key[2]:g}"]
-        kept = f"{system.mean('params_kept') / 1e6:.2f}" if system else None
+        kept = f"{system.mean(lambda f: f.params_kept) / 1e6:.2f}" if system else None
         line += _cells(f"{row.params_m:.2f}" if row else None, kept, in_paper)
         for name in sets:
-            printed = str(row.wer[name.replace("_", "-")]) if row else None
-            line += _cells(printed, _wer(system, (name,)) if system else None, in_paper)
+            printed = str(row.wer[papers[name]]) if row and name in papers else None
+            own = _wer(system, (name,)) if system else None
+            line += _cells(printed, own, in_paper if name in papers else [])
         rows.append(line)
     return head, rows
 
@@ -48,9 +52,10 @@ def by_target(found: list[System]) -> tuple[list[str], list[list[str]]]:
         found: the systems of one upstream.
     """
     targets = sorted({s.target for s in found})
+    sets = common_sets(found, tests=True)
     ours: dict[str, dict[float, str]] = {}
     for s in found:
-        ours.setdefault(title(s.method, s.variant), {})[s.target] = _wer(s, s.test_sets) if s.test_sets else NOT_RUN
+        ours.setdefault(title(s.method, s.variant), {})[s.target] = _wer(s, sets)
     head = ["WER % of all test sets", *(f"{100 * target:g} %" for target in targets)]
     unpruned = {title(BASELINE, ""), title(UNPRUNED, "")}
     gap = {name: "-" if name in unpruned else NOT_RUN for name in ours}
@@ -72,9 +77,9 @@ def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
         system = ours.get((row.upstream, row.method, row.sparsity))
         own = [NOT_RUN if row.upstream else "-"] * 4
         if system:
-            cost = f"{system.mean('seconds') / 3600:.1f} h, {system.mean('iterations'):.0f} it"
-            ratio = f"{system.mean('compression_ratio'):.2f}"
-            own = [f"{system.mean('params_kept') / 1e6:.2f}", ratio, cost, _wer(system, ("test_clean",))]
+            cost = f"{system.mean(lambda f: f.seconds) / 3600:.1f} h, {system.mean(lambda f: f.iterations):.0f} it"
+            ratio = f"{system.mean(lambda f: f.compression_ratio):.2f}"
+            own = [f"{system.mean(lambda f: f.params_kept) / 1e6:.2f}", ratio, cost, _wer(system, ("test_clean",))]
         printed = [_number(row.params_m), _number(row.ratio), row.time or "-", f"{row.wer:.2f}{'*' * row.superb}"]
         rows.append([row.system, str(row.train_hours), *(cell for pair in zip(printed, own) for cell in pair)])
     return head, rows
@@ -89,12 +94,12 @@ def costs(found: list[System]) -> tuple[list[str], list[list[str]]]:
             title(s.method, s.variant),
             f"{100 * s.target:g}",
             str(len(s.runs)),
-            f"{100 * s.mean('sparsity'):.3f}",
-            f"{s.runs[0]['extra_trained_parameters']}",
-            f"{s.mean('seconds') / 3600:.2f}",
-            f"{s.mean('iterations'):.0f}",
-            f"{s.mean('peak_memory_bytes') / 1e9:.2f}",
-            s.runs[0]["device"] or ("not recorded" if s.mean("iterations") else "not trained here"),
+            f"{100 * s.mean(lambda f: f.sparsity):.3f}",
+            f"{s.runs[0].figures.extra_trained_parameters}",
+            f"{s.mean(lambda f: f.seconds) / 3600:.2f}",
+            f"{s.mean(lambda f: f.iterations):.0f}",
+            f"{s.mean(lambda f: f.peak_memory_bytes) / 1e9:.2f}",
+            s.runs[0].figures.device or ("not recorded" if s.mean(lambda f: f.iterations) else "not trained here"),
         ]
         for s in found
     ]
@@ -105,16 +110,20 @@ def runs_csv(found: list[System]) -> str:
     """One line for each run and set: counts, error rates, significance."""
     keys = ["wer", "errors", "words", "cer"]
     tests = ["wer_difference", "bootstrap_low", "bootstrap_high", "segments", "mean_difference"]
-    tests += ["p_two_sided", "p_one_sided", "significant_increase"]
+    tests += ["p_two_sided", "p_one_sided"]
     head = ["upstream", "method", "variant", "target_sparsity", "seed", "sparsity", "params_kept", "set", *keys, *tests]
     lines = []
     for system in found:
         for run in system.runs:
-            for name, score in run["wer"].items():
-                own = [system.upstream, system.method, system.variant, system.target, run.get("seed", "")]
-                own += [run["sparsity"], run["params_kept"], name, *(score[key] for key in keys)]
-                lines.append(own + [run["significance"][name].get(key, "") for key in tests])
-    return to_csv(head, lines)
+            seed = "" if system.method == BASELINE else run.seed
+            own = [system.upstream, system.method, system.variant, system.target, seed]
+            own += [run.figures.sparsity, run.figures.params_kept]
+            for name, score in run.figures.wer.items():
+                test = run.significance.get(name)
+                line = [*own, name, *(getattr(score, key) for key in keys)]
+                line += [getattr(test, key) if test else "" for key in tests]
+                lines.append([*line, bool(test and test.significant_increase)])
+    return to_csv([*head, "significant_increase"], lines)
 
 
 def to_csv(head: list[str], rows: list[list]) -> str:
@@ -135,6 +144,8 @@ def title(method: str, variant: str) -> str:
 
 def _wer(system: System, sets: tuple[str, ...]) -> str:
     """Of the sets together: mean over the runs, with the standard deviation of several, and the dagger."""
+    if not sets or any(name not in system.sets for name in sets):
+        return NOT_RUN
     wers = system.wers(sets)
     spread = f" ± {statistics.stdev(wers):.2f}" if len(wers) > 1 else ""
     dagger = "†" if system.method != BASELINE and system.lossless(sets) else ""

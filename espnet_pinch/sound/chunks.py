@@ -8,7 +8,7 @@ other stated number that is too large means that the file was cut short.
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.mpeg import mpeg_parts
@@ -130,7 +130,7 @@ def _chunk(file: BinaryIO, form: _Form, at: int) -> tuple[bytes, int, int] | Non
     return head[: form.id_bytes], at + form.head, size - (form.head if form.inner else 0)
 
 
-def _fits(chunk: tuple[bytes, int, int] | None, end: int) -> bool:
+def _fits(chunk: tuple[bytes, int, int] | None, end: int) -> TypeGuard[tuple[bytes, int, int]]:
     """Whether ``chunk`` is a chunk, and ends before ``end``."""
     return chunk is not None and all(32 <= c < 127 for c in chunk[0][:4]) and 0 <= chunk[2] <= end - chunk[1]
 

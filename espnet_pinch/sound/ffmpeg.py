@@ -68,6 +68,7 @@ def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
     with tempfile.TemporaryFile() as said:
         with _running(command, file.fileno(), said) as process:
             samples = 0
+            assert process.stdout  # a pipe was asked for
             while data := process.stdout.read(_BLOCK):
                 samples += len(data) // 4
                 yield np.frombuffer(data[: len(data) // 4 * 4], "<f4")

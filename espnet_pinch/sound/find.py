@@ -47,7 +47,8 @@ def find_audio(path: str | os.PathLike) -> Found:
         if not os.path.lexists(path):
             raise FileNotFoundError(f"{path}: does not exist")
         return Found([path])
-    found, seen, waiting, links = Found(), set(), [path], []
+    found, seen, waiting = Found(), set(), [path]
+    links: list[Path] = []
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop(0)
         try:

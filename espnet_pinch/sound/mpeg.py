@@ -64,7 +64,7 @@ class _Run:
         self.count, self.samples = self.count + 1, self.samples + frame.samples
 
     def all_bytes(self) -> bool:
-        there = self.info.end - self.info.start + sum(end - start for start, end in self.ranges)
+        there = sum(end - start for start, end in self.ranges) + (self.info.end - self.info.start if self.info else 0)
         return self.size is not None and there >= self.size
 
 
@@ -116,7 +116,7 @@ def mpeg_parts(file: BinaryIO, start: int, end: int) -> list[Part]:
 
 def _part(file: BinaryIO, run: _Run) -> Part:
     ranges = [(start, end) for start, end in run.ranges]
-    if run.frames is None or run.info.size_at is None:
+    if run.frames is None or run.info is None or run.info.size_at is None:
         part = Part(tuple(ranges), run.samples, _CLAIM)
     else:
         info = bytearray(read_at(file, run.info.start, run.info.end - run.info.start))
@@ -176,7 +176,7 @@ def _begins(head: bytes, then) -> bool:
         second = frame and _frame(then(frame.size))
     except UserError:  # a free bit rate: the frame does not state its size
         return False
-    return bool(second) and second.kind == frame.kind
+    return bool(frame and second and second.kind == frame.kind)
 
 
 def _lead(file: BinaryIO, start: int, end: int) -> int:

@@ -33,7 +33,8 @@ class PiecesFile(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, part: Part):
         self.error: OSError | None = None
-        self._file, self._pieces, self._position = file, [], 0
+        self._file, self._position = file, 0
+        self._pieces: list[tuple[int, int, Piece]] = []
         end = 0
         for piece in part.pieces:
             start, end = end, end + (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0])
@@ -73,7 +74,9 @@ class PiecesFile(io.RawIOBase):
                     return count
                 try:
                     self._file.seek(piece[0] + at - start)
-                    return self._file.readinto(view[:count])
+                    data = self._file.read(count)
+                    view[: len(data)] = data
+                    return len(data)
                 except OSError as error:
                     self.error = error
                     return 0

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -99,7 +99,7 @@ def _spooled(path: str | os.PathLike, number: int) -> BinaryIO:
     return copy
 
 
-def _told(path: str | os.PathLike, blocks: Iterator) -> Iterator:
+def _told(path: str | os.PathLike, blocks: Iterator) -> Generator:
     """Put the file's name in front of every error message."""
     try:
         yield from blocks

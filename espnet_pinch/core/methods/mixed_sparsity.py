@@ -6,10 +6,10 @@ from numbers import Real
 from pathlib import Path
 
 from espnet_pinch.core.one_shot import TOLERANCE, OneShot
+from espnet_pinch.core.parameters import read_layers
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.errors import UserError
-from espnet_pinch.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,6 @@ def read_layer_sparsities(source: Mapping[str, float] | str | None) -> dict[str,
     if not path.is_file():
         raise FileNotFoundError(f"mixed_sparsity: {path} does not exist; finish the pinch run of that target first")
     try:
-        layers = read_json(path)["layers"]
-        return read_layer_sparsities({name: counts["pruned"] / counts["weights"] for name, counts in layers.items()})
+        return read_layer_sparsities({name: layer.sparsity for name, layer in read_layers(path).items()})
     except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError):
         raise UserError(f"mixed_sparsity: {path} is not the parameters.json of a folded run") from None

@@ -93,6 +93,7 @@ def write_onnx(path: Path, model: PruningASRModel) -> None:
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # with dynamo=True it always is a program
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # source lines of the exporting machine
     program.model.metadata_props.update(tokens=json.dumps(model.token_list), sampling_rate=str(rate))

@@ -81,7 +81,8 @@ def import_quietly() -> ModuleType:
     """Import openvino without its telemetry, which would use the network."""
     sender = "openvino_telemetry"
     known = sys.modules.get(sender)
-    sys.modules[sender] = None  # as if it were not installed, which openvino accepts
+    # None stands for a module that is not installed, which openvino accepts; typeshed does not know it.
+    sys.modules[sender] = None  # type: ignore[assignment]
     try:
         return importlib.import_module("openvino")
     finally:
