@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+from collections.abc import Mapping
 
 import torch
 import yaml
@@ -74,12 +75,29 @@ def count_parameters(model: PruningASRModel, layers: str, extra: int) -> Paramet
     )
 
 
+def count_cut(model: PruningASRModel, layers: Mapping[str, tuple[float, int]], total: int, extra: int) -> Parameters:
+    """Count the parameters of a model that was cut to smaller layers.
+
+    Args:
+        model: cut.
+        layers: ``{layer: (pruned weights, weights)}``, from before.
+        total: parameters of the model before.
+        extra: as for ``count_parameters``.
+    """
+    per_layer = {name: LayerCount(weights, int(pruned)) for name, (pruned, weights) in layers.items()}
+    gated = sum(layer.weights for layer in per_layer.values())
+    pruned = sum(layer.pruned for layer in per_layer.values())
+    kept = sum(p.numel() for p in model.parameters())
+    return Parameters(pruned / gated, gated, pruned, total, kept, per_layer, extra, params_stored=kept)
+
+
 def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str | os.PathLike) -> Parameters:
     """Fold the gates of ``model`` into zeros and write it. ``folder`` appears only when it is complete.
 
-    ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder. If the method
-    has removed whole channels, ``model.pth`` has smaller matrices without them. ``hf/`` keeps them as zeros, because
-    transformers has no heads of unequal width.
+    ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder. If NAS-CP has
+    removed whole channels, ``model.pth`` has smaller matrices without them. ``hf/`` keeps them as zeros, because
+    transformers has no heads of unequal width. If whole heads, channels or filters were cut, both have the smaller
+    layers, and the configuration in ``hf/`` says how wide they are: this program reads it, transformers alone does not.
 
     Returns: the content of ``parameters.json``: what ``count_parameters`` returns, ``extra_trained_parameters`` (those
         of the method) and ``params_stored`` (parameters in ``model.pth``).
@@ -88,8 +106,9 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     extra = sum(p.numel() for p in model.pruning.new_parameters())
     structured = model.pruning.structured
     model.pruning.land()  # the mean of several checkpoints may have another sparsity than the target
-    model.fold()
-    counts = count_parameters(model, layers, extra)
+    before, total = model.pruning.layer_counts(), sum(p.numel() for p in model.parameters()) - extra
+    widths = model.fold()
+    counts = count_cut(model, before, total, extra) if widths else count_parameters(model, layers, extra)
     pruning = {"method": "dense", "layers": layers}
     frontend = model.frontend
     with whole_folder(folder) as new:
@@ -102,6 +121,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
         torch.save(model.state_dict(), new / "model.pth")
         write_json(new / "parameters.json", dataclasses.asdict(counts))
         config = {**vars(args), "pruning": pruning, "model_conf": {**args.model_conf, "pruning": pruning}}
+        config["frontend_conf"] = {**args.frontend_conf, "built": frontend.built}  # with the widths of a cut model
         with open(new / "config.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
     return counts

@@ -76,10 +76,15 @@ class PruningASRModel(ESPnetASRModel):
         return {name: count / len(refs) for name, count in counts.items()}
 
     @torch.no_grad()
-    def fold(self) -> None:
-        """Replace the gates by plain layers, with zeros in their weights or smaller. The method becomes "dense"."""
+    def fold(self) -> dict[str, int]:
+        """Replace the gates by plain layers, with zeros in their weights or smaller. The method becomes "dense".
+
+        Returns: ``{group: units left}`` of what has become smaller.
+        """
         self.pruning.fold()
-        if widths := self.pruning.widths():
+        widths = self.pruning.widths()
+        if widths:
             config = self.frontend.upstream.config
             setattr(config, WIDTHS, {**(getattr(config, WIDTHS, None) or {}), **widths})
         self.pruning = build_method({"method": "dense", "layers": self.pruning.settings.layers})
+        return widths
