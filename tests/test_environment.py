@@ -207,7 +207,7 @@ def test_make_and_ci_do_not_follow_cdpath(script, tmp_path):
     else:
         environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
         done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.stdout == f"{tmp_path} test\n" and done.returncode == 0, done.stderr
+        assert done.stdout == f"{tmp_path} test\n{tmp_path} test-312\n" and done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import soundfile
 
@@ -14,6 +16,7 @@ from espnet_pinch.files import write_text
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.unreadable import why_unreadable
 
+T = TypeVar("T")
 ADDED = ("spk2utt", "utt2dur", "utt2num_samples")
 
 
@@ -42,18 +45,43 @@ def check_data_dir(folder: str | os.PathLike, jobs: int = 4) -> list[Utterance]:
         raise UserError(f"{folder} has no utterance")
     for u in rows:
         check_fields(u, folder)
-    with ThreadPoolExecutor(jobs) as pool:
-        found = pool.map(_samples_or_problem, rows)
-        found = list(progress_bar(found, desc=f"checking {folder.name}", total=len(rows), unit="files"))
-    problems = [problem for problem in found if isinstance(problem, str)]
-    if problems:
-        more = f" (and {len(problems) - 1} more in {folder})" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
-    rows = [dataclasses.replace(u, samples=samples) for u, samples in zip(rows, found)]
+    lengths = checked(_samples_or_problem, rows, str(folder), jobs)
+    rows = [dataclasses.replace(u, samples=samples) for u, samples in zip(rows, lengths)]
     for name, lines in data_files(rows).items():
         if name in ADDED:
             write_text(folder / name, lines)
     return rows
+
+
+def checked(check: Callable[[T], int | str], items: Collection[T], where: str, jobs: int) -> list[int]:
+    """Check items in threads, with progress.
+
+    Args:
+        check: returns a number, or what is wrong with an item.
+        where: the items are, for messages.
+        jobs: threads.
+
+    Returns: the numbers.
+
+    Raises:
+        UserError: something is wrong with an item.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        found = progress_bar(
+            pool.map(check, items), desc=f"checking {Path(where).name}", total=len(items), unit="files"
+        )
+        numbers, problems = [], []
+        for result in found:
+            problems.append(result) if isinstance(result, str) else numbers.append(result)
+    raise_first(problems, where)
+    return numbers
+
+
+def raise_first(problems: list[str], where: str) -> None:
+    """Raise UserError for the first of the problems, if there is one; it says how many more there are."""
+    if problems:
+        more = f" (and {len(problems) - 1} more in {where})" if len(problems) > 1 else ""
+        raise UserError(problems[0] + more)
 
 
 def header_problem(file: soundfile.SoundFile) -> str | None:

@@ -141,8 +141,9 @@ def _on_hub(source: Source, folder: Path) -> Repository:
         raise UserError(f"HF_ENDPOINT must be an address such as https://huggingface.co, not {constants.ENDPOINT!r}")
     # If a folder has lost a file, its other files come from the commit that its record names.
     revision = commit_of(folder) or source.revision
+    repo = _repo(source)
     try:
-        info = HfApi().model_info(source.repo, revision=revision, files_metadata=True, timeout=download.TIMEOUT)
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=download.TIMEOUT)
     except HfHubHTTPError as error:
         headers = error.response.headers
         reason = _refusal(source, error.response.status_code, headers.get("X-Error-Code"))
@@ -157,7 +158,7 @@ def _on_hub(source: Source, folder: Path) -> Repository:
     if info is None or not info.sha or info.siblings is None:
         raise OSError(_line(source, f"{constants.ENDPOINT} answers, but not like the hub (is it a proxy?)", folder))
     files = {file.rfilename: file for file in info.siblings}
-    checks = {
+    checks: dict[str, dict] = {
         name: {
             "size": file.lfs.size if file.lfs else file.size,
             "sha256": file.lfs.sha256 if file.lfs else None,
@@ -167,7 +168,7 @@ def _on_hub(source: Source, folder: Path) -> Repository:
     }
 
     def bring(name: str, path: Path) -> None:
-        url = hf_hub_url(source.repo, name, revision=info.sha)
+        url = hf_hub_url(repo, name, revision=info.sha)
         try:
             download.fetch(url, path, **checks[name], headers=build_hf_headers())
         except Refused as error:
@@ -186,6 +187,12 @@ def _on_hub(source: Source, folder: Path) -> Repository:
 
     print(f"{source.name}: commit {info.sha}", flush=True)
     return Repository(checks, bring, info.sha, licence_of(info.card_data), HUB)
+
+
+def _repo(source: Source) -> str:
+    """ "owner/name" of a source on the hub."""
+    assert source.repo, f"{source.name} is not on the hub"
+    return source.repo
 
 
 def _line(source: Source, reason: str, folder: Path | None = None) -> str:
@@ -226,7 +233,7 @@ def _refusal(source: Source, status: int, code: str | None, file: str | None = N
 
 def _snapshot(source: Source) -> Path:
     return Path(
-        snapshot_download(source.repo, revision=source.revision, local_files_only=True, allow_patterns=[CONFIG])
+        snapshot_download(_repo(source), revision=source.revision, local_files_only=True, allow_patterns=[CONFIG])
     )
 
 

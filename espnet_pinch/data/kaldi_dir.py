@@ -113,8 +113,8 @@ def read_table(path: str | os.PathLike) -> dict[str, str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line} is not UTF-8 text: {error}") from None
+        place = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {place} is not UTF-8 text: {error}") from None
     if is_pointer(text[:100].encode()):
         raise UserError(f"{path} {POINTER}")
     lines = text.split("\n")

@@ -12,17 +12,15 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from espnet_pinch.data.audio import UNKNOWN, Stream
-from espnet_pinch.data.check_dir import header_problem
+from espnet_pinch.data.check_dir import checked, header_problem, raise_first
 from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.errors import UserError
-from espnet_pinch.progress import progress_bar
 from espnet_pinch.unreadable import why_unreadable
 
 WIDTHS = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}  # bytes of a sample in FLAC's MD5
@@ -80,16 +78,13 @@ def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utt
                 rows.setdefault(audio, (id_, text))
         audios = [chapter / name for name in names if name.endswith(".flac")]
         problems += [_without_transcript(audio, found) for audio in audios if audio not in found]
-    _raise_first(problems, subset)
+    raise_first(problems, subset)
     if not rows:
         raise UserError(f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
-    with ThreadPoolExecutor(jobs) as pool:
-        checks = pool.map(_samples_or_problem, rows)
-        checks = list(progress_bar(checks, desc=f"checking {subset}", total=len(rows), unit="files"))
-    _raise_first([check for check in checks if isinstance(check, str)], subset)
+    lengths = checked(_samples_or_problem, rows, subset, jobs)
     return [
         Utterance(id_, str(audio), text, id_.rpartition("-")[0] or id_, samples)
-        for (audio, (id_, text)), samples in zip(rows.items(), checks)
+        for (audio, (id_, text)), samples in zip(rows.items(), lengths)
     ]
 
 
@@ -117,12 +112,6 @@ def _without_transcript(audio: Path, found: Iterable[Path]) -> str:
         if re.search(rf"(?<![\w-]){re.escape(other.stem)}(?![\w-])", audio.stem):
             return f"{audio} has no transcript; remove it if it is a copy of {other.name}"
     return f"{audio} has no transcript"
-
-
-def _raise_first(problems: list[str], subset: str) -> None:
-    if problems:
-        more = f" (and {len(problems) - 1} more problems in {subset})" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
 
 
 def _stated_md5(audio: Path) -> bytes | None:
