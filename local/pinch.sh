@@ -16,7 +16,10 @@ What to run
   --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro
                                                                                                   [UPSTREAM_HELP]
   --method NAME            pinch, ump, mixed_sparsity, nas_cp, dense or a method of your own, instead of the YAML's
-  --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's
+  --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's target
+  --target_macs X          0.5 saves half of the model's multiplications (structured units), instead of the YAML's target
+  --unit U                 of pinch: weight, or structured (whole heads and channels), instead of the YAML's
+  --conv true              of structured units: the convolutions' filters too, instead of the YAML's
   --layer_sparsities RUN   of mixed_sparsity: the finished run to take them from      [asr_UPSTREAM_pinch_TARGET]
 Stages
   --stage N, --stop_stage N                                                                       [0, 6]
@@ -58,7 +61,7 @@ HELP
 )
 
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
- upstream method target_sparsity layer_sparsities audio_format min_wav_duration max_wav_duration
+ upstream method target_sparsity target_macs unit conv layer_sparsities audio_format min_wav_duration max_wav_duration
  unknown_characters dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config
  inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets print_exp ${data_paths}"
 options=${options//$'\n'/}
@@ -75,6 +78,9 @@ inference_nj=1
 python=python3
 method=
 target_sparsity=
+target_macs=
+unit=
+conv=
 layer_sparsities=
 audio_format=flac
 min_wav_duration=0.1
@@ -171,10 +177,12 @@ if "${gpu_inference}" && [ -z "${decode_cmd}" ] && { within 7 || ! "${skip_eval}
 fi
 trained=
 [ "${stage}" -lt 5 ] || trained=--trained
+pruning_options=
 checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" ${trained} \
     ${baseline_config:+--baseline_config "${baseline_config}"} \
     --from_run "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
     ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
+    ${target_macs:+--target_macs "${target_macs}"} ${unit:+--unit "${unit}"} ${conv:+--conv "${conv}"} \
     ${unknown_characters:+--unknown_characters "${unknown_characters}"})
 while IFS= read -r line; do
     printf -v "${line%%=*}" '%s' "${line#*=}"
@@ -187,7 +195,9 @@ dump=${dumpdir}/${corpus}/${upstream}/raw
 baseline=${exp}/asr_${upstream}_baseline
 if [ -z "${asr_tag}" ]; then
     asr_tag=${upstream}_${method}
-    [ "${method}" = dense ] || asr_tag+=_${target_sparsity}
+    [ "${unit:-weight}" = weight ] || asr_tag+=_${unit}
+    [ "${conv:-false}" = false ] || asr_tag+=_conv
+    [ "${method}" = dense ] || asr_tag+=_${target_sparsity:-macs_${target_macs}}
     asr_tag+=${suffix}
 fi
 run=${asr_exp:-${exp}/asr_${asr_tag}}
@@ -375,7 +385,7 @@ if ! "${skip_train}" && within 4; then
     # shellcheck disable=SC2086
     train "${run}" "${asr_tag}" "${asr_config}" "${start}" \
         "$(cat "${baseline}/fold.done" ${from_run:+"${from_run}/folded/parameters.json"})" \
-        --pruning "method=${method}" --pruning "target_sparsity=${target_sparsity}" \
+        ${pruning_options} \
         ${from_run:+--pruning "${from_run_setting}=$(quoted "${from_run}")"} ${asr_args}
 fi
 

@@ -320,7 +320,7 @@ def test_a_target_that_is_missed_and_an_empty_layer_are_said(data, upstream, tmp
     train(data, upstream, tmp_path / "exp", "--pruning", "pinch.landing=paper", "--pruning", "pinch.eta=0.0")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 2
-    assert lines[0] == "warning: all weights of layers.0.fc are pruned: it outputs only its bias"
+    assert lines[0] == "warning: layers.0.fc: all of its weights are pruned, it outputs only its bias"
     assert "below its target of 65 %" in lines[1]
 
 

@@ -20,9 +20,10 @@ from transformers import (
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.core.attach import find_linears
-from espnet_pinch.core.units import counts, find_groups, gate_groups, land, take_gates, weight_cost
+from espnet_pinch.core.unit_gates import counts, gate_groups, land, take_gates
+from espnet_pinch.core.units import find_groups, weight_cost
 
-TAU, THRESHOLD = 0.3, 0.25
+TAU, THRESHOLD = 0.3, 1.0
 
 
 class Attention(nn.Module):
@@ -89,6 +90,7 @@ def soft_model(block, groups, thresholds):
         parts = [(p, weights[f"{p.layer}.weight"]) for p in group.parts]
         channels = [(w if p.axis == 0 else w.T).reshape(group.units, -1) for p, w in parts]
         score = torch.cat(channels, 1).square().mean(1)
+        score = score / score.detach().mean()  # the gates' scale
         mask = torch.sigmoid((score - threshold**2) / TAU).repeat_interleave(group.size)
         for p, w in parts:
             masked[f"{p.layer}.weight"] = w * (mask[:, None] if p.axis == 0 else mask[None])

@@ -10,9 +10,10 @@ import yaml
 
 import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
 from espnet_pinch.asr.espnet import ASRTask
+from espnet_pinch.asr.macs import count_macs
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.safe_load import load_weights
-from espnet_pinch.asr.upstream import save_ctc_model
+from espnet_pinch.asr.upstream import model_from_dict, save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
 from espnet_pinch.core.parameters import LayerCount, Parameters
@@ -106,6 +107,8 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     extra = sum(p.numel() for p in model.pruning.new_parameters())
     structured = model.pruning.structured
     model.pruning.land()  # the mean of several checkpoints may have another sparsity than the target
+    with torch.device("meta"):
+        macs_total = count_macs(model_from_dict(model.frontend.built["config"]))[""]
     before, total = model.pruning.layer_counts(), sum(p.numel() for p in model.parameters()) - extra
     widths = model.fold()
     counts = count_cut(model, before, total, extra) if widths else count_parameters(model, layers, extra)
@@ -117,10 +120,16 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
             write_record(new / "hf", frontend.source)
         if structured:
             pruning["dense"] = {"channels": compact(frontend.upstream, counts.layers, ties)}
-        counts = dataclasses.replace(counts, params_stored=sum(p.numel() for p in model.parameters()))
+        counts = dataclasses.replace(
+            counts,
+            params_stored=sum(p.numel() for p in model.parameters()),
+            macs=count_macs(frontend.upstream)[""],
+            macs_total=macs_total,
+        )
         torch.save(model.state_dict(), new / "model.pth")
         write_json(new / "parameters.json", dataclasses.asdict(counts))
-        config = {**vars(args), "pruning": pruning, "model_conf": {**args.model_conf, "pruning": pruning}}
+        model_conf = {key: value for key, value in args.model_conf.items() if key != "distill"}
+        config = {**vars(args), "pruning": pruning, "distill": {}, "model_conf": {**model_conf, "pruning": pruning}}
         config["frontend_conf"] = {**args.frontend_conf, "built": frontend.built}  # with the widths of a cut model
         with open(new / "config.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)

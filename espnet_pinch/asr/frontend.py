@@ -35,6 +35,7 @@ class UpstreamFrontend(AbsFrontend):
     ):
         super().__init__()
         self.tokens: list[str] | None = None
+        self.is_loaded = built is None
         if built is None:
             loaded = load_upstream(upstream, upstream_conf)
             self.upstream, self.processing, self.tokens = loaded.model, loaded.processing, loaded.tokens
@@ -58,6 +59,11 @@ class UpstreamFrontend(AbsFrontend):
             "processing": dataclasses.asdict(self.processing),
             "source": self.source,
         }
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the checkpoint's CTC head is still here."""
+        return self._head[0] is not None
 
     def take_head(self) -> nn.Linear | None:
         """Hand over the checkpoint's CTC head, its rows in the order of ``self.tokens``; None if there is none."""

@@ -7,6 +7,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_pinch.alignment import count_word_errors
+from espnet_pinch.asr.distill import DistillSettings, Teacher
 from espnet_pinch.asr.family import WIDTHS
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.core.registry import build_method
@@ -22,16 +23,21 @@ class PruningASRModel(ESPnetASRModel):
 
     Args:
         pruning: a YAML's ``pruning:`` block, see ``build_method``.
+        distill: a YAML's ``distill:`` block, see ``DistillSettings``; of no effect on a model that is not trained.
         kwargs: as ``ESPnetASRModel``.
     """
 
-    def __init__(self, pruning: dict, **kwargs):
+    def __init__(self, pruning: dict, distill: dict | None = None, **kwargs):
         kwargs = {"ctc_weight": 1.0, "report_cer": False, "report_wer": False, **kwargs}
         super().__init__(**kwargs)
         family, upstream = self.frontend.family, self.frontend.upstream
+        settings = DistillSettings.of(distill)
+        # In a list: the teacher is no part of the model. Before the gates, as some methods prune at once.
+        self._teacher = [Teacher(self.frontend, settings)] if settings and self.frontend.is_loaded else []
         self.pruning = build_method({"layers": family.layers, **pruning})
         self.pruning.attach(upstream, structure=family.structure(upstream))
         self._errors: dict[str, float] = {}
+        self._encoded: tuple[Tensor, Tensor]  # of the forward pass under way: hidden states, frames
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs
@@ -49,6 +55,12 @@ class PruningASRModel(ESPnetASRModel):
         """
         penalty = self.pruning.penalty() if self.training else 0.0
         loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        if self.training and self._teacher:
+            [teacher] = self._teacher
+            encoded, frames = self._encoded
+            distance = teacher.loss(speech[:, : speech_lengths.max()], speech_lengths, self.ctc.ctc_lo(encoded), frames)
+            loss = loss + teacher.settings.weight * distance
+            stats["loss_distill"] = distance.detach()
         if self.training:
             loss = loss + penalty
             stats.update(self.pruning.scalars(), penalty=float(penalty), loss=loss.detach())
@@ -57,6 +69,7 @@ class PruningASRModel(ESPnetASRModel):
         return force_gatherable((loss, stats, weight), loss.device)
 
     def _calc_ctc_loss(self, encoder_out, encoder_out_lens, ys_pad, ys_pad_lens):
+        self._encoded = encoder_out, encoder_out_lens
         if not self.training:
             self._errors = self._count_errors(encoder_out, encoder_out_lens, ys_pad, ys_pad_lens)
         return super()._calc_ctc_loss(encoder_out, encoder_out_lens, ys_pad, ys_pad_lens)
@@ -74,6 +87,11 @@ class PruningASRModel(ESPnetASRModel):
             "chars": chars.hits + chars.substitutions + chars.deletions,
         }
         return {name: count / len(refs) for name, count in counts.items()}
+
+    def begin_distilling(self) -> None:
+        """Called once the head is the one that the training starts from."""
+        for teacher in self._teacher:
+            teacher.take_head(self.ctc.ctc_lo)
 
     @torch.no_grad()
     def fold(self) -> dict[str, int]:

@@ -47,6 +47,12 @@ class PruningASRTask(ASRTask):
             help="Pruning method and its settings",
         )
         parser.add_argument(
+            "--distill",
+            action=NestedDictAction,
+            default={},
+            help="Learn from the model that the run starts from as well: weight, temperature",
+        )
+        parser.add_argument(
             "--save_every_steps",
             type=int,
             default=0,
@@ -125,6 +131,8 @@ class PruningASRTask(ASRTask):
         """
         args.pruning = self_contained(args.pruning)
         args.model_conf = {**args.model_conf, "pruning": args.pruning}
+        if distill := getattr(args, "distill", None):  # which older configurations lack
+            args.model_conf["distill"] = distill
         model = super().build_model(args)
         frontend = model.frontend
         head = frontend.take_head()
@@ -142,6 +150,7 @@ class PruningASRTask(ASRTask):
             # A new token starts as a copy of "<unk>", which a trained head hardly ever outputs.
             rows = [*range(len(known)), *[known.index("<unk>")] * len(new)]
             model.ctc.ctc_lo.load_state_dict({name: tensor[rows] for name, tensor in head.state_dict().items()})
+        model.begin_distilling()
         if "<sos/eos>" not in model.token_list:
             # ESPnet's beam search would take the last character of the list for the end of the sentence.
             model.sos = model.eos = model.token_list.index("<unk>")

@@ -64,7 +64,7 @@ class PruningTrainer(Trainer):
     options: Options
     middle: dict | None = None  # where to resume within the epoch
     skipped: Skipped
-    empty_layers: frozenset[str] = frozenset()  # layers that a warning has named
+    collapsed: frozenset[str] = frozenset()  # layers that a warning has named
 
     @classmethod
     def build_options(cls, args) -> Options:
@@ -95,7 +95,7 @@ class PruningTrainer(Trainer):
             # With several processes torch must know that some parameters get no gradient.
             trainer_options = dataclasses.replace(trainer_options, unused_parameters=True)
         cls.options, cls.middle, cls.reporter = trainer_options, None, Reporter()
-        cls.skipped, cls.empty_layers = Skipped(trainer_options.max_skipped_steps), frozenset()
+        cls.skipped, cls.collapsed = Skipped(trainer_options.max_skipped_steps), frozenset()
         with whole_saves(), no_lost_batches(), _reporter_of_espnet(cls.reporter):
             if _rank() == 0:
                 recover(Path(trainer_options.output_dir))
@@ -111,8 +111,8 @@ class PruningTrainer(Trainer):
             )
         if _rank() == 0 and not model.pruning.on_target():
             print(
-                f"warning: the run ended at a sparsity of {100 * model.pruning.sparsity():.2f} %, below its target "
-                f"of {100 * model.pruning.settings.target_sparsity:g} %; raise eta, or set landing: hold, to reach it",
+                f"warning: the run ended with {100 * model.pruning.reached():.2f} % pruned, below its target "
+                f"of {100 * model.pruning.settings.target:g} %; raise eta, or set landing: hold, to reach it",
                 flush=True,
             )
 
@@ -199,7 +199,7 @@ class PruningTrainer(Trainer):
         cls._record(reporter)
         if _rank() == 0:
             print(_epoch_line(rates, pruning.scalars(), reporter, options), flush=True)
-            cls._warn_of_empty_layers(pruning)
+            cls._warn_of_collapsed_layers(pruning)
 
     @classmethod
     def _save(cls, model, optimizers, schedulers, scaler, reporter: SubReporter, batches: int) -> None:
@@ -235,11 +235,11 @@ class PruningTrainer(Trainer):
             history.record(Path(cls.options.output_dir), reporter, steps_before, **figures)
 
     @classmethod
-    def _warn_of_empty_layers(cls, pruning) -> None:
-        empty = {name for name, sparsity in pruning.layer_sparsity().items() if sparsity == 1.0} - cls.empty_layers
-        for name in sorted(empty):
-            print(f"warning: all weights of {name} are pruned: it outputs only its bias", flush=True)
-        cls.empty_layers |= empty
+    def _warn_of_collapsed_layers(cls, pruning) -> None:
+        new = {name: what for name, what in pruning.collapsed().items() if name not in cls.collapsed}
+        for name, what in sorted(new.items()):
+            print(f"warning: {name}: {what}", flush=True)
+        cls.collapsed |= new.keys()
 
 
 def _nothing() -> None:

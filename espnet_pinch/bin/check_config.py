@@ -1,15 +1,18 @@
-"""Before stage 0: check the settings of a run and say what they come to, a "name=value" a line.
+"""Before stage 0: check the settings of a run and print what they come to, one "name=value" a line.
 
-``method`` and ``target_sparsity``; ``from_run``, the finished run that the method reads, and ``from_run_setting``, the
-setting that names it (both empty where it reads none, or the YAML names it); ``other_source``, the upstream that the
-baseline's YAML names (empty where it is the same); ``upstream_name``, the folder that stage 0 puts the upstream into
-(empty for a folder); ``upstream_source``, the upstream (absolute folder, hub id, "mini" or "micro");
-``unknown_characters``.
+``method``; ``target_sparsity`` or ``target_macs``, the other one empty; ``unit`` and ``conv``, empty if the method has
+no such setting; ``pruning_options``, asr_train's options for all this; ``from_run``, the finished run that the method
+reads, and ``from_run_setting``, the setting that names it (both empty if it reads none, or the YAML names it);
+``other_source``, the upstream that the baseline's YAML names (empty if it is the same); ``upstream_name``, the folder
+that stage 0 puts the upstream into (empty for a folder); ``upstream_source``, the upstream (absolute folder, hub id,
+"mini" or "micro"); ``unknown_characters``.
 """
 
 import argparse
 import importlib.util
 import os
+
+import yaml
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
@@ -26,7 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.check_config", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML of the run")
     parser.add_argument("--method", help="instead of the YAML's")
-    parser.add_argument("--target_sparsity", help="instead of the YAML's")
+    parser.add_argument("--target_sparsity", help="instead of the YAML's target")
+    parser.add_argument("--target_macs", help="instead of the YAML's target")
+    parser.add_argument("--unit", help="the method's unit, instead of the YAML's")
+    parser.add_argument("--conv", help="the method's conv (true or false), instead of the YAML's")
     parser.add_argument("--unknown_characters", help="instead of the YAML's")
     parser.add_argument("--from_run", help="the finished run for a method that reads one; {} is the target")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs that this machine must have")
@@ -57,26 +63,46 @@ def main() -> None:
         raise UserError(f"{args.config}: pruning must be a block of settings, not {shown(block)}")
     if args.method:
         block["method"] = args.method
-    if args.target_sparsity:
+    given = {name: getattr(args, name) for name in ("target_sparsity", "target_macs") if getattr(args, name)}
+    if given:
+        block.update(target_sparsity=None, target_macs=None)
+    for name, value in given.items():
         try:
-            block["target_sparsity"] = float(args.target_sparsity)
+            block[name] = float(value)
         except ValueError:
-            raise UserError(f"--target_sparsity must be a number such as 0.65, not {args.target_sparsity!r}") from None
+            raise UserError(f"--{name} must be a number such as 0.65, not {value!r}") from None
+    if block.get("target_macs") is not None:
+        block.setdefault("target_sparsity", None)
     target = block.get("target_sparsity", MethodSettings.target_sparsity)
     run = setting = ""
+    options = []
     try:
         method = method_of(block)
+        for name in ("unit", "conv"):
+            if value := getattr(args, name):
+                if name not in method.own_settings:
+                    raise UserError(f"--{name}: {method.name} has no setting of that name")
+                block[method.name] = {**(block.get(method.name) or {}), name: yaml.safe_load(value)}
+                options.append(f"{method.name}.{name}={value}")
         if method.from_run and not block.get(method.name) and args.from_run:
             run, setting = args.from_run.replace("{}", str(target)), f"{method.name}.{method.from_run}"
             block[method.name] = {method.from_run: run}
-        build_method(block)
+        built = build_method(block)
     except (UserError, FileNotFoundError) as error:
-        where = "" if args.method or args.target_sparsity else f"{args.config}: "
+        where = "" if args.method or given or args.unit or args.conv else f"{args.config}: "
         raise UserError(f"{where}{error}") from None
+    if method.name == UNPRUNED:
+        target = 0.0
+    named = [f"method={method.name}", f"target_sparsity={'null' if target is None else target}"]
+    named += [f"target_macs={block['target_macs']}"] if target is None else []
     other = "" if other in (None, upstream) else one_line(other)
     found = {
         "method": method.name,
-        "target_sparsity": target if method.name != UNPRUNED else 0.0,
+        "target_sparsity": "" if target is None else target,
+        "target_macs": "" if target is not None else block["target_macs"],
+        "pruning_options": " ".join(f"--pruning {option}" for option in [*named, *options]),
+        "unit": getattr(built.settings, "unit", ""),
+        "conv": str(getattr(built.settings, "conv", "")).lower(),
         "from_run": run,
         "from_run_setting": setting,
         "other_source": other,

@@ -10,7 +10,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from espnet_pinch.core.settings import MethodSettings
 from espnet_pinch.core.units import Structure
-from espnet_pinch.errors import UserError
 
 # After so many optimizer steps, all without the new parameters, the optimizer was surely made without them.
 FORGOTTEN = 2
@@ -33,7 +32,6 @@ class PruningMethod(nn.Module):
     """
 
     settings_class: type[MethodSettings] = MethodSettings
-    takes_macs = False  # whether the target may be one of multiplications
     structured = False  # whether whole channels are pruned, so that the folded matrices can be made smaller
     needs_total_steps = False  # whether the method has a schedule over the run
 
@@ -42,11 +40,6 @@ class PruningMethod(nn.Module):
         if settings.get("target_macs") is not None:
             settings.setdefault("target_sparsity", None)
         self.settings = self.settings_class(**settings)
-        if self.settings.target_macs is not None and not self.takes_macs:
-            raise UserError(
-                f"{type(self).__name__} takes no target_macs: it does not prune whole heads, channels or filters "
-                "(pinch.unit: structured does)"
-            )
         self.total_steps: int | None = None  # optimizer steps of the whole run
         self.step = 0  # optimizer steps done
         self.structure = Structure()
@@ -169,9 +162,21 @@ class PruningMethod(nn.Module):
         counts = self.layer_counts().values()
         return sum(pruned for pruned, _ in counts) / max(sum(weights for _, weights in counts), 1)
 
+    def reached(self) -> float:
+        """The fraction of the target's budget, weights or multiplications, that is pruned."""
+        return self.sparsity()
+
     def layer_sparsity(self) -> dict[str, float]:
         """``{layer: fraction of its weights that is pruned}``."""
         return {name: pruned / weights for name, (pruned, weights) in self.layer_counts().items()}
+
+    def collapsed(self) -> dict[str, str]:
+        """``{layer or group: what has become of it}``, of those that have nothing left, or no more than they must."""
+        return {
+            name: "all of its weights are pruned, it outputs only its bias"
+            for name, sparsity in self.layer_sparsity().items()
+            if sparsity == 1.0
+        }
 
     @property
     def progress(self) -> float:

@@ -44,7 +44,7 @@ class OneShot(PruningMethod):
         return {name: (int((m.weight == 0).sum()), m.weight.numel()) for name, m in self.linears.items()}
 
     def on_target(self) -> bool:
-        return self.sparsity() >= self.settings.target_sparsity - TOLERANCE
+        return self.sparsity() >= self.settings.target - TOLERANCE
 
     def scalars(self) -> dict[str, float]:
         return {"sparsity": self.sparsity()}

@@ -38,6 +38,8 @@ class Parameters:
         layers: of every gated layer, by its name in the upstream.
         extra_trained_parameters: what the method has trained besides the model's own, such as thresholds.
         params_stored: parameters in model.pth; fewer than ``params_total`` where whole channels were removed.
+        macs: multiplications of the upstream on 10 s of audio, zeros included; None in files of earlier releases.
+        macs_total: the same before anything was removed.
     """
 
     sparsity: float
@@ -48,6 +50,8 @@ class Parameters:
     layers: dict[str, LayerCount]
     extra_trained_parameters: int
     params_stored: int
+    macs: float | None = None
+    macs_total: float | None = None
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Parameters":

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 PIECE = 1 << 17  # elements; a few pieces together fit in the L2 cache
 
-Gradients = tuple[Tensor, Tensor, Tensor | None]  # of the weight, the threshold, and the scores where these are given
+# Of the weight (None where only units are counted), the threshold, and the scores where these are given.
+Gradients = tuple[Tensor | None, Tensor, Tensor | None]
 
 
 class Score:

@@ -12,6 +12,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from numbers import Real
+from typing import ClassVar
 
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS
 from espnet_pinch.errors import UserError
@@ -27,6 +28,8 @@ class MethodSettings:
             units; None with ``target_sparsity``.
         layers: regular expression that the names of the gated linear layers match.
     """
+
+    takes_macs: ClassVar[bool] = False  # whether the target may be one of multiplications
 
     target_sparsity: float | None = 0.65
     target_macs: float | None = None
@@ -53,6 +56,8 @@ class MethodSettings:
             check_target_sparsity(self.target_sparsity)
         else:
             check_target_sparsity(self.target_macs, "target_macs")
+            if not self.takes_macs:
+                raise UserError("target_macs needs a method that prunes whole units, such as pinch.unit: structured")
         if not isinstance(self.layers, str):
             raise UserError(f"layers must be a regular expression, not {shown(self.layers)}")
         try:

@@ -1,25 +1,19 @@
-"""Whole heads, channels and filters as the units of a gate.
+"""Whole heads, channels and filters: which weights belong to them, what they cost, and how they are cut out.
 
-A *group* is the units that belong to the same place of a network: the heads of one attention, the channels of one
-feed-forward network, the filters of one convolution. A unit has weights in several layers, its *parts*: a head has rows
-of q, k and v and columns of out. Its score is the mean square of all of them. The units of a group share one learnable
-threshold, and they are pruned as the paper prunes weights (arXiv 2505.22608, section 2), with the score in place of
-``W^2``. No paper has done this; what remains is a smaller dense network.
+A *group* is the units of one place of a network: the heads of an attention, the channels of a feed-forward network,
+the filters of a convolution. A unit has weights in several layers, its *parts*: a head has rows of q, k and v and
+columns of out. A network without a unit's weights computes the same as one with zeros there, and is smaller and dense.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied, find_channels
-from espnet_pinch.core.gate import kept_units, masked_weight
-from espnet_pinch.core.score import Slices
-from espnet_pinch.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +55,12 @@ class Group:
     least: int = 1
     multiple: int = 1
 
+    @property
+    def smaller_widths(self) -> range:
+        """The numbers of units that it can keep, but for all of them, from the largest to the fewest."""
+        fewest = math.ceil(self.least / self.multiple) * self.multiple
+        return range((self.units - 1) // self.multiple * self.multiple, fewest - 1, -self.multiple)
+
 
 def find_groups(model: nn.Module, names: Iterable[str], ties: Sequence[Tied], multiple: int = 1) -> list[Group]:
     """The heads and channels of linear layers, in the order of ``names``.
@@ -77,9 +77,9 @@ def find_groups(model: nn.Module, names: Iterable[str], ties: Sequence[Tied], mu
     for channels in find_channels(names, ties):
         parent, _, column = channels.column.rpartition(".")
         tied = next(tied for tied in ties if tied.column == column)
-        size = getattr(model.get_submodule(parent), tied.head_size) if tied.head_size else 1
+        size: int = getattr(model.get_submodule(parent), tied.head_size) if tied.head_size else 1
         parts = (*(Part(row, 0) for row in channels.rows), Part(channels.column, 1))
-        units = model.get_submodule(channels.column).in_features // size
+        units = _layer(model, channels.column).in_features // size
         kind = "heads" if tied.head_size else "channels"
         groups.append(Group(parent, kind, units, parts, size, multiple=1 if tied.head_size else multiple))
     return groups
@@ -102,140 +102,6 @@ class Structure:
     macs: Callable[[], Mapping[str, float]] | None = None
 
 
-class UnitGate(nn.Module):
-    """The gate of a group: one threshold for all of its units.
-
-    Args:
-        group: the units.
-        weights: one for each of its parts.
-        threshold: initial value of the threshold.
-        tau: temperature of the soft mask, > 0.
-    """
-
-    def __init__(self, group: Group, weights: Sequence[Tensor], threshold: float = 1e-5, tau: float = 0.5):
-        super().__init__()
-        self.group, self.tau = group, tau
-        self.threshold = nn.Parameter(weights[0].new_tensor(threshold))  # ()
-        self.weights = list(weights)  # not parameters of the gate: the layers hold them
-        self.slices = [Slices(part.axis, group.size, group.least, group.multiple) for part in group.parts]
-        self.weights_per_unit = sum(weight.numel() for weight in weights) // group.units
-        self._cached: tuple[tuple, Tensor] | None = None
-        self._spent = False  # whether a backward pass has gone through the cached scores
-
-    def scores(self) -> Tensor:
-        """Mean square of each unit's weights, (units), differentiable."""
-        key = (torch.is_grad_enabled(), *(weight._version for weight in self.weights))
-        if self._cached is None or self._cached[0] != key or self._spent:
-            squares = [slices.gather(weight.square()) for slices, weight in zip(self.slices, self.weights)]
-            scores = torch.stack(squares).sum(0) / self.weights_per_unit
-            self._cached, self._spent = (key, scores), False
-            if scores.requires_grad:
-                scores.register_hook(self._backward_came)
-        return self._cached[1]
-
-    def _backward_came(self, _) -> None:
-        self._spent = True
-
-    def masked(self, weight: Tensor, axis: int) -> Tensor:
-        """The weight of a part, or what other gates have left of it, with the pruned units as zeros."""
-        slices = next(slices for slices in self.slices if slices.axis == axis)
-        return masked_weight(weight, self.threshold, self.tau, slices, self.scores())
-
-    def kept(self) -> Tensor:
-        """Number of kept units, differentiable (``kept_units``)."""
-        return kept_units(None, self.threshold, self.tau, self.slices[0], self.scores())
-
-    @torch.no_grad()
-    def hard(self) -> Tensor:
-        """Which units are kept, (units), boolean."""
-        return self.slices[0].kept(self.scores(), self.threshold)
-
-    def extra_repr(self) -> str:
-        return f"{self.group.name}, {self.group.units} {self.group.kind}"
-
-
-class GatedLayer(nn.Module):
-    """A linear layer or a convolution whose outputs, inputs or both are units of gates. It shares its parameters.
-
-    ``weight`` is the masked weight, for code that reads it instead of calling the layer, such as WavLM's attention.
-
-    Args:
-        layer: an ``nn.Linear``, or an ``nn.Conv1d`` without groups and padding.
-        gates: ``{axis: gate}``.
-        own: the axis whose gate is a submodule of this layer, so that its threshold is among the model's parameters.
-    """
-
-    bias: nn.Parameter | None
-
-    def __init__(self, layer: nn.Linear | nn.Conv1d, gates: dict[int, UnitGate], own: int | None = None):
-        super().__init__()
-        self.weight_orig = layer.weight
-        self.register_parameter("bias", layer.bias)
-        self.layer = [layer]  # in a list: the parameters are this module's own
-        self.gates = [gates]  # the same: other layers hold them as well
-        self.gate = gates[own] if own is not None else None
-
-    @property
-    def weight(self) -> Tensor:
-        weight = self.weight_orig
-        for axis, gate in self.gates[0].items():
-            weight = gate.masked(weight, axis)
-        return weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.layer[0], nn.Conv1d):
-            return F.conv1d(x, self.weight, self.bias, self.layer[0].stride, dilation=self.layer[0].dilation)
-        return F.linear(x, self.weight, self.bias)
-
-    def plain(self) -> nn.Linear | nn.Conv1d:
-        """The layer that was gated, as it was."""
-        return self.layer[0].train(self.training)
-
-
-class GatedLayerNorm(nn.Module):
-    """A layer norm over the channels that a gate keeps; the others are 0 before scale and shift.
-
-    The mask is taken as it is: gradients reach the threshold through the layers on both sides.
-
-    Args:
-        norm: the ``nn.LayerNorm`` over the channels of a group whose units are single channels.
-        gate: of the group.
-    """
-
-    def __init__(self, norm: nn.LayerNorm, gate: UnitGate):
-        super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
-        self.norm, self.gates = [norm], [gate]  # in lists, as in GatedLayer
-
-    def forward(self, x: Tensor) -> Tensor:  # (..., channels)
-        kept = self.gates[0].hard().to(x.dtype)
-        count = kept.sum()
-        centred = (x - (x * kept).sum(-1, keepdim=True) / count) * kept
-        variance = centred.square().sum(-1, keepdim=True) / count
-        return centred * torch.rsqrt(variance + self.norm[0].eps) * self.weight + self.bias
-
-    def plain(self) -> nn.LayerNorm:
-        """The norm that was gated, as it was."""
-        return self.norm[0].train(self.training)
-
-
-def gate_groups(model: nn.Module, groups: Sequence[Group], threshold: float = 1e-5) -> list[UnitGate]:
-    """Put a gate for each group into ``model``.
-
-    Returns: the gates, in the order of ``groups``.
-    """
-    layers = {part.layer: model.get_submodule(part.layer) for group in groups for part in group.parts}
-    gates = [UnitGate(g, [layers[part.layer].weight for part in g.parts], threshold) for g in groups]
-    for name, layer in layers.items():
-        of_layer = {p.axis: gate for gate in gates for p in gate.group.parts if p.layer == name}
-        own = next((axis for axis, gate in of_layer.items() if gate.group.parts[0] == Part(name, axis)), None)
-        replace_module(model, name, GatedLayer(layer, dict(sorted(of_layer.items())), own))
-    for gate in gates:
-        for name in gate.group.norms:
-            replace_module(model, name, GatedLayerNorm(model.get_submodule(name), gate))
-    return gates
-
-
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """What a model costs, as a function of how many units each group keeps.
@@ -255,7 +121,7 @@ class Cost:
         Args:
             kept: units that each group keeps, numbers or scalar tensors.
         """
-        total = 0
+        total = 0.0
         for amount, groups in self.terms:
             for i in groups:
                 amount = amount * kept[i] / self.widths[i]
@@ -268,12 +134,12 @@ class Cost:
 
 
 def weight_cost(model: nn.Module, groups: Sequence[Group]) -> Cost:
-    """The gated weights of a model, without or with gates."""
+    """The gated weights of a model that has no gates yet."""
     layers: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
         for part in group.parts:
             layers.setdefault(part.layer, []).append(i)
-    sizes = {name: _weight(model.get_submodule(name)).numel() for name in layers}
+    sizes = {name: _layer(model, name).weight.numel() for name in layers}
     return Cost(
         tuple((float(sizes[name]), tuple(of_layer)) for name, of_layer in layers.items()),
         tuple(group.units for group in groups),
@@ -298,153 +164,6 @@ def mac_cost(groups: Sequence[Group], macs: Mapping[str, float]) -> Cost:
     return Cost((*terms, (rest, ())), tuple(group.units for group in groups))
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    return layer.weight_orig if isinstance(layer, GatedLayer) else layer.weight
-
-
-@torch.no_grad()
-def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
-    """Multiply every threshold by one common factor, so that the cost is within ``budget``, by less than a block.
-
-    A block is as many units of a group as its ``multiple`` says. One factor for all keeps what training found: the
-    ratios of the groups' thresholds.
-
-    Args:
-        gates: of the groups of ``cost``, in their order.
-        budget: in the unit of the cost.
-
-    Raises:
-        UserError: no factor reaches the budget: every group keeps some units, or a threshold is 0 or not finite.
-    """
-    events = []  # (the square of the factor over which a group loses its next block, place of the group, units left)
-    for i, gate in enumerate(gates):
-        ratios = (gate.scores().double() / gate.threshold.double().square()).sort(descending=True).values.tolist()
-        events += [(ratios[left], i, left) for left in _widths(gate.group)]
-    events.sort()
-
-    def kept(number: int) -> list[int]:
-        left = list(cost.widths)
-        for _, i, n in events[:number]:
-            left[i] = n
-        return left
-
-    low, high = 0, len(events)
-    if not cost.of(kept(high)) <= budget or not all(math.isfinite(ratio) for ratio, _, _ in events):
-        least = cost.of(kept(high)) / cost.full
-        raise UserError(
-            f"the thresholds cannot reach a cost of {100 * budget / cost.full:.2f} % of the unpruned model's: its "
-            f"units may go down to {100 * least:.2f} %, and the thresholds must be finite and not 0"
-        )
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if cost.of(kept(middle)) <= budget else (middle + 1, high)
-    below = events[high - 1][0] if high else events[0][0] / 4
-    above = events[high][0] if high < len(events) else below * 4
-    factor = (below * above) ** 0.25  # between the two, on a scale of ratios
-    for _ in range(100):
-        for gate in gates:
-            gate.threshold.mul_(factor)
-        if cost.of(counts(gates)) <= budget:
-            return
-        factor = 1 + 1e-6  # two events closer than the numbers can tell
-
-
-def _widths(group: Group) -> range:
-    """The numbers of units that a group can keep, but for all of them, from the largest to the least."""
-    least = math.ceil(group.least / group.multiple) * group.multiple
-    return range((group.units - 1) // group.multiple * group.multiple, least - 1, -group.multiple)
-
-
-class UnitGates:
-    """The gates of a model whose units are heads, channels and filters: one for each group.
-
-    Args:
-        model: gets the gates.
-        layers: pattern of the names of the linear layers whose heads and channels they are.
-        threshold: initial value of every threshold.
-        structure: of the model.
-        conv: whether the filters of the convolutions are units as well. Unfreezes them.
-        multiple: the numbers of channels and filters that are kept are multiples of it.
-        macs: whether the budget is the model's multiplications; otherwise it is the gated weights.
-
-    Raises:
-        UserError: the model has no units of that kind, or it is not known how to count its multiplications.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: str,
-        threshold: float,
-        structure: Structure,
-        conv: bool,
-        multiple: int,
-        macs: bool,
-    ):
-        groups = find_groups(model, find_linears(model, layers), structure.ties, multiple)
-        if conv:
-            if structure.filters is None:
-                raise UserError(
-                    "conv: true, but it is not known which convolutions of this model have filters to prune"
-                )
-            groups += structure.filters(multiple)
-        self.structure = structure
-        self.weights = weight_cost(model, groups)
-        self.budget = self.weights
-        if macs:
-            if structure.macs is None:
-                raise UserError("target_macs, but it is not known how to count the multiplications of this model")
-            self.budget = mac_cost(groups, structure.macs())
-        self.gates = {gate.group.name: gate for gate in gate_groups(model, groups, threshold)}
-        if conv:
-            for group in groups:
-                if group.kind == "filters":
-                    for name in (*(part.layer for part in group.parts), *group.norms, *group.channel_norms):
-                        model.get_submodule(name).requires_grad_(True)
-        blocks = []
-        for i, group in enumerate(groups):
-            less = [g.units for g in groups]
-            less[i] -= group.multiple
-            blocks.append(1 - self.budget.of(less) / self.budget.full)
-        self.tolerance = max(blocks)
-
-    def kept(self) -> Tensor:
-        """The part of the budget that is kept, a scalar, differentiable; as a number of weights, on eta's scale."""
-        kept = self.budget.of([gate.kept() for gate in self.gates.values()])
-        return kept * (self.weights.full / self.budget.full)
-
-    def sparsity(self) -> float:
-        """The fraction of the gated weights that is pruned."""
-        return 1 - self.weights.of(counts(self.gates.values())) / self.weights.full
-
-    def reached(self) -> float:
-        """The fraction of the budget that is pruned."""
-        return 1 - self.budget.of(counts(self.gates.values())) / self.budget.full
-
-    def land(self, target: float) -> None:
-        """As ``land``, on a fraction of the budget."""
-        land(list(self.gates.values()), self.budget, (1 - target) * self.budget.full)
-
-    def layer_counts(self) -> dict[str, tuple[int, int]]:
-        """``{layer: (pruned weights, weights)}``."""
-        left = dict(zip(self.gates, counts(self.gates.values())))
-        found: dict[str, tuple[int, float]] = {}
-        for name, gate in self.gates.items():
-            for part, weight in zip(gate.group.parts, gate.weights):
-                _, kept = found.get(part.layer, (0, weight.numel()))
-                found[part.layer] = weight.numel(), kept * left[name] / gate.group.units
-        return {layer: (total - round(kept), total) for layer, (total, kept) in found.items()}
-
-    def fold(self, model: nn.Module) -> dict[str, int]:
-        """Put plain, smaller layers in the place of the gates, as ``take_gates``."""
-        return take_gates(model, list(self.gates.values()), self.structure)
-
-
-def counts(gates: Iterable[UnitGate]) -> list[int]:
-    """Number of units that each gate keeps."""
-    return torch.stack([gate.hard().sum() for gate in gates]).tolist()
-
-
 @torch.no_grad()
 def cut(model: nn.Module, group: Group, kept: Tensor) -> None:
     """Take the units out of ``model`` that are not ``kept``. Its layers are plain ones before and afterwards.
@@ -454,14 +173,14 @@ def cut(model: nn.Module, group: Group, kept: Tensor) -> None:
     """
     channels = (kept[:, None] * group.size + torch.arange(group.size, device=kept.device)).flatten()
     for part in group.parts:
-        layer = model.get_submodule(part.layer)
+        layer = _layer(model, part.layer)
         layer.weight = _selected(layer.weight, channels, part.axis)
         if part.axis == 0 and layer.bias is not None:
             layer.bias = _selected(layer.bias, channels)
         names = ("out_channels", "in_channels") if isinstance(layer, nn.Conv1d) else ("out_features", "in_features")
         setattr(layer, names[part.axis], len(channels))
     for name in (*group.norms, *group.channel_norms):
-        norm = model.get_submodule(name)
+        norm = _layer(model, name)
         norm.weight, norm.bias = _selected(norm.weight, channels), _selected(norm.bias, channels)
         if isinstance(norm, nn.GroupNorm):
             norm.num_groups = norm.num_channels = len(channels)
@@ -469,25 +188,10 @@ def cut(model: nn.Module, group: Group, kept: Tensor) -> None:
             norm.normalized_shape = (len(channels),)
 
 
+def _layer(model: nn.Module, name: str) -> Any:
+    """A linear layer, a convolution or a norm of a model; torch types what it finds as any module."""
+    return model.get_submodule(name)
+
+
 def _selected(parameter: nn.Parameter, places: Tensor, axis: int = 0) -> nn.Parameter:
     return nn.Parameter(parameter.index_select(axis, places), requires_grad=parameter.requires_grad)
-
-
-@torch.no_grad()
-def take_gates(model: nn.Module, gates: Sequence[UnitGate], structure: Structure) -> dict[str, int]:
-    """Put plain, smaller layers in the place of the gated ones.
-
-    Returns: ``{group: units that stay}``, of the groups that have lost some.
-    """
-    kept = {gate.group.name: gate.hard().nonzero().flatten() for gate in gates}
-    for gate in gates:
-        for part in gate.group.parts:
-            layer = model.get_submodule(part.layer)
-            if isinstance(layer, GatedLayer):
-                replace_module(model, part.layer, layer.plain())
-        for name in gate.group.norms:
-            replace_module(model, name, model.get_submodule(name).plain())
-    shrunk = [gate.group for gate in gates if len(kept[gate.group.name]) < gate.group.units]
-    for group in shrunk:
-        (structure.cut or cut)(model, group, kept[group.name])
-    return {group.name: len(kept[group.name]) for group in shrunk}

@@ -67,6 +67,8 @@ class Experiment:
             params_stored=parameters.params_stored,
             extra_trained_parameters=parameters.extra_trained_parameters,
             compression_ratio=parameters.params_total / parameters.params_kept,
+            macs=parameters.macs,
+            macs_total=parameters.macs_total,
             wer=scores,
             seconds=sum(figures["seconds"] for figures in phases),
             peak_memory_bytes=max((figures["peak_memory_bytes"] for figures in phases), default=0),
@@ -105,10 +107,13 @@ def write_report(
         upstream=upstream,
         corpus=corpus,
         method=pruning["method"],
-        target_sparsity=pruning["target_sparsity"] if prunes else 0.0,
+        target_sparsity=pruning.get("target_sparsity") if prunes else 0.0,
+        target_macs=pruning.get("target_macs") if prunes else None,
         seed=config["seed"],
         settings={
             **{k: v for k, v in (pruning.get(pruning["method"]) or {}).items() if k != "layer_sparsities"},
+            **({"budget": "multiplications"} if pruning.get("target_macs") is not None else {}),
+            **{f"distill {k}": v for k, v in (config.get("distill") or {}).items()},
             "lr": config["optim_conf"].get("lr"),
             "max_epoch": config["max_epoch"],
         },
@@ -181,7 +186,8 @@ def _note_on_characters(unknown: dict) -> list[str]:
 def system_name(results: Results) -> str:
     if results.method == "dense":
         return "dense"
-    return f"{results.method}, target {100 * results.target_sparsity:g} %"
+    of = "" if results.target_macs is None else " of the multiplications"
+    return f"{results.method}, target {100 * results.target:g} %{of}"
 
 
 def table(results: Results) -> list[str]:
@@ -191,6 +197,7 @@ def table(results: Results) -> list[str]:
         "sparsity %": lambda f: f"{100 * f.sparsity:.2f}",
         "parameters kept, M": lambda f: f"{f.params_kept / 1e6:.3f}",
         "compression ratio": lambda f: f"{f.compression_ratio:.2f}",
+        "multiplications for 10 s of audio, G": lambda f: "not recorded" if f.macs is None else f"{f.macs / 1e9:.3f}",
         "extra trained parameters": lambda f: f"{f.extra_trained_parameters}",
         **{f"{name} WER % (errors/words)": _cell(name, _wer) for name in sets},
         **{f"{name} CER %": _cell(name, lambda score: f"{100 * score.cer:.2f}") for name in sets},

@@ -85,6 +85,7 @@ class SystemFigures:
         params_total, params_kept, params_stored, extra_trained_parameters: as in
             ``espnet_pinch.core.parameters.Parameters``.
         compression_ratio: ``params_total`` over ``params_kept``, 1 or more.
+        macs, macs_total: as in ``Parameters``; None in files of earlier releases.
         wer: the scores by set, characters included.
         seconds: of training and validation, all epochs; 0 where nothing was trained, as in the next four.
         peak_memory_bytes: of the GPU where there was one, else of the process.
@@ -100,6 +101,8 @@ class SystemFigures:
     params_stored: int
     extra_trained_parameters: int
     compression_ratio: float
+    macs: float | None = None
+    macs_total: float | None = None
     wer: dict[str, SetScore]
     seconds: float
     peak_memory_bytes: int
@@ -116,7 +119,8 @@ class Results:
         upstream: its name, such as "wav2vec2_base".
         corpus: its name; "" where none was given.
         method: of pruning, by its name in the ``pruning:`` block.
-        target_sparsity: in [0, 1); 0 where the method does not prune.
+        target_sparsity: in [0, 1); 0 where the method does not prune, None where the target is one of multiplications.
+        target_macs: fraction of the multiplications to save; None where the target is a sparsity.
         seed: of the training.
         settings: those that tell runs of a method apart: the method's own, and the training's.
         figures: of the system; their keys stand among the others, not in an object of their own.
@@ -131,7 +135,8 @@ class Results:
     upstream: str
     corpus: str
     method: str
-    target_sparsity: float
+    target_sparsity: float | None
+    target_macs: float | None = None
     seed: int
     settings: dict = dataclasses.field(default_factory=dict)
     figures: SystemFigures
@@ -141,6 +146,11 @@ class Results:
     significance: dict[str, Significance]
     unknown_characters: dict = dataclasses.field(default_factory=dict)
     command: str
+
+    @property
+    def target(self) -> float:
+        """The target, a fraction of the gated weights or of the multiplications."""
+        return (self.target_macs or 0.0) if self.target_sparsity is None else self.target_sparsity
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Results":

@@ -100,7 +100,7 @@ def systems(runs: list[Run]) -> list[System]:
     variants = _variants(finished)
     found: dict[tuple, list[Results]] = defaultdict(list)
     for r, variant in zip(finished, variants):
-        found[r.upstream, r.method, r.target_sparsity, variant].append(r)
+        found[r.upstream, r.method, r.target, variant].append(r)
     for upstream in dict.fromkeys(key[0] for key in found):
         runs_of_it = [rs for key, rs in found.items() if key[0] == upstream]
         newest = runs_of_it[0][-1]

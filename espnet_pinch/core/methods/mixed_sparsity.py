@@ -58,10 +58,10 @@ class MixedSparsity(OneShot):
             raise UserError(f"mixed_sparsity: layer_sparsities belong to another model: only one has {differing[0]}")
         weights = {name: self.linears[name].weight.numel() for name in names}
         overall = sum(weights[name] * self.layer_sparsities[name] for name in names) / sum(weights.values())
-        if abs(overall - self.settings.target_sparsity) > TOLERANCE:
+        if abs(overall - self.settings.target) > TOLERANCE:
             raise UserError(
                 f"mixed_sparsity: layer_sparsities give {overall:.4f} over all layers, "
-                f"but target_sparsity is {self.settings.target_sparsity}"
+                f"but target_sparsity is {self.settings.target}"
             )
         return self.layer_sparsities
 

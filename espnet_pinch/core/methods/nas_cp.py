@@ -41,9 +41,9 @@ class NasSettings(OnePassSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.target_sparsity > CANDIDATES[-1]:
+        if self.target > CANDIDATES[-1]:
             raise UserError(
-                f"nas_cp cannot reach a target sparsity of {self.target_sparsity}: its candidates remove at most "
+                f"nas_cp cannot reach a target sparsity of {self.target}: its candidates remove at most "
                 f"{100 * CANDIDATES[-1]:g} % of the channels"
             )
         if self.architecture_lr is not None:
@@ -175,7 +175,7 @@ class NasChannels(OnePassMethod):
     @property
     def eta(self) -> float:
         """The current weight of the penalty: 0 while the target is met."""
-        met = self.chosen or self.sparsity() >= self.settings.target_sparsity
+        met = self.chosen or self.sparsity() >= self.settings.target
         return 0.0 if met else self.settings.eta_for_target
 
     # -- training
@@ -259,7 +259,7 @@ class NasChannels(OnePassMethod):
             return [one.removed[i] for (one, _), i in zip(pairs, index.tolist())]
 
         def missing(channels: list[int]) -> float:
-            return self.settings.target_sparsity * self._total() - sum(n * w for n, w in zip(channels, weights))
+            return self.settings.target * self._total() - sum(n * w for n, w in zip(channels, weights))
 
         low, high = -1.0, 1.0
         while missing(choice(high)) > 0 and high < 1e9:
@@ -308,7 +308,7 @@ class NasChannels(OnePassMethod):
         return (self._total() - float(torch.stack(kept).sum())) / self._total()
 
     def on_target(self) -> bool:
-        over = self.sparsity() >= self.settings.target_sparsity
+        over = self.sparsity() >= self.settings.target
         return over and (self.chosen or self.settings.landing == "paper")
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:

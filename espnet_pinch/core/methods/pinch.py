@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from espnet_pinch.core.method import cosine
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import check_number, shown
-from espnet_pinch.core.units import UnitGates
+from espnet_pinch.core.unit_gates import UnitGates
 from espnet_pinch.errors import UserError
 
 UNITS = ("weight", "structured")
@@ -28,6 +29,8 @@ class PinchSettings(OnePassSettings):
         conv: with "structured", prune the filters of the convolutions in front of the Transformer as well.
         multiple: with "structured", the numbers of channels and filters that are kept are multiples of it.
     """
+
+    takes_macs: ClassVar[bool] = True
 
     eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 2e-5, 0.65: 3e-5})
     threshold_init: float = 1e-5
@@ -85,7 +88,6 @@ class Pinch(OnePassMethod):
 
     settings_class = PinchSettings
     settings: PinchSettings
-    takes_macs = True
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -200,6 +202,9 @@ class Pinch(OnePassMethod):
     def scalars(self) -> dict[str, float]:
         more = {} if self.settings.target_macs is None else {"macs_saved": self.reached()}
         return {**super().scalars(), **more}
+
+    def collapsed(self) -> dict[str, str]:
+        return super().collapsed() if isinstance(self.pinched, WeightGates) else self.pinched.collapsed()
 
     def widths(self) -> dict[str, int]:
         return self._widths

@@ -18,4 +18,4 @@ class UniformPruning(OneShot):
     """
 
     def wanted(self, names: list[str]) -> Mapping[str, float]:
-        return dict.fromkeys(names, self.settings.target_sparsity)
+        return dict.fromkeys(names, self.settings.target)
