@@ -83,9 +83,11 @@ class Family(ABC):
         Raises:
             UserError: a group that the model does not have, or a width that it cannot have.
         """
+        if not isinstance(widths, Mapping):
+            raise UserError(f"{WIDTHS} must map groups of units to numbers, not be {shown(widths)}")
         groups = {group.name: group for group in self.groups(model)}
         for name, width in widths.items():
-            if name not in groups or not isinstance(width, int) or not 0 < width <= groups[name].units:
+            if name not in groups or type(width) is not int or not 0 < width <= groups[name].units:
                 raise UserError(f"a model that was cut cannot have {shown(width)} units in {shown(name)}")
             device = next(model.parameters()).device
             self.cut(model, groups[name], torch.arange(width, device=device))

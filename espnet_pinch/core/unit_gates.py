@@ -246,9 +246,11 @@ class UnitGates:
         conv: whether the filters of the convolutions are units as well. Unfreezes them.
         multiple: the numbers of channels and filters that are kept are multiples of it.
         macs: whether the budget is the model's multiplications; otherwise it is the gated weights.
+        target: the fraction of the budget that is to be saved.
 
     Raises:
-        UserError: the model has no units of that kind, or it is not known how to count its multiplications.
+        UserError: the model has no units of that kind, it is not known how to count its multiplications, or it cannot
+            save so much.
     """
 
     def __init__(
@@ -260,6 +262,7 @@ class UnitGates:
         conv: bool,
         multiple: int,
         macs: bool,
+        target: float,
     ):
         groups = find_groups(model, find_linears(model, layers), structure.ties, multiple)
         if conv:
@@ -275,6 +278,12 @@ class UnitGates:
             if structure.macs is None:
                 raise UserError("target_macs, but it is not known how to count the multiplications of this model")
             self.budget = mac_cost(groups, structure.macs())
+        most = 1 - self.budget.of([group.fewest for group in groups]) / self.budget.full
+        if target > most:
+            raise UserError(
+                f"the model cannot save {100 * target:.2f} % of its {'multiplications' if macs else 'gated weights'}: "
+                f"every layer keeps some units, which allows at most {100 * most:.2f} %"
+            )
         self.gates = {gate.group.name: gate for gate in gate_groups(model, groups, threshold)}
         if conv:
             for group in groups:
@@ -321,7 +330,7 @@ class UnitGates:
         for name, gate in self.gates.items():
             over = int((gate.scores() >= gate.threshold.square()).sum())
             left = int(gate.hard().sum())
-            if over < gate.group.smaller_widths[-1] == left:
+            if over < gate.group.fewest == left:
                 kind = gate.group.kind
                 found[name] = f"its threshold leaves {over} of {gate.group.units} {kind}; {left} are held, the fewest"
         return found

@@ -58,8 +58,13 @@ class Group:
     @property
     def smaller_widths(self) -> range:
         """The numbers of units that it can keep, but for all of them, from the largest to the fewest."""
-        fewest = math.ceil(self.least / self.multiple) * self.multiple
-        return range((self.units - 1) // self.multiple * self.multiple, fewest - 1, -self.multiple)
+        least = math.ceil(self.least / self.multiple) * self.multiple
+        return range((self.units - 1) // self.multiple * self.multiple, least - 1, -self.multiple)
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of units that it can keep."""
+        return [self.units, *self.smaller_widths][-1]
 
 
 def find_groups(model: nn.Module, names: Iterable[str], ties: Sequence[Tied], multiple: int = 1) -> list[Group]:

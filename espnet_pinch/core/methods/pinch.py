@@ -109,7 +109,7 @@ class Pinch(OnePassMethod):
         else:
             macs = own.target_macs is not None
             self.pinched = UnitGates(
-                model, own.layers, own.threshold_init, self.structure, own.conv, own.multiple, macs
+                model, own.layers, own.threshold_init, self.structure, own.conv, own.multiple, macs, own.target
             )
 
     @property

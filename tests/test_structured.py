@@ -1,0 +1,189 @@
+"""Structured pinching in a training: budgets, distillation, what is folded and loaded, a kill, two processes."""
+
+import json
+import re
+
+import pytest
+import test_espnet
+import test_nodes
+import torch
+from test_espnet import options, train
+from test_nodes import outputs, start, start_two
+from transformers import AutoModelForCTC
+
+import espnet_pinch
+from espnet_pinch.asr.checkpoint import load_model, write_folded
+from espnet_pinch.asr.distill import DistillSettings, Teacher
+from espnet_pinch.asr.frontend import UpstreamFrontend
+from espnet_pinch.asr.macs import count_macs
+from espnet_pinch.asr.task import PruningASRTask
+from espnet_pinch.asr.upstream import load_upstream
+from espnet_pinch.core.registry import build_method
+from espnet_pinch.data.audio import read_audio
+from espnet_pinch.data.kaldi_dir import read_data_dir
+
+data, upstream, corpus, command = test_espnet.data, test_espnet.upstream, test_nodes.corpus, test_nodes.command
+UNITS = ("--pruning", "method=pinch", "--pruning", "pinch.unit=structured", "--pruning", "pinch.multiple=4")
+CONV = ("--pruning", "pinch.conv=true")
+MACS = ("--pruning", "target_sparsity=null", "--pruning", "target_macs=0.4")
+
+
+@pytest.fixture
+def batch(data):
+    rows = read_data_dir(data / "valid")[:3]
+    audio = [torch.from_numpy(read_audio(u.audio)) for u in rows]
+    return torch.nn.utils.rnn.pad_sequence(audio, batch_first=True), torch.tensor([len(a) for a in audio])
+
+
+@torch.no_grad()
+def logits(model, batch):
+    return model.ctc.ctc_lo(model.encode(*batch)[0])
+
+
+@pytest.mark.parametrize("target", [("--pruning", "target_sparsity=0.5"), MACS], ids=["sparsity", "macs"])
+def test_a_run_ends_on_its_budget_with_a_smaller_model_that_everything_loads(target, data, upstream, batch, tmp_path):
+    exp = tmp_path / "exp"
+    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *UNITS, *CONV, *target, "--max_epoch", "2"))
+    model, args = load_model(exp / "config.yaml", exp / "valid.wer_on_target.ave.pth")
+    model.pruning.land()
+    assert 0 <= model.pruning.reached() - model.pruning.settings.target < model.pruning.pinched.tolerance
+    assert len(model.pruning.new_parameters()) == 2 * 2 + 2  # a threshold for each attention, network and convolution
+    want = logits(model, batch)
+    counts = write_folded(model, args, exp / "folded")
+    if target is MACS:
+        assert counts.macs / counts.macs_total == pytest.approx(1 - model_reached(exp), abs=1e-6)
+    assert counts.params_kept == counts.params_stored < counts.params_total
+    assert counts.extra_trained_parameters == 6
+    for found in (exp / "folded", exp / "folded" / "hf"):
+        again = espnet_pinch.load(found)
+        torch.testing.assert_close(logits(again, batch), want, rtol=0, atol=1e-5)
+        assert sum(p.numel() for p in again.parameters()) == counts.params_kept
+        kept = sum(again.frontend.upstream.get_submodule(name).weight.numel() for name in counts.layers)
+        assert kept == counts.gated - counts.pruned
+        assert count_macs(again.frontend.upstream)[""] == counts.macs
+    with pytest.raises(RuntimeError):  # never a model of partly random weights
+        AutoModelForCTC.from_pretrained(exp / "folded" / "hf")
+
+    # it is an upstream like any other: pruned again, by single weights and by units
+    for name, more in {"pinch": (), "units": (*UNITS, *CONV), "nas_cp": ("--pruning", "method=nas_cp")}.items():
+        out = tmp_path / name
+        again = options(data, exp / "folded" / "hf", out, "mini.yaml", *more, "--pruning", "target_sparsity=0.2")
+        PruningASRTask.main(cmd=[*again, "--max_epoch", "1"])
+        second, args = load_model(out / "config.yaml", out / "valid.wer_on_target.ave.pth")
+        before = sum(p.numel() for p in second.parameters()) - sum(p.numel() for p in second.pruning.new_parameters())
+        assert before == counts.params_kept
+        second.pruning.land()
+        want = logits(second, batch)
+        write_folded(second, args, out / "folded")
+        torch.testing.assert_close(logits(espnet_pinch.load(out / "folded"), batch), want, rtol=0, atol=1e-5)
+
+
+def model_reached(exp):
+    model, _ = load_model(exp / "config.yaml", exp / "valid.wer_on_target.ave.pth")
+    model.pruning.land()
+    return model.pruning.reached()
+
+
+@pytest.mark.parametrize("more", [CONV, (*CONV, *MACS), ("--distill", "weight=0.5")], ids=["conv", "macs", "distilled"])
+def test_a_killed_structured_run_ends_like_one_that_was_not(more, data, upstream, tmp_path):
+    if "--distill" in more:  # learns from a head
+        PruningASRTask.main(
+            cmd=options(data, upstream, tmp_path / "base", "mini.yaml", "--pruning", "method=dense", "--max_epoch", "1")
+        )
+        model, args = load_model(tmp_path / "base" / "config.yaml", tmp_path / "base" / "valid.wer_on_target.ave.pth")
+        write_folded(model, args, tmp_path / "base" / "folded")
+        upstream = tmp_path / "base" / "folded" / "hf"
+    more = (*UNITS, *more, "--max_epoch", "3", "--resume", "true")
+    train(options(data, upstream, tmp_path / "whole", "mini.yaml", *more))
+    cut = options(data, upstream, tmp_path / "cut", "mini.yaml", *more)
+    train(cut, tmp_path / "cut" / "1epoch.pth")
+    assert not (tmp_path / "cut" / "3epoch.pth").exists()
+    train(cut)
+    whole, cut = (torch.load(tmp_path / n / "3epoch.pth", weights_only=True) for n in ("whole", "cut"))
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert not any("teacher" in name for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), (*CONV, *MACS)], ids=["sparsity", "macs"])
+def test_two_processes_end_where_one_does(more, command, tmp_path):
+    more = (*UNITS, *more, "--max_epoch", "2")
+    outputs(start(command, tmp_path / "one", *more))
+    outputs(*start_two(command, tmp_path / "two", *more))
+    one, two = (torch.load(tmp_path / name / "2epoch.pth", weights_only=True) for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_the_distance_from_the_teacher_is_the_divergence_of_the_posteriors(data, upstream, batch, tmp_path):
+    torch.manual_seed(1)
+    frontend = UpstreamFrontend(str(upstream))
+    with pytest.raises(ValueError, match="has no CTC head to learn from"):
+        Teacher(frontend, DistillSettings())
+    head = torch.nn.Linear(16, 5)
+    frontend._head = [head]
+    teacher = Teacher(frontend, DistillSettings(temperature=2.0))
+    teacher.take_head(head)
+    speech, lengths = batch
+    hidden, frames = frontend.eval()(speech, lengths)
+    own = torch.randn(*hidden.shape[:2], 5, requires_grad=True)
+    loss = teacher.loss(speech, lengths, own, frames)
+    p, q = ((x / 2.0).softmax(-1) for x in (head(hidden), own))
+    want = sum((p * (p / q).log())[i, : frames[i]].sum() for i in range(3)) / 3 * 4
+    torch.testing.assert_close(loss, want, rtol=1e-4, atol=1e-4)
+    loss.backward()
+    assert own.grad is not None and all(p.grad is None for p in (*frontend.parameters(), *head.parameters()))
+    assert teacher.loss(speech, lengths, head(hidden), frames).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "block, message",
+    [
+        ({"target_sparsity": 0.5, "target_macs": 0.5}, r"give target_sparsity or target_macs, not both \(0.5, 0.5\)"),
+        ({"target_sparsity": None}, "give target_sparsity or target_macs, one of them"),
+        ({"target_macs": 0.5}, "target_macs needs pinch.unit: structured"),
+        ({"target_macs": 1.5, "pinch": {"unit": "structured"}}, "target_macs must be a number .* not 1.5"),
+        ({"method": "nas_cp", "target_macs": 0.5}, "target_macs needs a method that prunes whole units"),
+        ({"method": "ump", "target_macs": 0.5}, "target_macs needs a method that prunes whole units"),
+        ({"pinch": {"unit": "rows"}}, "pinch.unit must be one of weight, structured, not 'rows'"),
+        ({"pinch": {"conv": True}}, "conv needs pinch.unit: structured"),
+        ({"pinch": {"unit": "structured", "conv": "yes"}}, "pinch.conv must be true or false"),
+        ({"pinch": {"unit": "structured", "multiple": 0}}, "pinch.multiple must be a whole number over 0"),
+    ],
+)
+def test_settings_that_do_not_fit_get_one_line(block, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_method(block)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_budget_that_the_floors_do_not_allow_and_a_split_group_get_one_line(data, upstream, tmp_path):
+    def refused(*more):
+        with pytest.raises(ValueError) as caught:
+            PruningASRTask.main(cmd=options(data, upstream, tmp_path / "exp", "mini.yaml", *UNITS, *more))
+        return str(caught.value)
+
+    line = refused("--pruning", "target_sparsity=0.99", "--max_epoch", "1")
+    assert re.search(r"cannot save 99.00 % .* at most [\d.]+ %", line), line
+    line = refused("--pruning", "target_sparsity=null", "--pruning", "target_macs=0.9", "--max_epoch", "1")
+    assert re.search(r"cannot save 90.00 % .* at most [\d.]+ %", line), line
+    line = refused("--pruning", "target_sparsity=0.5", "--pruning", r"layers=(q_proj|fc)$", "--max_epoch", "1")
+    assert "must be gated together" in line
+    assert not (tmp_path / "exp" / "checkpoint.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "widths, message",
+    [
+        ({"encoder.layers.0.feed_forward": 0}, "cannot have 0 units"),
+        ({"encoder.layers.0.feed_forward": 10**9}, "cannot have 1000000000 units"),
+        ({"encoder.layers.9.attention": 1}, "'encoder.layers.9.attention'"),
+        ({"encoder.layers.0.attention": True}, "cannot have True units"),
+        ([1], "espnet_pinch_widths"),
+    ],
+)
+def test_widths_that_a_model_cannot_have_are_refused(widths, message, upstream):
+    config = json.loads((upstream / "config.json").read_text())
+    (upstream / "config.json").write_text(json.dumps({**config, "espnet_pinch_widths": widths}))
+    with pytest.raises(ValueError, match=message):
+        load_upstream(str(upstream))
