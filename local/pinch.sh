@@ -4,7 +4,7 @@
 #   upstream                           what --upstream is where it is not given
 #   data_paths                         options of the recipe's local/data.sh, which name files or folders
 #   called_from                        the folder that the user stands in
-: "${train_set:?}" "${valid_set:?}" "${test_sets:?}" "${upstream:?}" "${data_paths?}" "${called_from:?}"
+: "${train_set?}" "${valid_set?}" "${test_sets?}" "${upstream?}" "${data_paths?}" "${called_from:?}"
 
 help_message=$(cat <<'HELP'
 Usage: ./run.sh [--stage N] [--stop_stage N] [options]        ("-" and "_" alike in option names)
@@ -37,6 +37,7 @@ Data
   --audio_format F         flac leaves the audio where it is, flac.ark packs it                   [flac]
   --unknown_characters P   error, drop, unknown or extend: what becomes of characters of the training set that the
                            upstream's vocabulary lacks, instead of the YAML's                     [error]
+  --train_set, --valid_set NAME, --test_sets "NAMES"       of the data directories      [the recipe's own]
   --min_wav_duration, --max_wav_duration SECONDS           of training utterances                 [0.1, 30]
   --dumpdir DIR, --expdir DIR                                                                     [dump, exp]
 Training
@@ -110,6 +111,7 @@ done
 . utils/step.sh
 command_line=$(printf '%q ' ./run.sh "$@")
 command_line=${command_line% }
+[ -f local/data.sh ] || die "local/data.sh is missing: egs/TEMPLATE/setup.sh $(basename "${PWD}") makes one"
 case " $* " in
     *" --help "* | *" -h "*)
         help_message=${help_message/DATA_HELP/$(bash -p local/data.sh --help)}
@@ -120,6 +122,9 @@ esac
 
 # ---- What to run, checked before anything is done
 
+for name in train_set valid_set test_sets upstream; do
+    [[ ${!name} =~ [^[:space:]] ]] || die "run.sh must set ${name}, or give --${name}"
+done
 for number in stage stop_stage ngpu num_nodes nj inference_nj inference_batch_size; do
     [[ ${!number} =~ ^[0-9]+$ ]] || die "--${number} must be a whole number, not '${!number}'"
 done
@@ -283,7 +288,7 @@ if ! "${skip_data_prep}"; then
         prepare_data 1
         # shellcheck disable=SC2086
         step "${data}/check.done" "checking ${data}" "=${train_set} ${valid_set} ${test_sets}" \
-            "=$(listing "${data}" wav.scp text utt2spk)" -- \
+            "=$(listing "${data}" wav.scp text utt2spk) $(sounds "${data}"/*/wav.scp)" -- \
             "${python}" -m espnet_pinch.bin.check_data --data "${data}" --nj "${nj}" \
             --sets "${train_set}" "${valid_set}" ${test_sets}
     fi
@@ -422,6 +427,7 @@ done
 if ! "${skip_eval}"; then
     if within 5; then
         log "stage 5: decoding"
+        need "${dump}/dump.done" 2
         for dir in "${baseline}" "${run}"; do
             need "${dir}/fold.done" 4
             decode "${dir}"
@@ -448,6 +454,7 @@ fi
 if within 7; then
     log "stage 7: export"
     need "${run}/fold.done" 4
+    need "${dump}/dump.done" 2
     inputs=("${run}/fold.done" "${dump}/dump.done" "=${test_sets} ${export_args} ${upstream_source} ${corpus}")
     [ ! -f "${run}/results.json" ] || inputs+=("${run}/results.json")
     # shellcheck disable=SC2086

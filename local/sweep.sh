@@ -6,7 +6,7 @@ set -euo pipefail
 help_message=$(cat <<'HELP'
 Usage: local/sweep.sh [options] [-- options of run.sh]
 
-  --upstream NAME          as of run.sh                                                [wav2vec2_base]
+  --upstream NAME          as of run.sh                                                [the recipe's own]
   --methods "NAMES"        as of run.sh's --method; dense is always run                [pinch]
   --ratios "X ..."         target sparsities                                           [0.65]
   --seeds "N ..."          of all but the dense baseline, which is trained once        [the YAML's]
@@ -21,7 +21,7 @@ the others; the status is then 1.
 HELP
 )
 options="upstream methods ratios seeds asr_args jobs report python"
-upstream=wav2vec2_base
+upstream=
 methods=pinch
 ratios=0.65
 seeds=yaml
@@ -55,7 +55,7 @@ for method in ${methods}; do
 done
 [[ ${report} =~ ^(true|false)$ ]] || die "--report must be true or false, not '${report}'"
 [[ ${jobs} =~ ^[1-9][0-9]*$ ]] || die "--jobs must be a whole number over 0, not '${jobs}'"
-logs=exp/sweep_${upstream}
+logs=exp/sweep_${upstream:-own}
 mkdir -p "${logs}"
 failed=$(mktemp)
 trap 'rm -f "${failed}"' EXIT
@@ -66,7 +66,7 @@ recipe() {
     [ "$1" = yaml ] || args="--seed $1${args:+ ${args}}"
     shift 2
     [ -z "${args}" ] || set -- "$@" --asr_args "${args}"
-    ./run.sh --upstream "${upstream}" --python "${python}" "$@" "${rest[@]}"
+    ./run.sh ${upstream:+--upstream "${upstream}"} --python "${python}" "$@" "${rest[@]}"
 }
 
 # one METHOD RATIO SEED: a run of the recipe, its output in a file of its own

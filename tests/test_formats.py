@@ -85,7 +85,7 @@ def program(main, monkeypatch, capsys, *command):
 
 def test_a_class_is_all_that_a_format_takes(toy, experiment, tmp_path, monkeypatch, capsys):
     _, out, _ = program(export_program.main, monkeypatch, capsys, "--help")
-    assert "{hf,sparse,onnx,espnet,openvino,toy}" in out and "fp8" in out
+    assert re.search(r"\{hf,sparse,onnx,espnet,.*toy.*\}", out) and "fp8" in out
     assert "toy: toy file" in " ".join(out.split())
     data = experiment.parent / "test"
     command = ["--exp", experiment, "--out", tmp_path / "out", "--formats", "toy", "--data", data, "--wer"]
@@ -149,10 +149,10 @@ def test_a_name_that_is_unknown_gets_one_line(toy, experiment, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name, reason", [("m.onnx", "onnxruntime loads it"), ("m.xml", "openvino loads it")])
+@pytest.mark.parametrize("name, reason", [("m.onnx", "onnxruntime loads"), ("m.xml", "openvino loads")])
 def test_a_file_that_others_load_is_named_as_such(name, reason, tmp_path):
     (tmp_path / name).write_bytes(b"whatever")
-    with pytest.raises(UserError, match=f"{name} is of the kind .*: {reason}, espnet_pinch does not"):
+    with pytest.raises(UserError, match=f"{name} is of the format .*, which {reason} and espnet_pinch does not"):
         espnet_pinch.load(tmp_path / name)
 
 

@@ -66,7 +66,8 @@ def train(model, method, steps, total=None, lr=3e-3, **options):
 
 
 def test_every_method_of_the_paper_is_there():
-    assert list(all_methods()) == ["dense", "pinch", "mixed_sparsity", "nas_cp", "ump"]
+    assert list(all_methods())[:2] == ["dense", "pinch"]
+    assert {"mixed_sparsity", "nas_cp", "ump"} <= set(all_methods())
 
 
 @pytest.mark.parametrize("method, base, large", [("pinch", 72, 144), ("nas_cp", 504, 1008), ("ump", 0, 0)])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 from test_recipe import ROOT, recipe  # noqa: F401  (a fixture)
 
-from espnet_pinch.bin import check_data
+from espnet_pinch.bin import check_data, prepare_kaldi
 from espnet_pinch.data.check_dir import check_data_dir
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
 
@@ -57,6 +58,20 @@ def test_a_recipe_that_setup_makes_trains_on_kaldi_directories(recipe, tmp_path)
     assert {name: score["words"] for name, score in json.loads(results.read_text())["wer"].items()} == dict(
         dev=7, test=7
     )
+    # a file that has changed since is noticed
+    soundfile.write(tmp_path / "audio" / "test 0.wav", np.zeros((8000, 2)), 16000)
+    done = run("--kaldi", str(tmp_path), "--stage", "1", "--stop_stage", "1")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "utterance ann-test-0: " in done.stderr and "has 2 channels" in done.stderr
+    for more, line in {
+        ("--test_sets", " "): "error: run.sh must set test_sets, or give --test_sets",
+        ("--kaldi", str(toy)): f"error: {toy} has no data directories",
+    }.items():
+        done = run("--kaldi", str(tmp_path), *more, "--stage", "1")
+        assert done.returncode == 1 and done.stderr.startswith(line) and len(done.stderr.splitlines()) == 1
+    (toy / "local" / "data.sh").rename(toy / "local" / "gone")
+    assert run().stderr == "error: local/data.sh is missing: egs/TEMPLATE/setup.sh toy makes one\n"
+    (toy / "local" / "gone").rename(toy / "local" / "data.sh")
     help_text = subprocess.run(["./run.sh", "--help"], cwd=toy, capture_output=True, text=True).stdout
     assert "--kaldi DIR" in help_text and "[wav2vec2_base]" in help_text
 
@@ -92,6 +107,13 @@ def replace(folder, name, old, new):
     (folder / name).write_text((folder / name).read_text().replace(old, new))
 
 
+def cut(audio):
+    """Half of a FLAC file under the same name: its header states the whole length."""
+    samples, rate = soundfile.read(audio)
+    soundfile.write(audio, samples, rate, format="FLAC")
+    audio.write_bytes(audio.read_bytes()[:12000])
+
+
 def sound(folder, *arguments):
     soundfile.write(folder.parent / "audio" / "train 1.wav", *arguments)
 
@@ -101,6 +123,7 @@ def sound(folder, *arguments):
     [
         (lambda f: (f / "text").unlink(), "No such file or directory: '.*train/text'"),
         (lambda f: (f / "segments").touch(), "train/segments: the recipe cuts no audio"),
+        (lambda f: cut(f.parent / "audio" / "train 2.wav"), "ann-train-2: .*train 2.wav .* cut short"),
         (
             lambda f: replace(f, "text", "ann-train-2 TWO ONE\n", ""),
             "text and wav.scp differ in their ids: ann-train-2",
@@ -125,6 +148,49 @@ def test_data_that_breaks_the_contract_is_named(tmp_path, damage, message):
     assert not (folder / "utt2num_samples").exists()
     with pytest.raises(FileNotFoundError, match="test does not exist: local/data.sh must leave it"):
         check_data_dir(tmp_path / "test")
+
+
+def test_transcripts_are_composed(tmp_path):
+    folder = write_set(tmp_path, "train")
+    replace(folder, "text", "THREE", "TRE\u0301S")
+    assert check_data_dir(folder)[1].text == read_table(folder / "text")["ann-train-1"] == "TR\u00c9S"
+
+
+def prepare(monkeypatch, source, out):
+    monkeypatch.setattr(sys, "argv", ["x", "--kaldi", str(source), "--out", str(out)])
+    prepare_kaldi.main()
+
+
+def test_directories_from_elsewhere_are_taken_whole_and_those_that_have_gone_go(tmp_path, monkeypatch):
+    for name in ("train", "test"):
+        write_set(tmp_path / "in", name)
+    (tmp_path / "out" / "kept").mkdir(parents=True)
+    prepare(monkeypatch, tmp_path / "in", tmp_path / "out")
+    check_data_dir(tmp_path / "out" / "test")
+    shutil.rmtree(tmp_path / "in" / "test")
+    prepare(monkeypatch, tmp_path / "in", tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"train", "kept"}
+    assert {p.name for p in (tmp_path / "out" / "train").iterdir()} == {"wav.scp", "text", "utt2spk"}
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda f: (f / "train" / "utt2spk").unlink(), "No such file or directory: '.*train/utt2spk'"),
+        (lambda f: (f / "train" / "segments").touch(), "train/segments: the recipe cuts no audio"),
+        (shutil.rmtree, "has no data directories"),
+        (lambda f: replace(f / "train", "text", "ann-train-2 TWO ONE\n", ""), "differ in their ids: ann-train-2"),
+    ],
+)
+def test_directories_that_cannot_be_taken_leave_the_old_ones(tmp_path, monkeypatch, damage, message):
+    write_set(tmp_path / "in", "train")
+    write_set(tmp_path / "in", "test")
+    prepare(monkeypatch, tmp_path / "in", tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    damage(tmp_path / "in")
+    with pytest.raises((OSError, ValueError), match=message):
+        prepare(monkeypatch, tmp_path / "in", tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 def test_audio_of_the_training_set_in_a_test_set_is_said(tmp_path, monkeypatch, capsys):

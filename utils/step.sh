@@ -26,7 +26,10 @@ key() {
     for input in "$@"; do
         case "${input}" in
             =*) printf '%s\n' "${input}" ;;
-            *) sha256sum <"${input}" ;;
+            *)
+                [ -f "${input}" ] || die "${input} is missing: run the stage before this one first"
+                sha256sum <"${input}"
+                ;;
         esac
     done | sha256sum | cut -d ' ' -f 1
 }
@@ -39,6 +42,11 @@ listing() {
         tests+=(-o -name "${name}")
     done
     find -L "${dir}" -type f \( "${tests[@]:1}" \) -printf '%P %s %T@\n' | LC_ALL=C sort | sha256sum | cut -d ' ' -f 1
+}
+
+# sounds FILE...: hash of the names, sizes and times of the sound files that wav.scp files name
+sounds() {
+    { cut -d ' ' -f 2- -- "$@" 2>/dev/null || true; } | tr '\n' '\0' | { xargs -0 -r stat -L -c '%n %s %Y' 2>&1 || true; } | sha256sum | cut -d ' ' -f 1
 }
 
 # writable DIR: make DIR if it is not there; stop with one line unless there is room to write in it.
@@ -78,9 +86,11 @@ step() {
     [ "${status}" -ne 141 ] || exit 141 # nobody reads the output any more ("| head"): as quiet as other programs
     if [ "${status}" -ne 0 ]; then
         # The program's last error line, wherever tee has put the progress that was still under way.
-        if ! tail -n "+${first_line}" "${log_file}" | grep '^error: ' | tail -n 1 >&2; then
+        # Programs that read wrong options put their name before it.
+        if ! tail -n "+${first_line}" "${log_file}" | sed -nE 's/^([A-Za-z0-9_. -]+: )?error: /error: /p' | tail -n 1 |
+            grep . >&2; then
             echo "The last lines of ${log_file}:" >&2
-            tail -n 15 "${log_file}" >&2
+            tail -n "+${first_line}" "${log_file}" | tail -n 15 >&2
             writable "$(dirname "${done_file}")" # a full disk takes no log either
             case "${status}" in
                 137) echo "error: ${title} was killed (signal 9): by somebody, or because memory was full;" \

@@ -70,8 +70,8 @@ def ctc_model(upstream: str) -> PreTrainedModel:
     """
     if upstream not in CONFIGS and not Path(upstream).is_dir():
         raise UserError(f"unknown upstream {upstream!r}; there is: {', '.join(CONFIGS)}, or a Hugging Face folder")
+    config = CONFIGS[upstream]() if upstream in CONFIGS else read_config(upstream)
     try:
-        config = CONFIGS[upstream]() if upstream in CONFIGS else read_config(upstream)
         with torch.device("meta"):
             return AutoModelForCTC.from_config(config)
     except Exception as error:  # transformers raises many types, some messages have several lines

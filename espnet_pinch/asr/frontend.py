@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.upstream import WaveformProcessing, config_as_dict, load_upstream, model_from_dict
@@ -21,6 +22,7 @@ class UpstreamFrontend(AbsFrontend):
         built: ``self.built`` of a trained model, which its config.yaml holds: configuration, processing, and the
             record of the upstream's source. If given, nothing is read from ``upstream``, and the weights must come from
             a checkpoint.
+        model: the model of ``built``, if it is there already.
 
     Raises:
         FileNotFoundError, UserError: as ``load_upstream``.
@@ -32,6 +34,7 @@ class UpstreamFrontend(AbsFrontend):
         upstream_conf: dict | None = None,
         freeze_feature_encoder: bool = True,
         built: dict | None = None,
+        model: PreTrainedModel | None = None,
     ):
         super().__init__()
         self.tokens: list[str] | None = None
@@ -42,7 +45,7 @@ class UpstreamFrontend(AbsFrontend):
             self.source = read_record(upstream)
             self._head = [loaded.head]  # in a list: the head is a submodule of ESPnet's CTC, not of this
         else:
-            self.upstream = model_from_dict(built["config"])
+            self.upstream = model or model_from_dict(built["config"])
             self.processing = WaveformProcessing(**built["processing"])
             self.source = built.get("source")
             self._head = [None]

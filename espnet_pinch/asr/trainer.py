@@ -112,7 +112,7 @@ class PruningTrainer(Trainer):
         if _rank() == 0 and not model.pruning.on_target():
             print(
                 f"warning: the run ended with {100 * model.pruning.reached():.2f} % pruned, below its target "
-                f"of {100 * model.pruning.settings.target:g} %; raise eta, or set landing: hold, to reach it",
+                f"of {100 * model.pruning.settings.target:g} %{model.pruning.advice}",
                 flush=True,
             )
 

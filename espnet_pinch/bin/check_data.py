@@ -15,8 +15,9 @@ def main() -> None:
     parser.add_argument("--nj", type=int, default=4, help="threads that open audio files")
     args = parser.parse_args()
     training: set[str] = set()
+    known: dict[str, int] = {}  # a set may hold the files of others, as LibriSpeech's dev does
     for name in dict.fromkeys(args.sets):
-        utterances = check_data_dir(args.data / name, args.nj)
+        utterances = check_data_dir(args.data / name, args.nj, known)
         hours = sum(u.seconds for u in utterances) / 3600
         print(f"{name}: {len(utterances)} utterances, {hours:.2f} hours", flush=True)
         files = {u.audio for u in utterances}

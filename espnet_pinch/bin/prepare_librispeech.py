@@ -1,24 +1,23 @@
-"""Stage 1 of egs/librispeech_100: Kaldi data directories of a corpus in LibriSpeech's layout, checked."""
+"""Stage 1 of egs/librispeech_100: Kaldi data directories of a corpus in LibriSpeech's layout."""
 
 import argparse
 from pathlib import Path
 
 from espnet_pinch.bin import run_main
-from espnet_pinch.data.kaldi_dir import write_data_dir
-from espnet_pinch.data.librispeech import SUBSETS, find_root, read_subset
+from espnet_pinch.data.kaldi_dir import write_source_dir
+from espnet_pinch.data.librispeech import SUBSETS, find_root, list_subset
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.prepare_librispeech", description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of LibriSpeech/SUBSET")
     parser.add_argument("--out", type=Path, required=True, help="writes OUT/train_clean_100 and so on, and OUT/dev")
-    parser.add_argument("--nj", type=int, default=4, help="threads that open audio files")
     args = parser.parse_args()
     root = find_root(args.corpus)
-    sets = {subset.replace("-", "_"): read_subset(root, subset, args.nj) for subset in SUBSETS}
+    sets = {subset.replace("-", "_"): list_subset(root, subset) for subset in SUBSETS}
     sets["dev"] = sets["dev_clean"] + sets["dev_other"]
     for name, utterances in sets.items():
-        write_data_dir(args.out / name, utterances)
+        write_source_dir(args.out / name, utterances)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class PruningMethod(nn.Module):
 
     settings_class: type[MethodSettings] = MethodSettings
     structured = False  # whether whole channels are pruned, so that the folded matrices can be made smaller
+    advice = ""  # what to do after a run that ended below its target, for the end of a sentence
     needs_total_steps = False  # whether the method has a schedule over the run
 
     def __init__(self, **settings):
@@ -117,12 +118,12 @@ class PruningMethod(nn.Module):
 
     @staticmethod
     def self_contained(own: Mapping) -> dict:
-        """The method's own settings, in which the content of files replaces the names of the files."""
+        """The method's own settings, with each name of a file replaced by what is in that file."""
         return dict(own)
 
     @property
     def needs_penalty(self) -> bool:
-        """Whether an optimizer step without a call of ``penalty()`` is a mistake."""
+        """Whether ``penalty()`` must be called in every step."""
         return False
 
     def begin_step(self) -> None:

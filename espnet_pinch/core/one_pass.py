@@ -53,6 +53,7 @@ class OnePassMethod(PruningMethod):
     """A method with a penalty of weight ``eta`` and a temperature ``tau`` that falls over the run."""
 
     needs_total_steps = True
+    advice = "; raise eta, or set landing: hold, to reach it"
 
     @property
     def tau(self) -> float:

@@ -102,7 +102,7 @@ def build_method(block: Mapping) -> PruningMethod:
 
 
 def self_contained(block: Mapping) -> dict:
-    """``block`` in which the content of files replaces the names of the files, so that it needs none of them."""
+    """``block``, with each name of a file replaced by what is in that file, so that it needs none of them."""
     method = method_of(block)
     own = method.build.self_contained(block.get(method.name) or {})
     return {**block, **({method.name: own} if own else {})}

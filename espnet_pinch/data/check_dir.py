@@ -1,33 +1,39 @@
 """Check and complete the output of a recipe's ``local/data.sh``. ``egs/TEMPLATE/local/data.sh`` states the contract."""
 
 import dataclasses
+import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import soundfile
 
-from espnet_pinch.data.audio import UNKNOWN, Stream, read_file
-from espnet_pinch.data.kaldi_dir import RATE, Utterance, check_fields, data_files, read_tables
+from espnet_pinch.data.audio import UNKNOWN, Stream
+from espnet_pinch.data.kaldi_dir import RATE, SOURCES, Utterance, check_fields, data_files, read_tables
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_text
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.unreadable import why_unreadable
 
 T = TypeVar("T")
+_WIDTHS = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}  # bytes of a sample in FLAC's MD5
 ADDED = ("spk2utt", "utt2dur", "utt2num_samples")
 
 
-def check_data_dir(folder: str | os.PathLike, jobs: int = 4) -> list[Utterance]:
+def check_data_dir(folder: str | os.PathLike, jobs: int = 4, known: dict[str, int] | None = None) -> list[Utterance]:
     """Check the data directory of a set, and write the files that follow from it and its audio (``ADDED``).
 
-    Opens every sound file. Decodes the few that do not state their length.
+    Decodes every sound file. Brings transcripts to Unicode's composed form (NFC), so that a letter with an accent is
+    the same character everywhere.
 
     Args:
         folder: folder with ``wav.scp``, ``text`` and ``utt2spk``.
-        jobs: number of threads that open sound files.
+        jobs: number of threads that decode.
+        known: ``{path: samples}`` of files that were decoded before; gets those of this set.
 
     Raises:
         FileNotFoundError, UserError: the directory breaks the contract. The message names the file. For audio, it names
@@ -38,19 +44,33 @@ def check_data_dir(folder: str | os.PathLike, jobs: int = 4) -> list[Utterance]:
         raise FileNotFoundError(f"{folder} does not exist: local/data.sh must leave it, see egs/TEMPLATE/local/data.sh")
     if (folder / "segments").exists():
         raise UserError(f"{folder}/segments: the recipe cuts no audio; give each utterance a sound file of its own")
-    tables = read_tables(folder, ("wav.scp", "text", "utt2spk"))
+    tables = read_tables(folder, SOURCES)
     audio, text, speaker = tables.values()
-    rows = [Utterance(id_, audio[id_], text[id_], speaker[id_], 0) for id_ in audio]
+    composed = {id_: unicodedata.normalize("NFC", words) for id_, words in text.items()}
+    rows = [Utterance(id_, audio[id_], composed[id_], speaker[id_], 0) for id_ in audio]
     if not rows:
         raise UserError(f"{folder} has no utterance")
     for u in rows:
         check_fields(u, folder)
-    lengths = checked(_samples_or_problem, rows, str(folder), jobs)
-    rows = [dataclasses.replace(u, samples=samples) for u, samples in zip(rows, lengths)]
+    known = {} if known is None else known
+    new = [u for u in rows if u.audio not in known]
+    lengths = checked(_length_or_problem, new, str(folder), jobs) if new else []
+    known.update((u.audio, samples) for u, samples in zip(new, lengths))
+    rows = [dataclasses.replace(u, samples=known[u.audio]) for u in rows]
     for name, lines in data_files(rows).items():
-        if name in ADDED:
+        if name in ADDED or (name == "text" and composed != text):
             write_text(folder / name, lines)
     return rows
+
+
+def _length_or_problem(u: Utterance) -> int | str:
+    if u.audio.endswith("|"):
+        return f"utterance {u.id}: {u.audio!r} is a command; the recipe runs none, write its output to a file first"
+    found = samples_or_problem(u.audio)
+    if isinstance(found, int):
+        return found
+    seen_from = "" if os.path.isabs(u.audio) else f" (seen from {os.getcwd()})"
+    return f"utterance {u.id}: {u.audio} {found}{seen_from}"
 
 
 def checked(check: Callable[[T], int | str], items: Collection[T], where: str, jobs: int) -> list[int]:
@@ -93,17 +113,40 @@ def header_problem(file: soundfile.SoundFile) -> str | None:
     return None
 
 
-def _samples_or_problem(u: Utterance) -> int | str:
-    """Number of samples, or what is wrong with the audio."""
-    if u.audio.endswith("|"):
-        return f"utterance {u.id}: {u.audio!r} is a command; the recipe runs none, write its output to a file first"
+def samples_or_problem(audio: str | os.PathLike) -> int | str:
+    """Decode a sound file, which shows whether it is cut short or damaged.
+
+    Returns: number of samples, or what is wrong with the file, to follow its name.
+    """
     try:
-        with Stream(u.audio) as file:
-            samples, problem = file.frames, header_problem(file)
-        if problem:
-            return f"utterance {u.id}: {u.audio} {problem}"
-        if samples >= UNKNOWN:
-            samples = len(read_file(u.audio, "int16")[0])
-        return samples or f"utterance {u.id}: {u.audio} holds no audio"
-    except (soundfile.LibsndfileError, OSError) as error:
-        return f"utterance {u.id}: {u.audio} {why_unreadable(u.audio, whole=False) or f'cannot be read: {error}'}"
+        with Stream(audio) as file:
+            if problem := header_problem(file):
+                return problem
+            buffer, digest = np.empty(1 << 16, dtype="<i4"), hashlib.md5(usedforsecurity=False)
+            flac = file.format == "FLAC" and file.subtype in _WIDTHS
+            unused = 4 - _WIDTHS.get(file.subtype, 4)  # libsndfile's samples are left-justified
+            frames = 0
+            while read := len(file.read(out=buffer, dtype="int32")):
+                frames += read
+                if flac:
+                    digest.update(buffer[:read].view(np.uint8).reshape(-1, 4)[:, unused:].tobytes())
+            if not frames:
+                return "holds no audio"
+            if file.frames < UNKNOWN and frames != file.frames:
+                return f"is cut short: {frames} of its {file.frames} samples can be read"
+            if flac and _stated_md5(audio) not in (None, digest.digest()):
+                return "is damaged: its samples have another MD5 than it states"
+            return frames
+    except (soundfile.LibsndfileError, OSError, UnicodeEncodeError) as error:
+        return why_unreadable(audio) or f"cannot be read, it is damaged or cut short ({error})"
+
+
+def _stated_md5(audio: str | os.PathLike) -> bytes | None:
+    """The MD5 of the samples that a FLAC file states of itself, which libsndfile does not check; None if it does not.
+
+    RFC 9639, section 8.2: the last 16 bytes of STREAMINFO, which comes first.
+    """
+    with open(audio, "rb") as file:
+        start = file.read(42)
+    md5 = start[26:]
+    return md5 if start.startswith(b"fLaC") and any(md5) else None

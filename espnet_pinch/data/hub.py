@@ -70,7 +70,7 @@ def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> N
             try:
                 check_file(folder / name, **checks[name])
             except UserError as error:
-                raise UserError(f"{error} by {source.name}: remove it to fetch it again") from None
+                raise UserError(f"{error} by {source.name}: remove it, then run stage 0 again") from None
             return folder / name
         _begin(part / name, checks[name])
         repository.bring(name, part / name)

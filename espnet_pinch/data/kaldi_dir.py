@@ -11,6 +11,7 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder
 from espnet_pinch.unreadable import POINTER, is_pointer
 
+SOURCES = ("wav.scp", "text", "utt2spk")  # the files that a recipe's data.sh must leave
 RATE = 16000  # Hz, the sample rate of the upstreams
 
 
@@ -46,6 +47,17 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
         UserError: there is no utterance, an id is there twice, or a field could not be read back unchanged.
     """
     folder = Path(folder)
+    _write(folder, data_files(_sorted(folder, utterances)))
+
+
+def write_source_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
+    """As ``write_data_dir``, but only ``SOURCES``: the rest follows from the audio, which has not been opened."""
+    folder = Path(folder)
+    files = data_files(_sorted(folder, utterances))
+    _write(folder, {name: files[name] for name in SOURCES})
+
+
+def _sorted(folder: Path, utterances: Iterable[Utterance]) -> list[Utterance]:
     rows = sorted(utterances, key=lambda u: u.id.encode())
     if not rows:
         raise UserError(f"no utterance left for {folder}")
@@ -54,8 +66,12 @@ def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -
     for first, second in zip(rows, rows[1:]):
         if first.id == second.id:
             raise UserError(f"{folder}: utterance {first.id} is there twice")
+    return rows
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
     with whole_folder(folder) as new:
-        for name, text in data_files(rows).items():
+        for name, text in files.items():
             (new / name).write_text(text, encoding="utf-8")
 
 

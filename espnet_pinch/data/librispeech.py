@@ -7,23 +7,18 @@
 and ``1272-128104-0000.flac`` beside it the audio, 16 kHz, mono.
 """
 
-import hashlib
+import dataclasses
 import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
-from espnet_pinch.data.audio import UNKNOWN, Stream
-from espnet_pinch.data.check_dir import checked, header_problem, raise_first
+from espnet_pinch.data.check_dir import checked, raise_first, samples_or_problem
 from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
 from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
-WIDTHS = {"PCM_S8": 1, "PCM_16": 2, "PCM_24": 3}  # bytes of a sample in FLAC's MD5
 SUBSETS = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
 
 
@@ -44,18 +39,37 @@ def find_root(folder: str | os.PathLike, subsets: Iterable[str] = SUBSETS) -> Pa
 
 
 def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utterance]:
-    """All utterances of a subset, each with its transcript and its audio checked.
+    """All utterances of a subset, their audio decoded and checked.
 
-    Every audio file is decoded whole, which shows a file cut short or damaged. Transcripts are brought to Unicode's
-    composed form (NFC), so that a letter with an accent is the same character everywhere, and to single spaces.
+    Args:
+        root, subset: as for ``list_subset``.
+        jobs: threads that decode.
+
+    Raises:
+        UserError: as ``list_subset``; or an audio file is damaged.
+    """
+
+    def samples_of(u: Utterance) -> int | str:
+        found = samples_or_problem(u.audio)
+        return found if isinstance(found, int) else f"{u.audio} {found}"
+
+    rows = list_subset(root, subset)
+    lengths = checked(samples_of, rows, subset, jobs)
+    return [dataclasses.replace(u, samples=samples) for u, samples in zip(rows, lengths)]
+
+
+def list_subset(root: str | os.PathLike, subset: str) -> list[Utterance]:
+    """All utterances of a subset, with 0 samples: their audio is not opened.
+
+    Transcripts are brought to Unicode's composed form (NFC) and to single spaces.
 
     Args:
         root: folder of the subsets.
         subset: "dev-clean" and so on.
-        jobs: threads that open audio files.
 
     Raises:
-        ValueError: something is wrong with the corpus; the message names the first file and says how many are.
+        UserError: a transcript or an audio file is missing, or a transcript cannot be used. The message names the first
+            file and says how many there are.
     """
     folder = Path(root) / subset
     problems: list[str] = []
@@ -81,11 +95,7 @@ def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utt
     raise_first(problems, subset)
     if not rows:
         raise UserError(f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
-    lengths = checked(_samples_or_problem, rows, subset, jobs)
-    return [
-        Utterance(id_, str(audio), text, id_.rpartition("-")[0] or id_, samples)
-        for (audio, (id_, text)), samples in zip(rows.items(), lengths)
-    ]
+    return [Utterance(id_, str(audio), text, id_.rpartition("-")[0] or id_, 0) for audio, (id_, text) in rows.items()]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -112,40 +122,3 @@ def _without_transcript(audio: Path, found: Iterable[Path]) -> str:
         if re.search(rf"(?<![\w-]){re.escape(other.stem)}(?![\w-])", audio.stem):
             return f"{audio} has no transcript; remove it if it is a copy of {other.name}"
     return f"{audio} has no transcript"
-
-
-def _stated_md5(audio: Path) -> bytes | None:
-    """The MD5 of the samples that a FLAC file states of itself, which libsndfile does not check; None if it does not.
-
-    RFC 9639, section 8.2: the last 16 bytes of STREAMINFO, which comes first.
-    """
-    with open(audio, "rb") as file:
-        start = file.read(42)
-    md5 = start[26:]
-    return md5 if start.startswith(b"fLaC") and any(md5) else None
-
-
-def _samples_or_problem(audio: Path) -> int | str:
-    """Number of samples, or what is wrong with the file."""
-    try:
-        with Stream(audio) as file:
-            if problem := header_problem(file):
-                return f"{audio} {problem}"
-            if file.format != "FLAC":
-                return f"{audio} holds {file.format}, not FLAC"
-            buffer, digest = np.empty(1 << 16, dtype="<i4"), hashlib.md5(usedforsecurity=False)
-            zeros = 4 - WIDTHS[file.subtype]  # libsndfile's samples are left-justified
-            frames = 0
-            while read := len(file.read(out=buffer, dtype="int32")):
-                frames += read
-                digest.update(buffer[:read].view(np.uint8).reshape(-1, 4)[:, zeros:].tobytes())
-            if not frames:
-                return f"{audio} holds no audio"
-            if file.frames < UNKNOWN and frames != file.frames:
-                return f"{audio} is cut short: {frames} of its {file.frames} samples can be read"
-            stated = _stated_md5(audio)
-            if stated and digest.digest() != stated:
-                return f"{audio} is damaged: its samples have another MD5 than it states"
-            return frames
-    except (soundfile.LibsndfileError, OSError, UnicodeEncodeError) as error:
-        return f"{audio} {why_unreadable(audio) or f'cannot be read, it is damaged or cut short ({error})'}"

@@ -123,7 +123,9 @@ class Format(abc.ABC):
         Raises:
             UserError: the model is damaged, incomplete or inconsistent; the message is one line.
         """
-        raise UserError(f"{found} is of the kind {self.title!r}: {self.library} loads it, espnet_pinch does not")
+        raise UserError(
+            f"{found} is of the format {self.name} ({self.title}), which {self.library} loads and espnet_pinch does not"
+        )
 
     def weight_files(self, found: Path) -> list[Path]:
         """The files with the weights of the model that ``detect`` has found."""

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.model import PruningASRModel
-from espnet_pinch.asr.upstream import RATES, fill_buffers
+from espnet_pinch.asr.upstream import RATES, fill_buffers, model_from_dict
 from espnet_pinch.core.methods.dense import DenseSettings
 from espnet_pinch.errors import UserError, one_line
 
@@ -55,13 +55,21 @@ def build(description: Mapping) -> PruningASRModel:
     """
     try:
         _check(description)
+        tokens = list(description["tokens"])
         with torch.device("meta"):
-            frontend = UpstreamFrontend("", built={key: description[key] for key in ("config", "processing")})
-            return assemble(frontend, list(description["tokens"]), description["pruning"]).eval()
+            upstream = model_from_dict(description["config"])
     except UserError as error:
-        raise UserError(f"its description builds no model: {error}") from None
+        raise UserError(f"cannot build a model from its description: {error}") from None
     except Exception as error:  # transformers raises many types, some messages have several lines
-        raise UserError(f"its description builds no model: {type(error).__name__}: {one_line(error)}") from None
+        raise UserError(
+            f"cannot build a model from its description: {type(error).__name__}: {one_line(error)}"
+        ) from None
+    built = {key: description[key] for key in ("config", "processing")}
+    try:
+        with torch.device("meta"):
+            return assemble(UpstreamFrontend("", built=built, model=upstream), tokens, description["pruning"]).eval()
+    except UserError as error:
+        raise UserError(f"cannot build a model from its description: {error}") from None
 
 
 def _check(description: Mapping) -> None:

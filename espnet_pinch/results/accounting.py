@@ -62,7 +62,7 @@ def count(model: PreTrainedModel) -> Counts:
     """Count a model of transformers, on whatever device.
 
     Raises:
-        ValueError: it has no linear layers that would be gated.
+        UserError: it has no linear layers that would be gated.
     """
     linears = find_linears(model, find_family(model.config.model_type).layers).values()
     return Counts(
@@ -133,7 +133,7 @@ def account(upstream: str, sparsities: list[float] | None = None) -> dict:
         ``bits``, ``ratio`` of the parameters, ``ratio_bits``.
 
     Raises:
-        ValueError: no such upstream, a folder that cannot be read, or a sparsity that is none.
+        UserError: no such upstream, a folder that cannot be read, or a sparsity that is none.
     """
     if sparsities is None:
         sparsities = published_sparsities(upstream)

@@ -91,7 +91,7 @@ def write_report(
         command: the command line that made it.
 
     Raises:
-        ValueError: the two systems are of different upstreams.
+        UserError: the two systems are of different upstreams.
     """
     first, second = baseline.upstream_source(), run.upstream_source()
     if first and second and any(first[key] != second[key] for key in ("upstream", "commit")):

@@ -77,7 +77,7 @@ def _utterances(run: Results, sets: tuple[str, ...]) -> dict[tuple[str, str], tu
 
     Raises:
         FileNotFoundError: the transcripts or their references are gone.
-        ValueError: their ids differ.
+        UserError: their ids differ.
     """
     found = {}
     for name in sets:

@@ -14,7 +14,7 @@ def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> 
     """Pairs of reference and hypothesis, in the references' order.
 
     Raises:
-        ValueError: an utterance is missing on one side, and the message names it; or no reference has a word.
+        UserError: an utterance is missing on one side, and the message names it; or no reference has a word.
     """
     if not any(references.values()):
         raise UserError(f"{where}: no reference has a word")
@@ -55,6 +55,6 @@ def score_files(reference: str | os.PathLike, hypothesis: str | os.PathLike) -> 
     """``error_rates`` of two Kaldi ``text`` files.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or damaged, or their ids differ.
+        FileNotFoundError, UserError: a file is missing or damaged, or their ids differ.
     """
     return error_rates(join(read_table(reference), read_table(hypothesis), str(hypothesis)))

@@ -51,7 +51,7 @@ def compare_files(
     """``compare`` of three Kaldi ``text`` files.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or damaged, or their ids differ.
+        FileNotFoundError, UserError: a file is missing or damaged, or their ids differ.
     """
     references, one, other = map(read_table, (reference, baseline, hypothesis))
     return compare(references, one, other, names=(str(baseline), str(hypothesis)))
@@ -72,7 +72,7 @@ def compare(
     Returns: finite figures.
 
     Raises:
-        ValueError: the ids differ, or no reference has a word.
+        UserError: the ids differ, or no reference has a word.
 
     >>> compare({"u": "ONE TWO"}, {"u": "ONE TWO"}, {"u": "ONE"}).mean_difference
     1.0

@@ -142,7 +142,7 @@ def _part_blocks(file: BinaryIO, part: Part, rate: int) -> Iterator[np.ndarray]:
     source = PiecesFile(file, part)
     with Stream(source) as sound:
         if sound.samplerate != rate:
-            raise UserError(f"files of {rate} and {sound.samplerate} Hz were joined to it: split the file")
+            raise UserError(f"it is joined from files of {rate} and {sound.samplerate} Hz: split it")
         stated = part.samples if part.samples is not None else sound.frames if sound.frames < UNKNOWN else 0
         count = 0
         while len(block := sound.read(max(1, _VALUES // sound.channels), dtype="float32", always_2d=True)):

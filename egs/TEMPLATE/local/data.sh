@@ -7,7 +7,7 @@
 #   ${data}/SET/utt2spk    UTTERANCE SPEAKER
 #
 # All three have the same utterances, in the order of LC_ALL=C sort. PATH is absolute or seen from the recipe's folder;
-# it is no command. Afterwards run.sh checks all this, opens every sound file, and writes spk2utt, utt2dur and
+# it is no command. Afterwards run.sh checks all this, decodes every sound file, and writes spk2utt, utt2dur and
 # utt2num_samples.
 #
 # This script takes directories of that kind from elsewhere. Replace the two parts below with what your corpus needs.
@@ -18,8 +18,9 @@ options="stage stop_stage data nj python kaldi"
 stage=0
 stop_stage=1
 data=data
-# shellcheck disable=SC2034  # for the programs that your corpus needs
-nj=4 python=python3
+# shellcheck disable=SC2034  # jobs, for the programs that your corpus needs
+nj=4
+python=python3
 kaldi=
 
 . ./path.sh
@@ -31,16 +32,8 @@ if within 0; then
     : # Download into downloads/ here. "step" skips what was done before: see egs/librispeech_100/local/data.sh.
 fi
 
-# take: copy the data directories
-take() {
-    local list folder
-    for list in "${kaldi}"/*/wav.scp; do
-        folder=${list%/wav.scp}
-        mkdir -p "${data}/${folder##*/}"
-        cp "${list}" "${folder}/text" "${folder}/utt2spk" "${data}/${folder##*/}" || return 1
-    done
-}
-
 if within 1; then
-    step "${data}/prepare.done" "data directories ${data}" "=$(listing "${kaldi}" wav.scp text utt2spk)" -- take
+    step "${data}/prepare.done" "data directories ${data}" \
+        "=$(listing "${kaldi}" wav.scp text utt2spk segments) $(sounds "${kaldi}"/*/wav.scp)" -- \
+        "${python}" -m espnet_pinch.bin.prepare_kaldi --kaldi "${kaldi}" --out "${data}"
 fi

@@ -7,6 +7,7 @@ options="stage stop_stage data nj python librispeech"
 stage=0
 stop_stage=1
 data=data
+# shellcheck disable=SC2034  # audio is opened afterwards
 nj=4
 python=python3
 librispeech=
@@ -24,5 +25,5 @@ fi
 if within 1; then
     [ -d "${corpus}" ] || die "${corpus} is missing: run stage 0 first (./run.sh --stage 0)"
     step "${data}/prepare.done" "data directories ${data}" "=$(listing "${corpus}" '*.flac' '*.trans.txt')" -- \
-        "${python}" -m espnet_pinch.bin.prepare_librispeech --corpus "${corpus}" --out "${data}" --nj "${nj}"
+        "${python}" -m espnet_pinch.bin.prepare_librispeech --corpus "${corpus}" --out "${data}"
 fi
