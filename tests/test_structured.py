@@ -78,6 +78,24 @@ def test_a_run_ends_on_its_budget_with_a_smaller_model_that_everything_loads(tar
         torch.testing.assert_close(logits(espnet_pinch.load(out / "folded"), batch), want, rtol=0, atol=1e-5)
 
 
+def test_a_uniform_run_leaves_what_transformers_loads_as_it_is(data, upstream, batch, tmp_path):
+    exp = tmp_path / "exp"
+    more = (*UNITS, *CONV, "--pruning", "pinch.uniform=true", "--pruning", "target_sparsity=0.3", "--max_epoch", "2")
+    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *more))
+    model, args = load_model(exp / "config.yaml", exp / "valid.wer_on_target.ave.pth")
+    model.pruning.land()
+    assert len(model.pruning.new_parameters()) == 1 + 2  # one for all feed-forward networks
+    assert 0 <= model.pruning.reached() - 0.3 < model.pruning.pinched.tolerance
+    want = logits(model, batch)
+    counts = write_folded(model, args, exp / "folded")
+    stock, info = AutoModelForCTC.from_pretrained(exp / "folded" / "hf", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert stock.config.intermediate_size < 24 and "espnet_pinch_widths" not in stock.config.to_dict()
+    assert sum(p.numel() for p in stock.parameters()) == counts.params_kept
+    for found in (exp / "folded", exp / "folded" / "hf"):
+        torch.testing.assert_close(logits(espnet_pinch.load(found), batch), want, rtol=0, atol=1e-5)
+
+
 def model_reached(exp):
     model, _ = load_model(exp / "config.yaml", exp / "valid.wer_on_target.ave.pth")
     model.pruning.land()
@@ -93,7 +111,7 @@ def test_a_killed_structured_run_ends_like_one_that_was_not(more, data, upstream
         model, args = load_model(tmp_path / "base" / "config.yaml", tmp_path / "base" / "valid.wer_on_target.ave.pth")
         write_folded(model, args, tmp_path / "base" / "folded")
         upstream = tmp_path / "base" / "folded" / "hf"
-    more = (*UNITS, *more, "--max_epoch", "3", "--resume", "true")
+    more = (*UNITS, "--pruning", "target_sparsity=0.5", *more, "--max_epoch", "3", "--resume", "true")
     train(options(data, upstream, tmp_path / "whole", "mini.yaml", *more))
     cut = options(data, upstream, tmp_path / "cut", "mini.yaml", *more)
     train(cut, tmp_path / "cut" / "1epoch.pth")

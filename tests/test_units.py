@@ -79,14 +79,15 @@ def upstream(name):
 
 def groups_of(model, family, multiple=1):
     linears = find_linears(model, family.layers)
-    return [*find_groups(model, linears, family.ties(model.config), multiple), *family.filters(model, multiple)]
+    groups = [*find_groups(model, linears, family.ties(model.config), multiple), *family.filters(model, multiple)]
+    return [[group] for group in groups]
 
 
 def soft_model(block, groups, thresholds):
     """The same model with the soft mask in the place of the gates, for autograd."""
     weights = dict(block.named_parameters())
     masked = {}
-    for group, threshold in zip(groups, thresholds):
+    for [group], threshold in zip(groups, thresholds):
         parts = [(p, weights[f"{p.layer}.weight"]) for p in group.parts]
         channels = [(w if p.axis == 0 else w.T).reshape(group.units, -1) for p, w in parts]
         score = torch.cat(channels, 1).square().mean(1)
@@ -100,8 +101,8 @@ def soft_model(block, groups, thresholds):
 def test_the_gradient_is_that_of_the_soft_mask_at_the_masked_weights():
     """In closed form: every layer's gradient at the hard mask, carried back by autograd through the soft one."""
     block = Block().double()
-    groups = find_groups(block, find_linears(block, "proj|dense"), find_family("wav2vec2").ties(None))
-    assert [(g.name, g.kind, g.units, g.size) for g in groups] == [
+    groups = [[g] for g in find_groups(block, find_linears(block, "proj|dense"), find_family("wav2vec2").ties(None))]
+    assert [(g.name, g.kind, g.units, g.size) for [g] in groups] == [
         ("attention", "heads", 2, 3),
         ("feed_forward", "channels", 8, 1),
     ]
@@ -111,7 +112,7 @@ def test_the_gradient_is_that_of_the_soft_mask_at_the_masked_weights():
         gate.tau = TAU
     x, g = torch.randn(4, 5).double(), torch.randn(4, 5).double()
     (gated(x) * g).sum().backward()
-    hard = {f"{p.layer}.weight": gated.get_submodule(p.layer).weight.detach() for gr in groups for p in gr.parts}
+    hard = {f"{p.layer}.weight": gated.get_submodule(p.layer).weight.detach() for [gr] in groups for p in gr.parts}
     assert any((weight == 0).any() for weight in hard.values())
     leaves = {name: weight.clone().requires_grad_() for name, weight in hard.items()}
     (torch.func.functional_call(block, leaves, (x,)) * g).sum().backward()  # gradients at the masked weights
@@ -127,18 +128,18 @@ def test_the_gradient_is_that_of_the_soft_mask_at_the_masked_weights():
 
 def test_the_number_of_kept_units_has_the_gradient_of_the_soft_count():
     block = Block().double()
-    groups = find_groups(block, find_linears(block, "proj|dense"), find_family("wav2vec2").ties(None))
+    groups = [[g] for g in find_groups(block, find_linears(block, "proj|dense"), find_family("wav2vec2").ties(None))]
     gates = gate_groups(copy.deepcopy(block), groups, THRESHOLD)
     for gate in gates:
         gate.tau = TAU
         kept = gate.kept()
         assert kept == gate.hard().sum()
         threshold = gate.threshold.detach().clone().requires_grad_()
-        score = gate.scores()
+        [(score, _)] = gate.units()
         want = torch.autograd.grad(
-            torch.sigmoid((score - threshold**2) / TAU).sum(), (threshold, *gate.weights), retain_graph=True
+            torch.sigmoid((score - threshold**2) / TAU).sum(), (threshold, *gate.weights[0]), retain_graph=True
         )
-        got = torch.autograd.grad(kept, (gate.threshold, *gate.weights))
+        got = torch.autograd.grad(kept, (gate.threshold, *gate.weights[0]))
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
@@ -162,7 +163,7 @@ def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
         left = take_gates(model, gates, family.structure(model))
         got = [model(speech).last_hidden_state, model(speech, attention_mask=mask).last_hidden_state]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
-    assert {g.name: g.units for g in groups} | left == {g.name: n for g, n in zip(groups, widths)}
+    assert {g.name: g.units for [g] in groups} | left == {g.name: n for [g], n in zip(groups, widths)}
     assert sum(p.numel() for p in model.parameters()) < before
     assert {t.__name__ for t in set(map(type, model.modules())) - plain} <= {"FewerHeads"}
 
@@ -180,7 +181,7 @@ def test_landing_is_exact_to_one_block_and_keeps_the_ratios():
         widths = counts(gates)
         assert cost.of(widths) <= part * cost.full
         blocks = []  # the cost with one more block of a group
-        for i, group in enumerate(groups):
+        for i, [group] in enumerate(groups):
             assert widths[i] % group.multiple == 0 or widths[i] == group.units
             blocks.append(cost.of([*widths[:i], min(widths[i] + group.multiple, group.units), *widths[i + 1 :]]))
         assert max(blocks) > part * cost.full
@@ -193,7 +194,7 @@ def test_landing_is_exact_to_one_block_and_keeps_the_ratios():
 def test_the_gated_weights_are_counted_as_the_cut_model_has_them():
     model, family = upstream("wav2vec2")
     groups = groups_of(model, family)
-    cost, names = weight_cost(model, groups), {part.layer for group in groups for part in group.parts}
+    cost, names = weight_cost(model, groups), {part.layer for [group] in groups for part in group.parts}
     assert cost.full == sum(model.get_submodule(name).weight.numel() for name in names)
     gates = gate_groups(model, groups, 0.3)
     widths = counts(gates)

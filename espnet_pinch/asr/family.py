@@ -77,6 +77,19 @@ class Family(ABC):
         if group.kind == "heads":
             self.keep_heads(model.get_submodule(group.name.rpartition(".")[0]), places)
 
+    def record_widths(self, config, widths: Mapping[str, int]) -> None:
+        """Describe a model that was cut in its configuration: ``{group: units left}``, of what has become smaller.
+
+        Where fields of a stock configuration can say it, transformers alone can load the model.
+        """
+        before = getattr(config, WIDTHS, None) or {}
+        fields = None if before else self.stock_fields(config, widths)
+        config.update({WIDTHS: {**before, **widths}} if fields is None else fields)
+
+    def stock_fields(self, config, widths: Mapping[str, int]) -> dict | None:
+        """Fields of transformers' configuration that say what ``widths`` says; None where none do."""
+        return None
+
     def narrow(self, model: nn.Module, widths: Mapping[str, int]) -> None:
         """Give a model, of whatever weights, the widths of one that was cut: ``{group: units left}``.
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.asr.distill import DistillSettings, Teacher
-from espnet_pinch.asr.family import WIDTHS
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.core.registry import build_method
 
@@ -102,7 +101,6 @@ class PruningASRModel(ESPnetASRModel):
         self.pruning.fold()
         widths = self.pruning.widths()
         if widths:
-            config = self.frontend.upstream.config
-            setattr(config, WIDTHS, {**(getattr(config, WIDTHS, None) or {}), **widths})
+            self.frontend.family.record_widths(self.frontend.upstream.config, widths)
         self.pruning = build_method({"method": "dense", "layers": self.pruning.settings.layers})
         return widths

@@ -17,23 +17,28 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from espnet_pinch.core.score import MAGNITUDE, Score
+from espnet_pinch.core.score import MAGNITUDE, Score, Units
+
+
+def _units(scores: Tensor | None, kept: Tensor | None) -> Units | None:
+    """What autograd keeps as two tensors."""
+    return None if scores is None or kept is None else Units(scores, kept)
 
 
 class _MaskedWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, threshold, tau, score, scores):
-        ctx.save_for_backward(weight, threshold, scores)
+    def forward(ctx, weight, threshold, tau, score, scores, kept):
+        ctx.save_for_backward(weight, threshold, scores, kept)
         ctx.tau, ctx.score = tau, score
-        return score.apply(weight, threshold, scores)
+        return score.apply(weight, threshold, _units(scores, kept))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_masked):
-        weight, threshold, scores = ctx.saved_tensors
+        weight, threshold, *units = ctx.saved_tensors
         grad_masked = grad_masked.clone(memory_format=torch.contiguous_format)
-        grads = ctx.score.masked_backward(grad_masked, weight, threshold, ctx.tau, scores)
-        return *grads[:2], None, None, grads[2]
+        grads = ctx.score.masked_backward(grad_masked, weight, threshold, ctx.tau, _units(*units))
+        return *grads[:2], None, None, grads[2], None
 
 
 class _MaskedLinear(torch.autograd.Function):
@@ -68,21 +73,21 @@ class _MaskedLinear(torch.autograd.Function):
 
 class _KeptUnits(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, threshold, tau, score, scores):
-        ctx.save_for_backward(weight, threshold, scores)
+    def forward(ctx, weight, threshold, tau, score, scores, kept):
+        ctx.save_for_backward(weight, threshold, scores, kept)
         ctx.tau, ctx.score = tau, score
-        return score.count(weight, threshold, scores).to(threshold.dtype)
+        return score.count(weight, threshold, _units(scores, kept)).to(threshold.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_count):
-        weight, threshold, scores = ctx.saved_tensors
-        grads = ctx.score.count_backward(grad_count, weight, threshold, ctx.tau, scores)
-        return *grads[:2], None, None, grads[2]
+        weight, threshold, *units = ctx.saved_tensors
+        grads = ctx.score.count_backward(grad_count, weight, threshold, ctx.tau, _units(*units))
+        return *grads[:2], None, None, grads[2], None
 
 
 def masked_weight(
-    weight: Tensor, threshold: Tensor, tau: float, score: Score = MAGNITUDE, scores: Tensor | None = None
+    weight: Tensor, threshold: Tensor, tau: float, score: Score = MAGNITUDE, units: Units | None = None
 ) -> Tensor:
     """``W * M_hard`` with the straight-through backward pass.
 
@@ -91,9 +96,9 @@ def masked_weight(
         threshold: scalar.
         tau: temperature of the soft mask, > 0.
         score: what the units of the weight are.
-        scores: (units), where the units have weights in several layers.
+        units: of several layers, where a weight is not a unit of its own.
     """
-    return _MaskedWeight.apply(weight, threshold, tau, score, scores)
+    return _MaskedWeight.apply(weight, threshold, tau, score, *(units or (None, None)))
 
 
 def masked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, threshold: Tensor, tau: float) -> Tensor:
@@ -112,15 +117,14 @@ def masked_linear(x: Tensor, weight: Tensor, bias: Tensor | None, threshold: Ten
 
 
 def kept_units(
-    weight: Tensor | None, threshold: Tensor, tau: float, score: Score = MAGNITUDE, scores: Tensor | None = None
+    weight: Tensor | None, threshold: Tensor, tau: float, score: Score = MAGNITUDE, units: Units | None = None
 ) -> Tensor:
     """``|M|_0``: the number of kept units as a scalar. Its gradient is the gradient of the sum of the soft mask.
 
     Args:
-        weight, threshold, tau, score, scores: as for ``masked_weight``; ``weight`` is not needed where ``scores`` are
-            given.
+        weight, threshold, tau, score, units: as for ``masked_weight``; ``weight`` is not needed with ``units``.
     """
-    return _KeptUnits.apply(weight, threshold, tau, score, scores)
+    return _KeptUnits.apply(weight, threshold, tau, score, *(units or (None, None)))
 
 
 class GatedLinear(nn.Module):

@@ -15,6 +15,7 @@ autograd adds up the ``S`` of all layers that share the unit, and carries the su
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,29 +27,40 @@ PIECE = 1 << 17  # elements; a few pieces together fit in the L2 cache
 Gradients = tuple[Tensor | None, Tensor, Tensor | None]
 
 
+class Units(NamedTuple):
+    """Units with weights in several layers.
+
+    Attributes:
+        scores: (units), computed from all of their weights.
+        kept: (units), boolean, the hard mask.
+    """
+
+    scores: Tensor
+    kept: Tensor
+
+
 class Score:
     """What the units of a weight are, and the passes of a gate over it.
 
-    ``scores`` is (units), computed from the weights of all layers that share the units; None where each weight has a
-    score of its own.
+    ``units`` are those of several layers; None where each weight is a unit of its own.
     """
 
-    def apply(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
+    def apply(self, weight: Tensor, threshold: Tensor, units: Units | None = None) -> Tensor:
         """``W * M_hard``, of the shape of ``weight``."""
         raise NotImplementedError
 
-    def count(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
+    def count(self, weight: Tensor, threshold: Tensor, units: Units | None = None) -> Tensor:
         """Number of kept units, a scalar of int64."""
         raise NotImplementedError
 
     def masked_backward(
-        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, units: Units | None = None
     ) -> Gradients:
         """The gradients for ``grad``, the gradient of ``apply``'s result; may overwrite it."""
         raise NotImplementedError
 
     def count_backward(
-        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, units: Units | None = None
     ) -> Gradients:
         """The gradients for ``grad``, the gradient of the number of kept units, a scalar."""
         raise NotImplementedError
@@ -65,14 +77,14 @@ class Magnitude(Score):
         """The hard mask, boolean, of the shape of ``weight``."""
         return weight.abs() >= threshold.abs()
 
-    def apply(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
+    def apply(self, weight: Tensor, threshold: Tensor, units: Units | None = None) -> Tensor:
         if weight.device.type != "cpu":
             return torch.where(self.mask(weight, threshold), weight, 0)
         # One pass on a CPU, where reading the threshold costs nothing. hardshrink keeps the weights above its bound.
         bound = torch.nextafter(threshold.detach().abs(), torch.zeros_like(threshold))
         return F.hardshrink(weight, bound.item())
 
-    def count(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
+    def count(self, weight: Tensor, threshold: Tensor, units: Units | None = None) -> Tensor:
         if weight.device.type != "cpu":
             return self.mask(weight, threshold).sum()
         bound, count = threshold.abs(), torch.zeros((), dtype=torch.float64)
@@ -82,7 +94,7 @@ class Magnitude(Score):
         return count.long()
 
     def masked_backward(
-        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, units: Units | None = None
     ) -> Gradients:
         shift, total = -threshold.square() / tau, torch.zeros_like(threshold)
         for g, w in _pieces(grad, weight):
@@ -93,7 +105,7 @@ class Magnitude(Score):
         return grad, total * threshold * (-2 / tau), None
 
     def count_backward(
-        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, units: Units | None = None
     ) -> Gradients:
         shift, scale = -threshold.square() / tau, grad * (2 / tau)
         grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -110,27 +122,15 @@ MAGNITUDE = Magnitude()
 
 
 class Slices(Score):
-    """Units that are slices of a weight along one of its axes, and perhaps of other weights too.
-
-    How many units are kept is rounded up to ``multiple``: the largest of those under the threshold stay.
+    """Units that are slices of a weight along one of its axes, and of other weights too.
 
     Args:
         axis: 0 for outputs (rows of a linear layer, filters of a convolution), 1 for inputs.
         size: width of a slice, in channels.
-        least: units that are kept at least.
-        multiple: the number of kept units is a multiple of it, or all of them.
     """
 
-    def __init__(self, axis: int = 0, size: int = 1, least: int = 1, multiple: int = 1):
-        self.axis, self.size, self.least, self.multiple = axis, size, least, multiple
-
-    def kept(self, scores: Tensor, threshold: Tensor) -> Tensor:
-        """The hard mask of the units, (units), boolean."""
-        scores = scores.detach()
-        count = (scores >= threshold.square()).sum().clamp(min=self.least)
-        count = (count + self.multiple - 1) // self.multiple * self.multiple
-        rank = scores.argsort(descending=True, stable=True).argsort()  # 0 for the largest
-        return rank < count
+    def __init__(self, axis: int = 0, size: int = 1):
+        self.axis, self.size = axis, size
 
     def spread(self, values: Tensor, weight: Tensor) -> Tensor:
         """Give each weight the value of its unit: (units) -> broadcastable to the shape of ``weight``."""
@@ -143,34 +143,34 @@ class Slices(Score):
         others = [axis for axis in range(values.dim()) if axis != self.axis]
         return values.sum(others).view(-1, self.size).sum(1)
 
-    def apply(self, weight: Tensor, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
-        return torch.where(self.spread(self.kept(_given(scores), threshold), weight), weight, 0)
+    def apply(self, weight: Tensor, threshold: Tensor, units: Units | None = None) -> Tensor:
+        return torch.where(self.spread(_given(units).kept, weight), weight, 0)
 
-    def count(self, weight: Tensor | None, threshold: Tensor, scores: Tensor | None = None) -> Tensor:
-        return self.kept(_given(scores), threshold).sum()
+    def count(self, weight: Tensor | None, threshold: Tensor, units: Units | None = None) -> Tensor:
+        return _given(units).kept.sum()
 
     def masked_backward(
-        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, scores: Tensor | None = None
+        self, grad: Tensor, weight: Tensor, threshold: Tensor, tau: float, units: Units | None = None
     ) -> Gradients:
-        mask = self._soft(scores, threshold, tau)
+        mask = self._soft(units, threshold, tau)
         slope = self.gather(grad * weight) * mask * (1 - mask) / tau
         return grad.mul_(self.spread(mask, weight)), -2 * threshold * slope.sum(), slope
 
     def count_backward(
-        self, grad: Tensor, weight: Tensor | None, threshold: Tensor, tau: float, scores: Tensor | None = None
+        self, grad: Tensor, weight: Tensor | None, threshold: Tensor, tau: float, units: Units | None = None
     ) -> Gradients:
-        mask = self._soft(scores, threshold, tau)
+        mask = self._soft(units, threshold, tau)
         slope = grad * mask * (1 - mask) / tau
         return None, -2 * threshold * slope.sum(), slope
 
     @staticmethod
-    def _soft(scores: Tensor | None, threshold: Tensor, tau: float) -> Tensor:
-        return ((_given(scores) - threshold.square()) / tau).sigmoid()
+    def _soft(units: Units | None, threshold: Tensor, tau: float) -> Tensor:
+        return ((_given(units).scores - threshold.square()) / tau).sigmoid()
 
 
-def _given(scores: Tensor | None) -> Tensor:
-    assert scores is not None, "units of several weights need their scores"
-    return scores
+def _given(units: Units | None) -> Units:
+    assert units is not None, "slices are units of several weights, which must be given"
+    return units
 
 
 def _soft_mask(weight: Tensor, shift: Tensor, tau: float) -> Tensor:

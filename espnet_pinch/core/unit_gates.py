@@ -15,67 +15,93 @@ from torch.nn import functional as F
 
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.gate import kept_units, masked_weight
-from espnet_pinch.core.score import Slices
+from espnet_pinch.core.score import Slices, Units
 from espnet_pinch.core.units import Cost, Group, Part, Structure, cut, find_groups, mac_cost, weight_cost
 from espnet_pinch.errors import UserError
 
 
 class UnitGate(nn.Module):
-    """The gate of a group: one threshold for all of its units.
+    """The gate of a group, or of several alike that keep the same number of units: one threshold for all of them.
+
+    How many units are kept is rounded up to the group's ``multiple``: the largest of those under the threshold stay.
+    Of several groups, the scores are ranked in each, and the mean of each rank is compared with the threshold.
 
     Args:
-        group: the units.
-        weights: one for each of its parts.
+        groups: the units.
+        weights: for each group, one for each of its parts.
         threshold: initial value of the threshold.
         tau: temperature of the soft mask, > 0.
     """
 
     scale: Tensor
 
-    def __init__(self, group: Group, weights: Sequence[Tensor], threshold: float = 1e-5, tau: float = 0.5):
+    def __init__(
+        self, groups: Sequence[Group], weights: Sequence[Sequence[Tensor]], threshold: float = 1e-5, tau: float = 0.5
+    ):
         super().__init__()
-        self.group, self.tau = group, tau
-        self.threshold = nn.Parameter(weights[0].new_tensor(threshold))  # ()
-        self.weights = list(weights)  # not parameters of the gate: the layers hold them
-        self.slices = [Slices(part.axis, group.size, group.least, group.multiple) for part in group.parts]
-        self.weights_per_unit = sum(weight.numel() for weight in weights) // group.units
-        self._cached: tuple[tuple, Tensor] | None = None
+        self.groups, self.tau = tuple(groups), tau
+        self.name = groups[0].name if len(groups) == 1 else f"{groups[0].kind} of all blocks"
+        self.threshold = nn.Parameter(weights[0][0].new_tensor(threshold))  # ()
+        self.weights = [list(of_group) for of_group in weights]  # not parameters of the gate: the layers hold them
+        self.slices = [[Slices(part.axis, group.size) for part in group.parts] for group in groups]
+        self._cached: tuple[tuple, list[Units]] | None = None
         self._spent = False  # whether a backward pass has gone through the cached scores
         self.register_buffer("scale", torch.ones_like(self.threshold))
         with torch.no_grad():
-            self.scale.copy_(self.scores().mean())
+            self.scale.copy_(torch.stack([units.scores for units in self.units()]).mean())
         self._cached = None
 
-    def scores(self) -> Tensor:
-        """Mean square of each unit's weights, (units), differentiable."""
-        key = (torch.is_grad_enabled(), *(weight._version for weight in self.weights))
+    def units(self) -> list[Units]:
+        """The units of each group; their scores are differentiable."""
+        weights = [weight for of_group in self.weights for weight in of_group]
+        key = (torch.is_grad_enabled(), *(tensor._version for tensor in (self.threshold, *weights)))
         if self._cached is None or self._cached[0] != key or self._spent:
-            squares = [slices.gather(weight.square()) for slices, weight in zip(self.slices, self.weights)]
-            scores = torch.stack(squares).sum(0) / (self.weights_per_unit * self.scale)
-            self._cached, self._spent = (key, scores), False
-            if scores.requires_grad:
-                scores.register_hook(self._backward_came)
+            scores = [self._scores(i) for i in range(len(self.groups))]
+            ranks = [s.detach().argsort(descending=True, stable=True).argsort() for s in scores]  # 0 for the largest
+            left = self._left(torch.stack([s.detach().sort(descending=True).values for s in scores]).mean(0))
+            self._cached, self._spent = (key, [Units(s, rank < left) for s, rank in zip(scores, ranks)]), False
+            for score in scores:
+                if score.requires_grad:
+                    score.register_hook(self._backward_came)
         return self._cached[1]
+
+    def _scores(self, i: int) -> Tensor:
+        """Mean square of the weights of each unit of a group, over the scale, (units)."""
+        squares = [slices.gather(weight.square()) for slices, weight in zip(self.slices[i], self.weights[i])]
+        per_unit = sum(weight.numel() for weight in self.weights[i]) // self.groups[i].units
+        return torch.stack(squares).sum(0) / (per_unit * self.scale)
+
+    def _left(self, ranked: Tensor) -> Tensor:
+        """The number of units to keep, a scalar, from the scores in falling order."""
+        group = self.groups[0]
+        left = (ranked >= self.threshold.detach().square()).sum().clamp(min=group.least)
+        return (left + group.multiple - 1) // group.multiple * group.multiple
 
     def _backward_came(self, _) -> None:
         self._spent = True
 
-    def masked(self, weight: Tensor, axis: int) -> Tensor:
-        """The weight of a part, or what other gates have left of it, with the pruned units as zeros."""
-        slices = next(slices for slices in self.slices if slices.axis == axis)
-        return masked_weight(weight, self.threshold, self.tau, slices, self.scores())
+    def masked(self, weight: Tensor, i: int, axis: int) -> Tensor:
+        """The weight of a part of group ``i``, or what other gates have left of it, with the pruned units as zeros."""
+        slices = next(slices for slices in self.slices[i] if slices.axis == axis)
+        return masked_weight(weight, self.threshold, self.tau, slices, self.units()[i])
 
     def kept(self) -> Tensor:
-        """Number of kept units, differentiable (``kept_units``)."""
-        return kept_units(None, self.threshold, self.tau, self.slices[0], self.scores())
+        """Number of kept units of a group, differentiable (``kept_units``)."""
+        counts = [kept_units(None, self.threshold, self.tau, self.slices[0][0], units) for units in self.units()]
+        return torch.stack(counts).mean()
 
     @torch.no_grad()
-    def hard(self) -> Tensor:
-        """Which units are kept, (units), boolean."""
-        return self.slices[0].kept(self.scores(), self.threshold)
+    def hard(self, i: int = 0) -> Tensor:
+        """Which units of group ``i`` are kept, (units), boolean."""
+        return self.units()[i].kept
+
+    @torch.no_grad()
+    def ranked(self) -> Tensor:
+        """What is compared with the threshold's square, in falling order, (units)."""
+        return torch.stack([units.scores.sort(descending=True).values for units in self.units()]).mean(0)
 
     def extra_repr(self) -> str:
-        return f"{self.group.name}, {self.group.units} {self.group.kind}"
+        return f"{self.name}, {self.groups[0].units} {self.groups[0].kind}"
 
 
 class GatedLayer(nn.Module):
@@ -85,25 +111,27 @@ class GatedLayer(nn.Module):
 
     Args:
         layer: an ``nn.Linear``, or an ``nn.Conv1d`` without groups and padding.
-        gates: ``{axis: gate}``.
-        own: the axis whose gate is a submodule of this layer, so that its threshold is among the model's parameters.
+        gates: ``{axis: (gate, place of the group in it)}``.
+        own: a gate that is to be a submodule of this layer, so that its threshold is among the model's parameters.
     """
 
     bias: Tensor | None
 
-    def __init__(self, layer: nn.Linear | nn.Conv1d, gates: dict[int, UnitGate], own: int | None = None):
+    def __init__(
+        self, layer: nn.Linear | nn.Conv1d, gates: dict[int, tuple[UnitGate, int]], own: UnitGate | None = None
+    ):
         super().__init__()
         self.weight_orig = layer.weight
         self.bias = layer.bias
         self.layer = [layer]  # in a list: the parameters are this module's own
         self.gates = [gates]  # the same: other layers hold them as well
-        self.gate = gates[own] if own is not None else None
+        self.gate = own
 
     @property
     def weight(self) -> Tensor:
         weight = self.weight_orig
-        for axis, gate in self.gates[0].items():
-            weight = gate.masked(weight, axis)
+        for axis, (gate, i) in self.gates[0].items():
+            weight = gate.masked(weight, i, axis)
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,19 +171,21 @@ class GatedLayerNorm(nn.Module):
         return self.norm[0].train(self.training)
 
 
-def gate_groups(model: nn.Module, groups: Sequence[Group], threshold: float = 1e-5) -> list[UnitGate]:
-    """Put a gate for each group into ``model``.
+def gate_groups(model: nn.Module, sets: Sequence[Sequence[Group]], threshold: float = 1e-5) -> list[UnitGate]:
+    """Put a gate for each set of groups into ``model``.
 
-    Returns: the gates, in the order of ``groups``.
+    Returns: the gates, in the order of ``sets``.
     """
-    layers: dict[str, Any] = {part.layer: model.get_submodule(part.layer) for group in groups for part in group.parts}
-    gates = [UnitGate(g, [layers[part.layer].weight for part in g.parts], threshold) for g in groups]
+    groups = [group for groups in sets for group in groups]
+    layers: dict[str, Any] = {part.layer: model.get_submodule(part.layer) for g in groups for part in g.parts}
+    gates = [UnitGate(of, [[layers[p.layer].weight for p in g.parts] for g in of], threshold) for of in sets]
+    places = {part: (gate, i) for gate in gates for i, group in enumerate(gate.groups) for part in group.parts}
     for name, layer in layers.items():
-        of_layer = {p.axis: gate for gate in gates for p in gate.group.parts if p.layer == name}
-        own = next((axis for axis, gate in of_layer.items() if gate.group.parts[0] == Part(name, axis)), None)
-        replace_module(model, name, GatedLayer(layer, dict(sorted(of_layer.items())), own))
+        of_layer = {axis: places[Part(name, axis)] for axis in (0, 1) if Part(name, axis) in places}
+        own = next((gate for gate in gates if gate.groups[0].parts[0].layer == name), None)
+        replace_module(model, name, GatedLayer(layer, of_layer, own))
     for gate in gates:
-        for name in gate.group.norms:
+        for name in gate.groups[0].norms:
             norm: Any = model.get_submodule(name)
             replace_module(model, name, GatedLayerNorm(norm, gate))
     return gates
@@ -167,24 +197,21 @@ def take_gates(model: nn.Module, gates: Sequence[UnitGate], structure: Structure
 
     Returns: ``{group: units that stay}``, of the groups that have lost some.
     """
-    kept = {gate.group.name: gate.hard().nonzero().flatten() for gate in gates}
-    for gate in gates:
-        for part in gate.group.parts:
-            layer = model.get_submodule(part.layer)
-            if isinstance(layer, GatedLayer):
-                replace_module(model, part.layer, layer.plain())
-        for name in gate.group.norms:
-            norm = model.get_submodule(name)
-            if isinstance(norm, GatedLayerNorm):
-                replace_module(model, name, norm.plain())
-    shrunk = [gate.group for gate in gates if len(kept[gate.group.name]) < gate.group.units]
+    kept = {g.name: gate.hard(i).nonzero().flatten() for gate in gates for i, g in enumerate(gate.groups)}
+    groups = [group for gate in gates for group in gate.groups]
+    for group in groups:
+        for name in (*(part.layer for part in group.parts), *group.norms):
+            module = model.get_submodule(name)
+            if isinstance(module, GatedLayer | GatedLayerNorm):
+                replace_module(model, name, module.plain())
+    shrunk = [group for group in groups if len(kept[group.name]) < group.units]
     for group in shrunk:
         (structure.cut or cut)(model, group, kept[group.name])
     return {group.name: len(kept[group.name]) for group in shrunk}
 
 
 def counts(gates: Iterable[UnitGate]) -> list[int]:
-    """Number of units that each gate keeps."""
+    """Number of units that each gate keeps, of each of its groups."""
     return torch.stack([gate.hard().sum() for gate in gates]).tolist()
 
 
@@ -196,7 +223,7 @@ def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
     ratios of the groups' thresholds.
 
     Args:
-        gates: of the groups of ``cost``, in their order.
+        gates: in the order of ``cost``.
         budget: in the unit of the cost.
 
     Raises:
@@ -204,8 +231,8 @@ def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
     """
     events = []  # (the square of the factor over which a group loses its next block, place of the group, units left)
     for i, gate in enumerate(gates):
-        ratios = (gate.scores().double() / gate.threshold.double().square()).sort(descending=True).values.tolist()
-        events += [(ratios[left], i, left) for left in gate.group.smaller_widths]
+        ratios = (gate.ranked().double() / gate.threshold.double().square()).tolist()
+        events += [(ratios[left], i, left) for left in gate.groups[0].smaller_widths]
     events.sort()
 
     def kept(number: int) -> list[int]:
@@ -247,6 +274,8 @@ class UnitGates:
         multiple: the numbers of channels and filters that are kept are multiples of it.
         macs: whether the budget is the model's multiplications; otherwise it is the gated weights.
         target: the fraction of the budget that is to be saved.
+        uniform: keep all heads, and the same number of channels in every block, so that a stock configuration
+            describes what is left.
 
     Raises:
         UserError: the model has no units of that kind, it is not known how to count its multiplications, or it cannot
@@ -263,37 +292,43 @@ class UnitGates:
         multiple: int,
         macs: bool,
         target: float,
+        uniform: bool = False,
     ):
         groups = find_groups(model, find_linears(model, layers), structure.ties, multiple)
+        sets = [[group] for group in groups]
+        if uniform:
+            groups = [group for group in groups if group.kind == "channels"]
+            if len({group.units for group in groups}) != 1:
+                raise UserError("uniform: true, but the feed-forward networks of this model are not of one width")
+            sets = [groups]
         if conv:
             if structure.filters is None:
                 raise UserError(
                     "conv: true, but it is not known which convolutions of this model have filters to prune"
                 )
-            groups += structure.filters(multiple)
+            filters = structure.filters(multiple)
+            sets += [[group] for group in filters]
+            for group in filters:
+                for name in (*(part.layer for part in group.parts), *group.norms, *group.channel_norms):
+                    model.get_submodule(name).requires_grad_(True)
         self.structure = structure
-        self.weights = weight_cost(model, groups)
+        self.weights = weight_cost(model, sets)
         self.budget = self.weights
         if macs:
             if structure.macs is None:
                 raise UserError("target_macs, but it is not known how to count the multiplications of this model")
-            self.budget = mac_cost(groups, structure.macs())
-        most = 1 - self.budget.of([group.fewest for group in groups]) / self.budget.full
+            self.budget = mac_cost(sets, structure.macs())
+        most = 1 - self.budget.of([of[0].fewest for of in sets]) / self.budget.full
         if target > most:
             raise UserError(
                 f"the model cannot save {100 * target:.2f} % of its {'multiplications' if macs else 'gated weights'}: "
                 f"every layer keeps some units, which allows at most {100 * most:.2f} %"
             )
-        self.gates = {gate.group.name: gate for gate in gate_groups(model, groups, threshold)}
-        if conv:
-            for group in groups:
-                if group.kind == "filters":
-                    for name in (*(part.layer for part in group.parts), *group.norms, *group.channel_norms):
-                        model.get_submodule(name).requires_grad_(True)
+        self.gates = {gate.name: gate for gate in gate_groups(model, sets, threshold)}
         blocks = []
-        for i, group in enumerate(groups):
-            less = [g.units for g in groups]
-            less[i] -= group.multiple
+        for i, of in enumerate(sets):
+            less = [groups[0].units for groups in sets]
+            less[i] -= of[0].multiple
             blocks.append(1 - self.budget.of(less) / self.budget.full)
         self.tolerance = max(blocks)
 
@@ -319,20 +354,20 @@ class UnitGates:
         left = dict(zip(self.gates, counts(self.gates.values())))
         found: dict[str, tuple[int, float]] = {}
         for name, gate in self.gates.items():
-            for part, weight in zip(gate.group.parts, gate.weights):
-                _, kept = found.get(part.layer, (0, weight.numel()))
-                found[part.layer] = weight.numel(), kept * left[name] / gate.group.units
+            for group, weights in zip(gate.groups, gate.weights):
+                for part, weight in zip(group.parts, weights):
+                    _, kept = found.get(part.layer, (0, weight.numel()))
+                    found[part.layer] = weight.numel(), kept * left[name] / group.units
         return {layer: (total - round(kept), total) for layer, (total, kept) in found.items()}
 
     def collapsed(self) -> dict[str, str]:
         """The groups that would keep fewer units than they must."""
         found = {}
         for name, gate in self.gates.items():
-            over = int((gate.scores() >= gate.threshold.square()).sum())
-            left = int(gate.hard().sum())
-            if over < gate.group.fewest == left:
-                kind = gate.group.kind
-                found[name] = f"its threshold leaves {over} of {gate.group.units} {kind}; {left} are held, the fewest"
+            group, left = gate.groups[0], int(gate.hard().sum())
+            over = int((gate.ranked() >= gate.threshold.square()).sum())
+            if over < group.fewest == left:
+                found[name] = f"the threshold leaves {over} of {group.units} {group.kind}; {left} are held, the fewest"
         return found
 
     def fold(self, model: nn.Module) -> dict[str, int]:

@@ -112,9 +112,9 @@ class Cost:
     """What a model costs, as a function of how many units each group keeps.
 
     Attributes:
-        terms: ``(amount, groups)``: what a part of the model costs at full width, and the places of the groups whose
-            widths it is proportional to.
-        widths: units of each group at full width.
+        terms: ``(amount, places)``: what a part of the model costs at full width, and the places of the gates whose
+            numbers of units it is proportional to.
+        widths: units of each gate at full width.
     """
 
     terms: tuple[tuple[float, tuple[int, ...]], ...]
@@ -124,7 +124,7 @@ class Cost:
         """The cost of a model.
 
         Args:
-            kept: units that each group keeps, numbers or scalar tensors.
+            kept: units that each gate keeps, numbers or scalar tensors.
         """
         total = 0.0
         for amount, groups in self.terms:
@@ -138,20 +138,20 @@ class Cost:
         return self.of(self.widths)
 
 
-def weight_cost(model: nn.Module, groups: Sequence[Group]) -> Cost:
-    """The gated weights of a model that has no gates yet."""
+def weight_cost(model: nn.Module, sets: Sequence[Sequence[Group]]) -> Cost:
+    """The gated weights of a model that has no gates yet. The groups of a set keep the same number of units."""
     layers: dict[str, list[int]] = {}
-    for i, group in enumerate(groups):
-        for part in group.parts:
+    for i, groups in enumerate(sets):
+        for part in (part for group in groups for part in group.parts):
             layers.setdefault(part.layer, []).append(i)
     sizes = {name: _layer(model, name).weight.numel() for name in layers}
     return Cost(
         tuple((float(sizes[name]), tuple(of_layer)) for name, of_layer in layers.items()),
-        tuple(group.units for group in groups),
+        tuple(groups[0].units for groups in sets),
     )
 
 
-def mac_cost(groups: Sequence[Group], macs: Mapping[str, float]) -> Cost:
+def mac_cost(sets: Sequence[Sequence[Group]], macs: Mapping[str, float]) -> Cost:
     """The multiplications of the whole model.
 
     A head's and a channel's are a share of its module's. A convolution's, and those of the layer behind the last one,
@@ -161,12 +161,13 @@ def mac_cost(groups: Sequence[Group], macs: Mapping[str, float]) -> Cost:
         macs: ``{module: multiplications}`` at full width, "" for the whole model.
     """
     shares: dict[str, list[int]] = {}
-    for i, group in enumerate(groups):
-        for name in [group.name] if group.kind != "filters" else [part.layer for part in group.parts]:
-            shares.setdefault(name, []).append(i)
+    for i, groups in enumerate(sets):
+        for group in groups:
+            for name in [group.name] if group.kind != "filters" else [part.layer for part in group.parts]:
+                shares.setdefault(name, []).append(i)
     terms = [(macs[name], tuple(of_module)) for name, of_module in shares.items()]
     rest = macs[""] - sum(amount for amount, _ in terms)
-    return Cost((*terms, (rest, ())), tuple(group.units for group in groups))
+    return Cost((*terms, (rest, ())), tuple(groups[0].units for groups in sets))
 
 
 @torch.no_grad()

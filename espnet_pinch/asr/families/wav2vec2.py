@@ -1,6 +1,7 @@
 """wav2vec2 and similar models: convolutions on the waveform, then Transformer blocks of six linear layers."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class Wav2Vec2(Family):
 
     model_types = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
     layers = TRANSFORMER_LINEARS
+    networks: tuple[str, ...] = (".feed_forward",)  # ends of the names of a block's feed-forward networks
     short_names = {
         "attention.q_proj": "q",
         "attention.k_proj": "k",
@@ -55,6 +57,21 @@ class Wav2Vec2(Family):
                 )
             )
         return groups
+
+    def stock_fields(self, config, widths: Mapping[str, int]) -> dict | None:
+        conv_dim, networks = list(config.conv_dim), {}
+        for name, width in widths.items():
+            if found := re.fullmatch(r"feature_extractor\.conv_layers\.(\d+)", name):
+                conv_dim[int(found[1])] = width
+            elif name.endswith(self.networks):
+                networks[name] = width
+            else:
+                return None  # heads: all attentions have as many
+        if not networks:
+            return {"conv_dim": conv_dim}
+        if len(set(networks.values())) > 1 or len(networks) < config.num_hidden_layers * len(self.networks):
+            return None
+        return {"conv_dim": conv_dim, "intermediate_size": next(iter(networks.values()))}
 
     def objection(self, config) -> str | None:
         for kind in ("hidden", "adapter"):

@@ -26,6 +26,7 @@ class Wav2Vec2Conformer(Wav2Vec2):
         r"(^|\.)encoder\.layers\.\d+\."
         r"(self_attn\.linear_(q|k|v|out)|ffn[12]\.(intermediate_dense|output_dense))$"
     )
+    networks = (".ffn1", ".ffn2")
     short_names = {
         "ffn1.intermediate_dense": "ffn1 fc1",
         "ffn1.output_dense": "ffn1 fc2",

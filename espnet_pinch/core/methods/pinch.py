@@ -28,6 +28,8 @@ class PinchSettings(OnePassSettings):
         unit: "weight" prunes single weights, as the paper does; "structured" whole heads and channels.
         conv: with "structured", prune the filters of the convolutions in front of the Transformer as well.
         multiple: with "structured", the numbers of channels and filters that are kept are multiples of it.
+        uniform: with "structured", keep all heads and one number of channels for all blocks, so that transformers alone
+            loads what is left.
     """
 
     takes_macs: ClassVar[bool] = True
@@ -38,17 +40,19 @@ class PinchSettings(OnePassSettings):
     unit: str = "weight"
     conv: bool = False
     multiple: int = 8
+    uniform: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         if self.unit not in UNITS:
             raise UserError(f"pinch.unit must be one of {', '.join(UNITS)}, not {shown(self.unit)}")
-        if not isinstance(self.conv, bool):
-            raise UserError(f"pinch.conv must be true or false, not {shown(self.conv)}")
+        for name in ("conv", "uniform"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"pinch.{name} must be true or false, not {shown(getattr(self, name))}")
         if not isinstance(self.multiple, int) or isinstance(self.multiple, bool) or self.multiple < 1:
             raise UserError(f"pinch.multiple must be a whole number over 0, not {shown(self.multiple)}")
-        if self.unit == "weight" and (self.conv or self.target_macs is not None):
-            what = "conv" if self.conv else "target_macs"
+        if self.unit == "weight" and (self.conv or self.uniform or self.target_macs is not None):
+            what = "conv" if self.conv else "uniform" if self.uniform else "target_macs"
             raise UserError(f"{what} needs pinch.unit: structured; single weights leave no smaller layers")
         check_number("threshold_init", self.threshold_init, above=0.0)
         if self.threshold_lr is not None:
@@ -107,9 +111,16 @@ class Pinch(OnePassMethod):
         if own.unit == "weight":
             self.pinched = WeightGates(model, own.layers, own.threshold_init)
         else:
-            macs = own.target_macs is not None
             self.pinched = UnitGates(
-                model, own.layers, own.threshold_init, self.structure, own.conv, own.multiple, macs, own.target
+                model,
+                own.layers,
+                own.threshold_init,
+                self.structure,
+                conv=own.conv,
+                multiple=own.multiple,
+                macs=own.target_macs is not None,
+                target=own.target,
+                uniform=own.uniform,
             )
 
     @property
