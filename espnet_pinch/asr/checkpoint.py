@@ -110,6 +110,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     with torch.device("meta"):
         macs_total = count_macs(model_from_dict(model.frontend.built["config"]))[""]
     before, total = model.pruning.layer_counts(), sum(p.numel() for p in model.parameters()) - extra
+    groups = model.pruning.group_widths()
     widths = model.fold()
     counts = count_cut(model, before, total, extra) if widths else count_parameters(model, layers, extra)
     pruning = {"method": "dense", "layers": layers}
@@ -125,6 +126,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
             params_stored=sum(p.numel() for p in model.parameters()),
             macs=count_macs(frontend.upstream)[""],
             macs_total=macs_total,
+            widths=groups,
         )
         torch.save(model.state_dict(), new / "model.pth")
         write_json(new / "parameters.json", dataclasses.asdict(counts))

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 FILE = "history.json"
 POINTS_PER_EPOCH = 20
-POINT = ("loss", "loss_ctc", "penalty", "sparsity", "tau", "eta")  # figures that are also kept within an epoch
+POINT = (
+    "loss",
+    "loss_ctc",
+    "penalty",
+    "sparsity",
+    "macs_saved",
+    "tau",
+    "eta",
+)  # figures that are also kept within an epoch
 
 
 def read(folder: str | Path) -> dict[str, dict]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.settings import MethodSettings
 from espnet_pinch.core.units import Structure
 
@@ -139,6 +140,10 @@ class PruningMethod(nn.Module):
 
     def widths(self) -> dict[str, int]:
         """``{group: units left}`` of a model that has been cut to smaller layers; empty where none has been cut."""
+        return {}
+
+    def group_widths(self) -> dict[str, Width]:
+        """``{group: its units}`` of a method that prunes whole units."""
         return {}
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:

@@ -26,6 +26,21 @@ class LayerCount:
 
 
 @dataclasses.dataclass(frozen=True)
+class Width:
+    """Units of a group: heads of an attention, channels of a feed-forward network, filters of a convolution.
+
+    Attributes:
+        kind: "heads", "channels" or "filters".
+        left: units that are left, 1 or more.
+        units: units before.
+    """
+
+    kind: str
+    left: int
+    units: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Parameters:
     """Counts of a folded model. The fields are the keys of the file, in its order.
 
@@ -40,6 +55,7 @@ class Parameters:
         params_stored: parameters in model.pth; fewer than ``params_total`` where whole channels were removed.
         macs: multiplications of the upstream on 10 s of audio, zeros included; None in files of earlier releases.
         macs_total: the same before anything was removed.
+        widths: of every group, by the name of its module, where whole units were pruned; empty otherwise.
     """
 
     sparsity: float
@@ -52,6 +68,7 @@ class Parameters:
     params_stored: int
     macs: float | None = None
     macs_total: float | None = None
+    widths: dict[str, Width] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Parameters":
@@ -61,7 +78,9 @@ class Parameters:
             UserError: it lacks a key.
         """
         try:
-            return from_json(cls, {**read_json(path), "layers": read_layers(path)})
+            values = read_json(path)
+            widths = {name: from_json(Width, width) for name, width in values.get("widths", {}).items()}
+            return from_json(cls, {**values, "layers": read_layers(path), "widths": widths})
         except KeyError as error:
             raise UserError(f"{path} has no {error.args[0]}; fold the model again with stage 4") from None
 

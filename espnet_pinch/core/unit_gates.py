@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.gate import kept_units, masked_weight
+from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.score import Slices, Units
 from espnet_pinch.core.units import Cost, Group, Part, Structure, cut, find_groups, mac_cost, weight_cost
 from espnet_pinch.errors import UserError
@@ -359,6 +360,14 @@ class UnitGates:
                     _, kept = found.get(part.layer, (0, weight.numel()))
                     found[part.layer] = weight.numel(), kept * left[name] / group.units
         return {layer: (total - round(kept), total) for layer, (total, kept) in found.items()}
+
+    def group_widths(self) -> dict[str, Width]:
+        """``{group: its units}``."""
+        return {
+            group.name: Width(group.kind, int(gate.hard(i).sum()), group.units)
+            for gate in self.gates.values()
+            for i, group in enumerate(gate.groups)
+        }
 
     def collapsed(self) -> dict[str, str]:
         """The groups that would keep fewer units than they must."""

@@ -14,7 +14,7 @@ from espnet_pinch.data.spelling import UnknownCharacters, describe
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_text
 from espnet_pinch.progress import progress_bar
-from espnet_pinch.results.plots import plot_course, plot_layers
+from espnet_pinch.results.plots import plot_course, plot_layers, plot_widths
 from espnet_pinch.results.records import Results, SetScore, SystemFigures
 from espnet_pinch.results.scoring import score_files
 from espnet_pinch.results.significance import compare_files
@@ -129,15 +129,22 @@ def write_report(
         command=command,
     )
     epochs = history.read(run.folder)
-    plot_course(epochs, out / "images" / "course", results.target_sparsity if prunes else None)
-    plot_layers(run.parameters().layers, out / "images" / "layers")
-    write_text(out / "RESULTS.md", markdown(results))
+    plot_course(epochs, out / "images" / "course", results.target if prunes else None)
+    parameters = run.parameters()
+    plot_layers(parameters.layers, out / "images" / "layers")
+    if parameters.widths:
+        plot_widths(parameters.widths, out / "images" / "widths")
+    write_text(out / "RESULTS.md", markdown(results, bool(parameters.widths)))
     results.write(out / "results.json")
     return results
 
 
-def markdown(results: Results) -> str:
-    """The report as Markdown."""
+def markdown(results: Results, widths: bool = False) -> str:
+    """The report as Markdown.
+
+    Args:
+        widths: whether there is a picture of them.
+    """
     source = results.figures.upstream_source
     return "\n".join(
         [
@@ -163,6 +170,7 @@ def markdown(results: Results) -> str:
             "",
             "![Sparsity of every gated layer](images/layers.png)",
             "",
+            *(["![Filters, channels and heads that are left](images/widths.png)", ""] if widths else []),
         ]
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which takes the caller's backend: no picture is shown
 
 from espnet_pinch.asr.family import short_names
-from espnet_pinch.core.parameters import LayerCount
+from espnet_pinch.core.parameters import LayerCount, Width
 from espnet_pinch.files import whole_file
 
 
@@ -27,12 +27,15 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     Args:
         history: ``espnet_pinch.asr.history.read``.
         path: suffix is replaced.
-        target: target sparsity, drawn as a line; None for a run that does not prune.
+        target: drawn as a line, a sparsity, or a fraction of the multiplications where they are logged; None for a run
+            that does not prune.
     """
     points = [point for phases in history.values() for point in phases["train"]["points"]]
     ends = [phases["train"]["points"][-1]["iteration"] for phases in history.values()]
-    logged = [key for key in ("sparsity", "tau", "eta") if key in points[0]]
-    rows = ["CTC loss", "dev errors, %", *("sparsity, %" if key == "sparsity" else key for key in logged)]
+    logged = [key for key in ("sparsity", "macs_saved", "tau", "eta") if key in points[0]]
+    shares = {"sparsity": "sparsity, %", "macs_saved": "mult. saved, %"}
+    aim = "macs_saved" if "macs_saved" in logged else "sparsity"
+    rows = ["CTC loss", "dev errors, %", *(shares.get(key, key) for key in logged)]
     figure = Figure(figsize=(7, 1.7 * len(rows) + 0.8), layout="constrained")
     axes = figure.subplots(len(rows), 1, sharex=True)
     iterations = [point["iteration"] for point in points]
@@ -51,14 +54,39 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     axes[1].set_ylim(bottom=0)
     axes[1].legend()
     for axis, key in zip(axes[2:], logged):
-        line(axis, key, 100 if key == "sparsity" else 1)
-        if key == "sparsity" and target is not None:
+        line(axis, key, 100 if key in shares else 1)
+        if key == aim and target is not None:
             axis.axhline(100 * target, color="tab:gray", linestyle="--", label=f"target {100 * target:g} %")
             axis.legend(loc="lower right")
     for axis, name in zip(axes, rows):
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel("iteration")
+    save(figure, path)
+
+
+def plot_widths(widths: dict[str, Width], path: str | os.PathLike) -> None:
+    """The units that are left of every group, a panel for each kind: filters, channels, heads.
+
+    Args:
+        widths: by the name of the group's module, such as "encoder.layers.3.attention".
+        path: suffix is replaced.
+    """
+    kinds = [kind for kind in ("filters", "channels", "heads") if any(w.kind == kind for w in widths.values())]
+    figure = Figure(figsize=(7, 1.9 * len(kinds) + 0.6), layout="constrained")
+    axes = figure.subplots(len(kinds), 1, squeeze=False)[:, 0]
+    for axis, kind in zip(axes, kinds):
+        found = [(name, width) for name, width in widths.items() if width.kind == kind]
+        places = range(len(found))
+        axis.bar(places, [width.units for _, width in found], color="lightgray")
+        bars = axis.bar(places, [width.left for _, width in found], color="tab:blue")
+        axis.bar_label(bars, fontsize=8)
+        labels = [name.rpartition("layers.")[2].partition(".") for name, _ in found]
+        several = len({number for number, _, _ in labels}) < len(labels)  # networks in a block
+        axis.set_xticks(places, [f"{n} {rest}" if several else n for n, _, rest in labels], fontsize=8)
+        axis.set_ylabel(f"{kind} left")
+        axis.set_xlabel("convolution" if kind == "filters" else "Transformer block")
+        axis.margins(y=0.15)
     save(figure, path)
 
 

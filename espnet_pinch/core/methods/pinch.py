@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from espnet_pinch.core.budget import WeightGates
 from espnet_pinch.core.method import cosine
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
+from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import check_number, shown
 from espnet_pinch.core.unit_gates import UnitGates
@@ -216,6 +217,9 @@ class Pinch(OnePassMethod):
 
     def collapsed(self) -> dict[str, str]:
         return super().collapsed() if isinstance(self.pinched, WeightGates) else self.pinched.collapsed()
+
+    def group_widths(self) -> dict[str, Width]:
+        return self.pinched.group_widths() if isinstance(self.pinched, UnitGates) else {}
 
     def widths(self) -> dict[str, int]:
         return self._widths
