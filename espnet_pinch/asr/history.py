@@ -17,15 +17,8 @@ if TYPE_CHECKING:
 
 FILE = "history.json"
 POINTS_PER_EPOCH = 20
-POINT = (
-    "loss",
-    "loss_ctc",
-    "penalty",
-    "sparsity",
-    "macs_saved",
-    "tau",
-    "eta",
-)  # figures that are also kept within an epoch
+# Figures that are also kept within an epoch.
+POINT = ("loss", "loss_ctc", "loss_distill", "penalty", "sparsity", "macs_saved", "tau", "eta")
 
 
 def read(folder: str | Path) -> dict[str, dict]:

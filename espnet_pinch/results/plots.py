@@ -91,7 +91,9 @@ def plot_widths(widths: dict[str, Width], path: str | os.PathLike) -> None:
 
 
 def plot_layers(layers: dict[str, LayerCount], path: str | os.PathLike) -> None:
-    """Sparsity of every gated layer: blocks across, the linears of a block down.
+    """Sparsity of every gated layer of the Transformer: blocks across, the linears of a block down.
+
+    Gated convolutions are left out: ``plot_widths`` shows them.
 
     Args:
         layers: by names such as "encoder.layers.3.attention.q_proj".
@@ -99,8 +101,10 @@ def plot_layers(layers: dict[str, LayerCount], path: str | os.PathLike) -> None:
     """
     blocks: dict[str, dict[str, float]] = {}
     for name, layer in layers.items():
-        block, _, linear = name.rpartition("layers.")[2].partition(".")
-        blocks.setdefault(block, {})[linear] = 100 * layer.sparsity
+        front, _, rest = name.rpartition("layers.")
+        if not front.endswith("conv_") and front + rest != name:
+            block, _, linear = rest.partition(".")
+            blocks.setdefault(block, {})[linear] = 100 * layer.sparsity
     names = short_names()
     linears = list(dict.fromkeys(linear for row in blocks.values() for linear in row))
     linears.sort(key=lambda name: list(names).index(name) if name in names else len(names))
