@@ -184,11 +184,21 @@ def test_landing_is_exact_to_one_block_and_keeps_the_ratios():
         for i, [group] in enumerate(groups):
             assert widths[i] % group.multiple == 0 or widths[i] == group.units
             blocks.append(cost.of([*widths[:i], min(widths[i] + group.multiple, group.units), *widths[i + 1 :]]))
-        assert max(blocks) > part * cost.full
-    ratios = torch.stack([gate.threshold.detach() for gate in gates]) / gates[0].threshold.detach()
-    torch.testing.assert_close(ratios, torch.arange(1.0, len(gates) + 1), rtol=1e-4, atol=0)
+        more = [cost_of for cost_of, left, [group] in zip(blocks, widths, groups) if left < group.units]
+        assert min(more) > part * cost.full  # no block fits any more
     with pytest.raises(ValueError, match="may go down to"):
         land(gates, cost, 0.0001 * cost.full)
+
+
+def test_blocks_of_one_size_land_by_one_common_factor():
+    model, family = upstream("hubert")
+    groups = [[group] for [group] in groups_of(model, family) if group.kind == "channels"]
+    cost, gates = weight_cost(model, groups), gate_groups(model, groups)
+    with torch.no_grad():
+        gates[1].threshold.mul_(1.1)
+    land(gates, cost, 0.5 * cost.full)
+    assert cost.of(counts(gates)) == 0.5 * cost.full
+    assert float(gates[1].threshold / gates[0].threshold) == pytest.approx(1.1, rel=1e-5)
 
 
 def test_the_gated_weights_are_counted_as_the_cut_model_has_them():

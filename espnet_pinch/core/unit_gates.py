@@ -218,10 +218,11 @@ def counts(gates: Iterable[UnitGate]) -> list[int]:
 
 @torch.no_grad()
 def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
-    """Multiply every threshold by one common factor, so that the cost is within ``budget``, by less than a block.
+    """Multiply every threshold by one common factor, so that the cost is just within ``budget``.
 
     A block is as many units of a group as its ``multiple`` says. One factor for all keeps what training found: the
-    ratios of the groups' thresholds.
+    ratios of the groups' thresholds. A large block may go where a smaller one would have been enough. Then the blocks
+    next to their thresholds come back, as far as they fit: no further block does.
 
     Args:
         gates: in the order of ``cost``.
@@ -259,8 +260,30 @@ def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
         for gate in gates:
             gate.threshold.mul_(factor)
         if cost.of(counts(gates)) <= budget:
-            return
+            break
         factor = 1 + 1e-6  # two events closer than the numbers can tell
+    _give_back(gates, cost, budget)
+
+
+def _give_back(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
+    """Lower single thresholds until no block fits into the budget any more: blocks differ much in size."""
+    while True:
+        left, best = counts(gates), None
+        for i, gate in enumerate(gates):
+            more = min(left[i] + gate.groups[0].multiple, cost.widths[i])
+            if more > left[i] and cost.of([*left[:i], more, *left[i + 1 :]]) <= budget:
+                ranked = gate.ranked()
+                nearness = float(ranked[left[i]] / gate.threshold.square())
+                if best is None or nearness > best[0]:
+                    best = nearness, gate, ranked[left[i] : left[i] + 2]
+        if best is None:
+            return
+        _, gate, around = best
+        gate.threshold.copy_(around.prod().pow(0.25) if len(around) == 2 else around[0].sqrt())
+        if counts(gates) == left:  # two units alike
+            gate.threshold.copy_(around[0].sqrt() * (1 - 1e-6))
+            if counts(gates) == left:
+                return
 
 
 class UnitGates:
