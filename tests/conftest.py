@@ -49,8 +49,15 @@ def ctc_folder(tiny_config):
     return functools.partial(make_ctc_folder, tiny_config)
 
 
-def write_results(folder, method, target, wrong, reached=None, upstream="mini", seed=0, settings=None):
-    """Results and transcripts of a run with ``wrong[SET]``, at most 100, wrong words of 1000; its baseline has 50."""
+def write_results(
+    folder, method, target, wrong, reached=None, upstream="mini", seed=0, settings=None, speed_up=None, macs=None
+):
+    """Results and transcripts of a run with ``wrong[SET]``, at most 100, wrong words of 1000; its baseline has 50.
+
+    Args:
+        speed_up: how many times as fast as the baseline the run was measured to be.
+        macs: fraction of the multiplications that is left.
+    """
     dump = folder.parent / "dump"
     references = {f"u{i}": "A B C D E F G H I J" for i in range(100)}
     baseline = _wrong(references, 50)
@@ -69,6 +76,9 @@ def write_results(folder, method, target, wrong, reached=None, upstream="mini", 
             params_stored=1_000_000,
             extra_trained_parameters=72,
             compression_ratio=1 / (1 - sparsity),
+            macs=macs and 1e9 * (macs if sparsity else 1.0),
+            macs_total=macs and 1e9,
+            forward_seconds=speed_up and 0.4 / (speed_up if sparsity else 1.0),
             wer={name: error_rates([(references[id_], table[id_]) for id_ in table]) for name, table in tables.items()},
             seconds=7200.0,
             peak_memory_bytes=10**9,

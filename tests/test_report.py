@@ -248,6 +248,32 @@ def test_a_corpus_of_other_sets_has_a_report_without_the_papers_error_rates(tmp_
     assert "Against earlier work" not in page and "hubert_large" not in page
 
 
+def test_speed_is_drawn_and_listed_where_it_was_measured(tmp_path, monkeypatch):
+    exp = tmp_path / "exp"
+    for target, errors, seed, speed_up in ((0.5, 60, 0, 2.0), (0.5, 64, 1, 3.0), (0.75, 80, 0, 4.0)):
+        write_results(
+            exp / f"asr_{target}_{seed}",
+            "pinch",
+            target,
+            {"test": errors},
+            seed=seed,
+            speed_up=speed_up,
+            macs=1 - target,
+        )
+    run(monkeypatch, "--exp", exp)
+    page = (exp / "report" / "RESULTS.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| pinch (self-pinching gates) | ")]
+    assert [row[4:6] for row in rows if len(row) > 8] == [["50.00", "2.50"], ["25.00", "4.00"]]
+    assert "images/pareto_mini.png" in page
+    svg = (exp / "report" / "images" / "pareto_mini.svg").read_text()
+    assert "<!-- times as fast as the baseline -->" in svg and "<!-- pinch -->" in svg
+    write_results(exp / "asr_untimed", "ump", 0.5, {"test": 60})
+    run(monkeypatch, "--exp", exp)
+    row = next(r for r in (exp / "report" / "RESULTS.md").read_text().splitlines() if r.startswith("| UMP | 50 | 1 |"))
+    assert row.split(" | ")[4:6] == ["-", "-"]
+    assert "<!-- UMP -->" not in (exp / "report" / "images" / "pareto_mini.svg").read_text()
+
+
 def test_table_2_says_not_run_where_test_clean_was_not_decoded(tmp_path):
     write_run(tmp_path / "exp", "wav2vec2_base", "pinch", 0.85, 60, sets=("test",))
     [row] = [

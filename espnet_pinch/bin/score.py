@@ -3,8 +3,17 @@
 import argparse
 from pathlib import Path
 
+from espnet_pinch.asr.history import device_name
+from espnet_pinch.asr.speed import forward_seconds
 from espnet_pinch.bin import run_main
+from espnet_pinch.export.load import load
 from espnet_pinch.results.experiment import Experiment, significance_table, table, write_report
+
+
+def measure(experiments: list[Path]) -> tuple[list[float], str]:
+    """``forward_seconds`` of experiments' folded models on the CPU, and what that is."""
+    models = [load(folder / "folded") for folder in experiments]
+    return forward_seconds(models), device_name()
 
 
 def main() -> None:
@@ -22,7 +31,7 @@ def main() -> None:
     run, baseline = (
         Experiment(folder, args.decoded, args.references, tuple(args.sets)) for folder in (args.exp, args.baseline)
     )
-    results = write_report(args.out or args.exp, run, baseline, args.upstream, args.corpus, args.command)
+    results = write_report(args.out or args.exp, run, baseline, args.upstream, args.corpus, args.command, measure)
     print("\n".join([*table(results), *significance_table(results)]))
 
 

@@ -86,6 +86,9 @@ class SystemFigures:
             ``espnet_pinch.core.parameters.Parameters``.
         compression_ratio: ``params_total`` over ``params_kept``, 1 or more.
         macs, macs_total: as in ``Parameters``; None in files of earlier releases.
+        forward_seconds: for 10 s of audio, from waveform to logits, best of five, the two systems in turns; None where
+            it was not measured.
+        forward_device: that they were measured on, with its threads.
         wer: the scores by set, characters included.
         seconds: of training and validation, all epochs; 0 where nothing was trained, as in the next four.
         peak_memory_bytes: of the GPU where there was one, else of the process.
@@ -103,12 +106,19 @@ class SystemFigures:
     compression_ratio: float
     macs: float | None = None
     macs_total: float | None = None
+    forward_seconds: float | None = None
+    forward_device: str = ""
     wer: dict[str, SetScore]
     seconds: float
     peak_memory_bytes: int
     epochs: int
     iterations: int
     device: str
+
+    @property
+    def macs_kept(self) -> float:
+        """The fraction of the multiplications that is left; 0.0 where they were not counted."""
+        return self.macs / self.macs_total if self.macs and self.macs_total else 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,13 @@
 import csv
 import io
 import statistics
+from collections.abc import Callable
 
 from espnet_pinch.core.registry import UNPRUNED, find_method
 from espnet_pinch.results import paper
 from espnet_pinch.results.experiment import markdown_table
+from espnet_pinch.results.pareto import speed_up
+from espnet_pinch.results.records import Results
 from espnet_pinch.results.sweep import BASELINE, System, all_sets, common_sets, rank
 
 NOT_RUN = "not run"
@@ -86,15 +89,17 @@ def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
 
 
 def costs(found: list[System]) -> tuple[list[str], list[list[str]]]:
-    """What the paper leaves out: sparsity reached, extra parameters, hours, memory, iterations, device."""
-    head = ["system", "target %", "runs", "sparsity reached %", "extra parameters", "hours", "iterations"]
-    head += ["peak memory GB", "device"]
+    """What the paper leaves out: sparsity reached, multiplications, speed, and what the training took."""
+    head = ["system", "target %", "runs", "sparsity reached %", "multiplications %", "times as fast"]
+    head += ["extra parameters", "hours", "iterations", "peak memory GB", "device"]
     rows = [
         [
             title(s.method, s.variant),
             f"{100 * s.target:g}",
             str(len(s.runs)),
             f"{100 * s.mean(lambda f: f.sparsity):.3f}",
+            _mean(s, lambda run: 100 * run.figures.macs_kept),
+            _mean(s, speed_up) if s.method != BASELINE else "1.00",
             f"{s.runs[0].figures.extra_trained_parameters}",
             f"{s.mean(lambda f: f.seconds) / 3600:.2f}",
             f"{s.mean(lambda f: f.iterations):.0f}",
@@ -104,6 +109,12 @@ def costs(found: list[System]) -> tuple[list[str], list[list[str]]]:
         for s in found
     ]
     return head, rows
+
+
+def _mean(system: System, figure: Callable[[Results], float]) -> str:
+    """The mean over runs; "-" where it is 0 for one of them, as it was not measured."""
+    values = [figure(run) for run in system.runs]
+    return f"{statistics.fmean(values):.2f}" if all(values) else "-"
 
 
 def runs_csv(found: list[System]) -> str:
