@@ -198,7 +198,7 @@ def test_a_folder_counts_as_its_built_in_architecture(tmp_path):
         (["--upstream", "mini", "--method", "pruning"], "unknown pruning method 'pruning'"),
         (["--upstream", "{tmp}"], "has no config.json"),
         (["--upstream", "{tmp}/broken"], "is not a model of type"),
-        (["--upstream", "{tmp}/odd"], "cannot build the upstream"),
+        (["--upstream", "{tmp}/odd"], "Validation error for field 'hidden_size'"),
     ],
 )
 def test_bad_input_is_one_clear_line(monkeypatch, capsys, tmp_path, arguments, message):

@@ -116,7 +116,7 @@ def test_joined_files_are_read_to_the_last(tmp_path):
     ):
         assert len(samples_in(put(tmp_path, name, data))) == want, name
     put(tmp_path, "z.ogg", ogg + encoded("OGG", rate=8000))
-    with pytest.raises(ValueError, match="z.ogg: files of 16000 and 8000 Hz were joined"):
+    with pytest.raises(ValueError, match="z.ogg: it is joined from files of 16000 and 8000 Hz"):
         samples_in(tmp_path / "z.ogg")
 
 

@@ -20,7 +20,7 @@ from transformers import (
 import espnet_pinch
 from espnet_pinch import cli
 from espnet_pinch.asr.decode import transcribe
-from espnet_pinch.bin import asr_decode, asr_train, export, fold, prepare_dump, prepare_librispeech, score
+from espnet_pinch.bin import asr_decode, asr_train, check_data, export, fold, prepare_dump, prepare_librispeech, score
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.mini_corpus import make_mini_corpus
 from espnet_pinch.export.model import count_layers
@@ -98,7 +98,8 @@ def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_fold
         monkeypatch.setattr(sys, "argv", ["x", *map(str, options)])
         program.main()
 
-    run(prepare_librispeech, "--corpus", corpus, "--out", "data", "--nj", 1)
+    run(prepare_librispeech, "--corpus", corpus, "--out", "data")
+    run(check_data, "--data", "data", "--nj", 1, "--sets", "train_clean_100", "dev", "test_clean", "test_other")
     sets = ("--train_set", "train_clean_100", "--valid_set", "dev", "--test_sets", "test_clean", "test_other")
     drop = ("--unknown_characters", "drop")
     run(prepare_dump, "--data", "data", "--upstream", "up", "--own_baseline", "--out", "dump", *sets, *drop)

@@ -275,7 +275,9 @@ def test_a_file_put_there_by_hand_is_kept_and_the_rest_fetched(server, tmp_path,
 def test_a_file_put_there_by_hand_that_is_another_is_kept_and_named(server, tmp_path, monkeypatch):
     (tmp_path / "up").mkdir()
     (tmp_path / "up" / "model.safetensors").write_bytes(b"other")
-    with pytest.raises(ValueError, match="up/model.safetensors has 5 bytes, expected .* remove it to fetch it again"):
+    with pytest.raises(
+        ValueError, match="up/model.safetensors has 5 bytes, expected .* remove it, then run stage 0 again"
+    ):
         fetch(monkeypatch, "a/b", tmp_path / "up")
     assert names(tmp_path / "up") == ["model.safetensors"]
 

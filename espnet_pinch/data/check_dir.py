@@ -122,12 +122,16 @@ def samples_or_problem(audio: str | os.PathLike) -> int | str:
         with Stream(audio) as file:
             if problem := header_problem(file):
                 return problem
-            buffer, digest = np.empty(1 << 16, dtype="<i4"), hashlib.md5(usedforsecurity=False)
+            fractions = file.subtype in ("FLOAT", "DOUBLE")
+            buffer = np.empty(1 << 16, dtype="<f8" if fractions else "<i4")
+            digest = hashlib.md5(usedforsecurity=False)
             flac = file.format == "FLAC" and file.subtype in _WIDTHS
             unused = 4 - _WIDTHS.get(file.subtype, 4)  # libsndfile's samples are left-justified
             frames = 0
-            while read := len(file.read(out=buffer, dtype="int32")):
+            while read := len(file.read(out=buffer)):
                 frames += read
+                if fractions and not np.isfinite(buffer[:read]).all():
+                    return "holds samples that are no numbers"
                 if flac:
                     digest.update(buffer[:read].view(np.uint8).reshape(-1, 4)[:, unused:].tobytes())
             if not frames:
