@@ -46,7 +46,7 @@ class UnitGate(nn.Module):
         self.weights = [list(of_group) for of_group in weights]  # not parameters of the gate: the layers hold them
         self.slices = [[Slices(part.axis, group.size) for part in group.parts] for group in groups]
         self._cached: tuple[tuple, list[Units]] | None = None
-        self._spent = False  # whether a backward pass has gone through the cached scores
+        self._spent = self._with_grad = False  # of the cached scores: a backward pass has used them; they have a graph
         self.register_buffer("scale", torch.ones_like(self.threshold))
         with torch.no_grad():
             self.scale.copy_(torch.stack([units.scores for units in self.units()]).mean())
@@ -55,12 +55,14 @@ class UnitGate(nn.Module):
     def units(self) -> list[Units]:
         """The units of each group; their scores are differentiable."""
         weights = [weight for of_group in self.weights for weight in of_group]
-        key = (torch.is_grad_enabled(), *(tensor._version for tensor in (self.threshold, *weights)))
-        if self._cached is None or self._cached[0] != key or self._spent:
+        key = tuple(tensor._version for tensor in (self.threshold, *weights))
+        new_graph = torch.is_grad_enabled() and (self._spent or not self._with_grad)
+        if self._cached is None or self._cached[0] != key or new_graph:
             scores = [self._scores(i) for i in range(len(self.groups))]
             ranks = [s.detach().argsort(descending=True, stable=True).argsort() for s in scores]  # 0 for the largest
             left = self._left(torch.stack([s.detach().sort(descending=True).values for s in scores]).mean(0))
-            self._cached, self._spent = (key, [Units(s, rank < left) for s, rank in zip(scores, ranks)]), False
+            self._cached = key, [Units(s, rank < left) for s, rank in zip(scores, ranks)]
+            self._spent, self._with_grad = False, torch.is_grad_enabled()
             for score in scores:
                 if score.requires_grad:
                     score.register_hook(self._backward_came)
@@ -267,23 +269,24 @@ def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
 
 def _give_back(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
     """Lower single thresholds until no block fits into the budget any more: blocks differ much in size."""
+    stuck: set[int] = set()  # gates with units that are too much alike
     while True:
         left, best = counts(gates), None
         for i, gate in enumerate(gates):
             more = min(left[i] + gate.groups[0].multiple, cost.widths[i])
-            if more > left[i] and cost.of([*left[:i], more, *left[i + 1 :]]) <= budget:
+            if i not in stuck and more > left[i] and cost.of([*left[:i], more, *left[i + 1 :]]) <= budget:
                 ranked = gate.ranked()
                 nearness = float(ranked[left[i]] / gate.threshold.square())
                 if best is None or nearness > best[0]:
-                    best = nearness, gate, ranked[left[i] : left[i] + 2]
+                    best = nearness, i, ranked[left[i] : left[i] + 2]
         if best is None:
             return
-        _, gate, around = best
-        gate.threshold.copy_(around.prod().pow(0.25) if len(around) == 2 else around[0].sqrt())
-        if counts(gates) == left:  # two units alike
-            gate.threshold.copy_(around[0].sqrt() * (1 - 1e-6))
-            if counts(gates) == left:
-                return
+        _, i, around = best
+        before = gates[i].threshold.clone()
+        gates[i].threshold.copy_(around.prod().pow(0.25) if len(around) == 2 else around[0].sqrt() * (1 - 1e-6))
+        if counts(gates) == left or cost.of(counts(gates)) > budget:
+            gates[i].threshold.copy_(before)
+            stuck.add(i)
 
 
 class UnitGates:
