@@ -55,7 +55,7 @@ class UnitGate(nn.Module):
     def units(self) -> list[Units]:
         """The units of each group; their scores are differentiable."""
         weights = [weight for of_group in self.weights for weight in of_group]
-        key = tuple(tensor._version for tensor in (self.threshold, *weights))
+        key = tuple((t._version, t.data_ptr()) for t in (self.threshold, *weights))  # changed, moved to a device
         new_graph = torch.is_grad_enabled() and (self._spent or not self._with_grad)
         if self._cached is None or self._cached[0] != key or new_graph:
             scores = [self._scores(i) for i in range(len(self.groups))]
