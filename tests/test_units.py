@@ -1,6 +1,7 @@
 """Gates over whole heads, channels and filters: their gradients, how they land, and what is left when they are cut."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ from transformers import (
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.core.attach import find_linears
-from espnet_pinch.core.unit_gates import counts, gate_groups, land, take_gates
+from espnet_pinch.core.group_gates import counts, take_gates
+from espnet_pinch.core.group_gates import gate_groups as put_gates
+from espnet_pinch.core.unit_gates import UnitGate, land
 from espnet_pinch.core.units import find_groups, weight_cost
 
 TAU, THRESHOLD = 0.3, 1.0
@@ -75,6 +78,10 @@ def upstream(name):
     for p in made.parameters():  # norms and biases too: what they leave behind shows
         nn.init.normal_(p, std=0.3)
     return made, find_family(config.model_type)
+
+
+def gate_groups(model, groups, threshold=1e-5):
+    return put_gates(model, groups, functools.partial(UnitGate, threshold=threshold))
 
 
 def groups_of(model, family, multiple=1):

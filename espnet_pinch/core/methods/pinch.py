@@ -116,7 +116,7 @@ class Pinch(OnePassMethod):
                 model,
                 own.layers,
                 own.threshold_init,
-                self.structure,
+                structure=self.structure,
                 conv=own.conv,
                 multiple=own.multiple,
                 macs=own.target_macs is not None,
