@@ -25,6 +25,9 @@ from espnet_pinch.data.kaldi_dir import read_data_dir
 data, upstream, corpus, command = test_espnet.data, test_espnet.upstream, test_nodes.corpus, test_nodes.command
 UNITS = ("--pruning", "method=pinch", "--pruning", "pinch.unit=structured", "--pruning", "pinch.multiple=4")
 CONV = ("--pruning", "pinch.conv=true")
+PINCH = (*UNITS, *CONV)
+L0 = ("--pruning", "method=l0", "--pruning", "l0.multiple=4", "--pruning", "l0.conv=true")
+HALF = ("--pruning", "target_sparsity=0.5")
 MACS = ("--pruning", "target_sparsity=null", "--pruning", "target_macs=0.4")
 
 
@@ -40,20 +43,38 @@ def logits(model, batch):
     return model.ctc.ctc_lo(model.encode(*batch)[0])
 
 
-@pytest.mark.parametrize("target", [("--pruning", "target_sparsity=0.5"), MACS], ids=["sparsity", "macs"])
-def test_a_run_ends_on_its_budget_with_a_smaller_model_that_everything_loads(target, data, upstream, batch, tmp_path):
+@pytest.mark.parametrize(
+    "method, target",
+    [
+        (PINCH, ("--pruning", "target_sparsity=0.5")),
+        (PINCH, MACS),
+        (L0, ("--pruning", "target_sparsity=0.5")),
+        (L0, MACS),
+    ],
+    ids=["sparsity", "macs", "l0 sparsity", "l0 macs"],
+)
+def test_a_run_ends_on_its_budget_with_a_smaller_model_that_everything_loads(
+    method, target, data, upstream, batch, tmp_path
+):
     exp = tmp_path / "exp"
-    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *UNITS, *CONV, *target, "--max_epoch", "2"))
+    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *method, *target, "--max_epoch", "2"))
     model, args = load_model(exp / "config.yaml", exp / "valid.wer_on_target.ave.pth")
     model.pruning.land()
-    assert 0 <= model.pruning.reached() - model.pruning.settings.target < model.pruning.pinched.tolerance
-    assert len(model.pruning.new_parameters()) == 2 * 2 + 2  # a threshold for each attention, network and convolution
+    if method is PINCH:
+        assert 0 <= model.pruning.reached() - model.pruning.settings.target < model.pruning.pinched.tolerance
+        # a threshold for each attention, network and convolution
+        assert [p.numel() for p in model.pruning.new_parameters()] == [1] * (2 * 2 + 2)
+    else:
+        assert 0 <= model.pruning.reached() - model.pruning.settings.target < 0.2
+        # a gate for each head, channel and filter, and two multipliers
+        assert sum(p.numel() for p in model.pruning.new_parameters()) == 2 * (2 + 24) + 2 * 8 + 2
+    extra = sum(p.numel() for p in model.pruning.new_parameters())
     want = logits(model, batch)
     counts = write_folded(model, args, exp / "folded")
     if target is MACS:
         assert counts.macs / counts.macs_total == pytest.approx(1 - model_reached(exp), abs=1e-6)
     assert counts.params_kept == counts.params_stored < counts.params_total
-    assert counts.extra_trained_parameters == 6
+    assert counts.extra_trained_parameters == extra
     for found in (exp / "folded", exp / "folded" / "hf"):
         again = espnet_pinch.load(found)
         torch.testing.assert_close(logits(again, batch), want, rtol=0, atol=1e-5)
@@ -102,7 +123,11 @@ def model_reached(exp):
     return model.pruning.reached()
 
 
-@pytest.mark.parametrize("more", [CONV, (*CONV, *MACS), ("--distill", "weight=0.5")], ids=["conv", "macs", "distilled"])
+@pytest.mark.parametrize(
+    "more",
+    [PINCH, (*PINCH, *MACS), (*UNITS, "--distill", "weight=0.5"), L0],
+    ids=["conv", "macs", "distilled", "l0"],
+)
 def test_a_killed_structured_run_ends_like_one_that_was_not(more, data, upstream, tmp_path):
     if "--distill" in more:  # learns from a head
         PruningASRTask.main(
@@ -111,7 +136,7 @@ def test_a_killed_structured_run_ends_like_one_that_was_not(more, data, upstream
         model, args = load_model(tmp_path / "base" / "config.yaml", tmp_path / "base" / "valid.wer_on_target.ave.pth")
         write_folded(model, args, tmp_path / "base" / "folded")
         upstream = tmp_path / "base" / "folded" / "hf"
-    more = (*UNITS, "--pruning", "target_sparsity=0.5", *more, "--max_epoch", "3", "--resume", "true")
+    more = ("--pruning", "target_sparsity=0.5", *more, "--max_epoch", "3", "--resume", "true")
     train(options(data, upstream, tmp_path / "whole", "mini.yaml", *more))
     cut = options(data, upstream, tmp_path / "cut", "mini.yaml", *more)
     train(cut, tmp_path / "cut" / "1epoch.pth")
@@ -123,9 +148,9 @@ def test_a_killed_structured_run_ends_like_one_that_was_not(more, data, upstream
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), (*CONV, *MACS)], ids=["sparsity", "macs"])
+@pytest.mark.parametrize("more", [UNITS, (*PINCH, *MACS), L0], ids=["sparsity", "macs", "l0"])
 def test_two_processes_end_where_one_does(more, command, tmp_path):
-    more = (*UNITS, *more, "--max_epoch", "2")
+    more = (*more, "--max_epoch", "2")
     outputs(start(command, tmp_path / "one", *more))
     outputs(*start_two(command, tmp_path / "two", *more))
     one, two = (torch.load(tmp_path / name / "2epoch.pth", weights_only=True) for name in ("one", "two"))
@@ -166,6 +191,9 @@ def test_the_distance_from_the_teacher_is_the_divergence_of_the_posteriors(data,
         ({"pinch": {"unit": "rows"}}, "pinch.unit must be one of weight, structured, not 'rows'"),
         ({"pinch": {"conv": True}}, "conv needs pinch.unit: structured"),
         ({"pinch": {"unit": "structured", "conv": "yes"}}, "pinch.conv must be true or false"),
+        ({"method": "l0", "l0": {"multiple": 0.5}}, "l0.multiple must be a whole number over 0"),
+        ({"method": "l0", "l0": {"landing": "paper"}}, "l0.landing must be 'hold' or 'free'"),
+        ({"method": "l0", "l0": {"reach_by": 2}}, "l0.reach_by must be at most 1"),
         ({"pinch": {"unit": "structured", "multiple": 0}}, "pinch.multiple must be a whole number over 0"),
     ],
 )

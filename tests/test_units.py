@@ -23,6 +23,7 @@ from espnet_pinch.asr.family import find_family
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.group_gates import counts, take_gates
 from espnet_pinch.core.group_gates import gate_groups as put_gates
+from espnet_pinch.core.methods.l0 import HardConcreteGate
 from espnet_pinch.core.unit_gates import UnitGate, land
 from espnet_pinch.core.units import find_groups, weight_cost
 
@@ -217,3 +218,31 @@ def test_the_gated_weights_are_counted_as_the_cut_model_has_them():
     widths = counts(gates)
     take_gates(model, gates, family.structure(model))
     assert cost.of(widths) == sum(model.get_submodule(name).weight.numel() for name in names)
+
+
+def test_hard_concrete_gates_open_as_often_as_they_say():
+    model, family = upstream("wav2vec2")
+    [[group]] = [[group] for [group] in groups_of(model, family) if group.name == "encoder.layers.1.feed_forward"]
+    [gate] = put_gates(model, [[group]], functools.partial(HardConcreteGate, drop_init=0.4))
+    closed, values = torch.zeros(group.units), []
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2000):
+        gate.draw(torch.rand(group.units, generator=generator).clamp(1e-6, 1 - 1e-6))
+        closed += gate.sample == 0
+        values.append(gate.sample.detach())
+    torch.testing.assert_close(1 - closed / 2000, gate.open().detach(), atol=0.04, rtol=0)
+    assert 0 <= torch.stack(values).min() and torch.stack(values).max() <= 1
+    gate.sample.sum().backward()
+    inside = (gate.sample > 0) & (gate.sample < 1)
+    assert inside.any() and torch.equal(gate.log_alpha.grad != 0, inside)
+    gate.zero_grad()
+    gate.kept().backward()  # the expected number pulls on all of them
+    assert (gate.log_alpha.grad > 0).all()
+    model.eval()
+    with torch.no_grad():
+        gate.log_alpha[::3] = -9.0
+        speech = torch.randn(2, 3200)
+        before = model(speech).last_hidden_state
+        gate.end(0.0)
+        torch.testing.assert_close(model(speech).last_hidden_state, before, rtol=1e-5, atol=1e-5)
+    assert 0 < gate.hard().sum() < group.units

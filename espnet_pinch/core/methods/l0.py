@@ -1,0 +1,310 @@
+"""L0: hard-concrete gates on whole heads, channels and filters, the structured pruning that the field uses.
+
+Every unit has a learnable ``log_alpha``. In training its gate is a sample of the hard-concrete distribution (Louizos
+and others, arXiv 1712.01312), which is exactly 0 or 1 with some probability. An augmented Lagrangian, whose multipliers
+are learnt by ascent, pulls the expected budget to a target that rises over the first steps. DPHuBERT (arXiv 2305.17651),
+HJ-pruning (arXiv 2302.14132) and DiariZen do this, with the settings that are the defaults here.
+
+Where it departs from them: the gate multiplies the weights that read a unit, not its output, which is the same number;
+layer norms over filters see the open ones alone, so that what is cut computes the same; a run may be landed exactly.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from espnet_pinch.core.group_gates import GroupGate, GroupGates, counts
+from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.parameters import Width
+from espnet_pinch.core.registry import register
+from espnet_pinch.core.settings import MethodSettings, check_number, shown
+from espnet_pinch.core.units import Group
+from espnet_pinch.errors import UserError
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # temperature, and the ends that the concrete distribution is stretched to
+_SHIFT = BETA * math.log(-GAMMA / ZETA)
+
+
+@dataclasses.dataclass(frozen=True)
+class L0Settings(MethodSettings):
+    """Settings of the hard-concrete gates.
+
+    Attributes:
+        gate_lr: learning rate of the gates and the multipliers; the weights' own where None.
+        drop_init: probability of a closed gate before the training, 0 < x < 1.
+        warmup: fraction of the run over which the target rises from 0.
+        landing: "hold" ends the search after ``reach_by`` of the run, on the target, and fine-tunes what is left.
+            "free" searches to the end, and takes what comes out.
+        reach_by: with "hold", the fraction of the run that the search takes; 0 < x <= 1.
+        conv: the filters of the convolutions are units as well.
+        multiple: the numbers of channels and filters that are kept are multiples of it.
+    """
+
+    takes_macs: ClassVar[bool] = True
+
+    gate_lr: float | None = 2e-2
+    drop_init: float = 0.01
+    warmup: float = 0.1
+    landing: str = "hold"
+    reach_by: float = 0.5
+    conv: bool = False
+    multiple: int = 8
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.gate_lr is not None:
+            check_number("l0.gate_lr", self.gate_lr, above=0.0)
+        for name in ("drop_init", "warmup", "reach_by"):
+            if check_number(f"l0.{name}", getattr(self, name), above=0.0) > 1:
+                raise UserError(f"l0.{name} must be at most 1, not {getattr(self, name)}")
+        if self.landing not in ("hold", "free"):
+            raise UserError(f"l0.landing must be 'hold' or 'free', not {shown(self.landing)}")
+        if not isinstance(self.conv, bool):
+            raise UserError(f"l0.conv must be true or false, not {shown(self.conv)}")
+        if not isinstance(self.multiple, int) or isinstance(self.multiple, bool) or self.multiple < 1:
+            raise UserError(f"l0.multiple must be a whole number over 0, not {shown(self.multiple)}")
+
+
+class HardConcreteGate(GroupGate):
+    """A gate for each unit of a group.
+
+    Args:
+        groups, weights: as for ``GroupGate``; one group.
+        drop_init: probability of a closed gate.
+    """
+
+    left: Tensor
+
+    def __init__(self, groups: Sequence[Group], weights: Sequence[Sequence[Tensor]], drop_init: float):
+        super().__init__(groups, weights)
+        units = groups[0].units
+        start = math.log((1 - drop_init) / drop_init)
+        self.log_alpha = nn.Parameter(weights[0][0].new_full((units,), start))  # (units,)
+        # Which units are kept once the search has ended; 1 for all of them before.
+        self.register_buffer("left", weights[0][0].new_ones(units))
+        self.sample: Tensor | None = None  # (units,) in training, while searching
+
+    def draw(self, uniform: Tensor) -> None:
+        """Sample the gates: uniform noise in (0, 1), (units,)."""
+        concrete = ((uniform.logit() + self.log_alpha) / BETA).sigmoid()
+        self.sample = (concrete * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+    def open(self) -> Tensor:
+        """Probability that a gate is not closed, (units,)."""
+        return (self.log_alpha - _SHIFT).sigmoid()
+
+    def still(self) -> Tensor:
+        """The gates without noise, (units,), between 0 and 1."""
+        return ((self.log_alpha / BETA).sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+    def value(self) -> Tensor:
+        """What the weights that read the units are multiplied with, (units,)."""
+        if self.sample is not None and self.training:
+            return self.sample
+        return self.left if self.sample is None else self.still() * self.most_likely()
+
+    def most_likely(self, bonus: float = 0.0) -> Tensor:
+        """The mask of as many units as are open by expectation, the likeliest ones, (units,)."""
+        group = self.groups[0]
+        expected = (self.log_alpha.detach() + bonus - _SHIFT).sigmoid().sum()
+        number = math.ceil(max(float(expected.round()), group.least) / group.multiple) * group.multiple
+        rank = self.log_alpha.detach().argsort(descending=True, stable=True).argsort()
+        return (rank < number).to(self.log_alpha)
+
+    def masked(self, weight: Tensor, i: int, axis: int) -> Tensor:
+        if axis == 0:
+            return weight
+        slices = next(slices for slices in self.slices[0] if slices.axis == 1)
+        return weight * slices.spread(self.value(), weight)
+
+    def kept(self) -> Tensor:
+        return self.left.sum() if self.sample is None else self.open().sum()
+
+    @torch.no_grad()
+    def hard(self, i: int = 0) -> Tensor:
+        return self.value() > 0
+
+    @torch.no_grad()
+    def end(self, bonus: float) -> None:
+        """End the search: keep the likeliest units, their gates' values multiplied into the weights that read them."""
+        self.left.copy_(self.most_likely(bonus))
+        for slices, weight in zip(self.slices[0], self.weights[0]):
+            if slices.axis == 1:
+                weight.mul_(slices.spread(torch.where(self.left > 0, self.still().clamp(min=1e-3), 1.0), weight))
+        self.sample = None
+
+
+@register("l0", title="L0 (hard-concrete gates)", label="L0", colour="tab:green", marker="^")
+class L0(PruningMethod):
+    """Hard-concrete gates on whole units, pulled to a budget by an augmented Lagrangian.
+
+    The loss gets ``m1 d + m2 d^2``, ``d`` being the budget that is expected to be saved less the target, and ``m1`` and
+    ``m2`` learnt by ascent. With ``landing="hold"`` the search ends after ``reach_by`` of the run: one bonus on all
+    ``log_alpha``, bisected, brings the numbers of units within the budget. With ``landing="free"`` it lasts to the end.
+
+    The noise of a step depends on torch's seed at construction and on the step alone, as NAS-CP's.
+
+    Args:
+        settings: keyword arguments of ``L0Settings``.
+    """
+
+    settings_class = L0Settings
+    settings: L0Settings
+    needs_total_steps = True
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.chosen = False  # the search is over
+        self.seed = torch.initial_seed()
+        self.multipliers = nn.Parameter(torch.zeros(2))
+        self.gated: GroupGates[HardConcreteGate]
+        self._widths: dict[str, int] = {}
+
+    def put_gates(self, model: nn.Module) -> None:
+        own = self.settings
+        self.gated = GroupGates(
+            model,
+            own.layers,
+            functools.partial(HardConcreteGate, drop_init=own.drop_init),
+            structure=self.structure,
+            conv=own.conv,
+            multiple=own.multiple,
+            macs=own.target_macs is not None,
+            target=own.target,
+        )
+        self._draw()
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        return [*(gate.log_alpha for gate in self.gated.gates.values()), self.multipliers]
+
+    @property
+    def new_lr(self) -> float | None:
+        return self.settings.gate_lr
+
+    @property
+    def needs_penalty(self) -> bool:
+        return not self.chosen
+
+    # -- training
+
+    def begin_step(self) -> None:
+        self._draw()
+
+    def before_forward(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        if self.chosen:
+            return
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+        for gate in self.gated.gates.values():
+            noise = torch.empty(len(gate.log_alpha)).uniform_(1e-6, 1 - 1e-6, generator=generator)
+            gate.draw(noise.to(gate.log_alpha))
+
+    @property
+    def target_now(self) -> float:
+        """The target, on its way up."""
+        return self.settings.target * min(self.progress / self.settings.warmup, 1.0)
+
+    def penalty(self) -> Tensor | float:
+        """The Lagrangian, a scalar; of value 0, as its terms for descent and for ascent cancel out."""
+        self._ask()
+        if self.chosen:  # still a function of all parameters, as DistributedDataParallel wants it
+            return 0.0 * sum(parameter.sum() for parameter in self.new_parameters())
+        saved = 1 - self.gated.budget.of([gate.kept() for gate in self.gated.gates.values()]) / self.gated.budget.full
+        missed = saved - self.target_now
+        terms = torch.stack([missed, missed.square()])
+        return (self.multipliers.detach() * terms).sum() - (self.multipliers * terms.detach()).sum()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        super().after_step()
+        if not self.chosen and self.settings.landing == "hold" and self.progress >= self.settings.reach_by:
+            self._choose()
+
+    def _choose(self) -> None:
+        """End the search within the budget."""
+        gates, budget = list(self.gated.gates.values()), self.gated.budget
+        most = (1 - self.settings.target) * budget.full
+
+        def cost(bonus: float) -> float:
+            return budget.of([int(gate.most_likely(bonus).sum()) for gate in gates])
+
+        low, high = -1.0, 1.0  # of the bonus: within the budget, and over it
+        while cost(low) > most and low > -1e3:
+            low *= 2
+        while cost(high) <= most and high < 1e3:
+            high *= 2
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if cost(middle) <= most else (low, middle)
+        self._end(low)
+
+    def _end(self, bonus: float) -> None:
+        for gate in self.gated.gates.values():
+            gate.end(bonus)
+        self.chosen = True
+
+    @torch.no_grad()
+    def land(self) -> None:
+        """End the search if it has not ended; of the mean of checkpoints, keep what all of them keep."""
+        if self.chosen:
+            for gate in self.gated.gates.values():
+                gate.left.copy_(gate.left > 0.999)
+        elif self.settings.landing == "hold":
+            self._choose()
+        else:
+            self._end(0.0)
+
+    # -- the state of the method
+
+    def _numbers(self) -> list[float]:
+        gates = self.gated.gates.values()
+        return [float(n) for n in counts(gates)] if self.chosen else [float(gate.kept()) for gate in gates]
+
+    @torch.no_grad()
+    def reached(self) -> float:
+        return 1 - self.gated.budget.of(self._numbers()) / self.gated.budget.full
+
+    @torch.no_grad()
+    def sparsity(self) -> float:
+        """Overall sparsity: pruned weights over gated weights; its expectation while the search lasts."""
+        return 1 - self.gated.weights.of(self._numbers()) / self.gated.weights.full
+
+    def on_target(self) -> bool:
+        return self.settings.landing == "free" or (self.chosen and self.reached() >= self.settings.target)
+
+    def scalars(self) -> dict[str, float]:
+        more = {} if self.settings.target_macs is None else {"macs_saved": self.reached()}
+        first, second = self.multipliers.tolist()
+        return {"sparsity": self.sparsity(), **more, "multiplier_1": first, "multiplier_2": second}
+
+    def layer_counts(self) -> dict[str, tuple[float, int]]:
+        return {**self.gated.layer_counts()}
+
+    def group_widths(self) -> dict[str, Width]:
+        return self.gated.group_widths()
+
+    def widths(self) -> dict[str, int]:
+        return self._widths
+
+    def take_gates(self, model: nn.Module) -> None:
+        self._widths = self.gated.fold(model)
+        self.gated.gates.clear()
+
+    # -- resume
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([float(self.step), float(self.chosen)], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        super().set_extra_state(state)
+        self.chosen = bool(state[1] > 0.5)
+        for gate in self.gated.gates.values():
+            if self.chosen:
+                gate.sample = None
