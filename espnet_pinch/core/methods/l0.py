@@ -2,8 +2,8 @@
 
 Every unit has a learnable ``log_alpha``. In training its gate is a sample of the hard-concrete distribution (Louizos
 and others, arXiv 1712.01312), which is exactly 0 or 1 with some probability. An augmented Lagrangian, whose multipliers
-are learnt by ascent, pulls the expected budget to a target that rises over the first steps. DPHuBERT (arXiv 2305.17651),
-HJ-pruning (arXiv 2302.14132) and DiariZen do this, with the settings that are the defaults here.
+are learnt by ascent, pulls the expected budget to a target that rises over the first steps. DPHuBERT (arXiv
+2305.17651), HJ-pruning (arXiv 2302.14132) and DiariZen do this, with the settings that are the defaults here.
 
 Where it departs from them: the gate multiplies the weights that read a unit, not its output, which is the same number;
 layer norms over filters see the open ones alone, so that what is cut computes the same; a run may be landed exactly.
