@@ -15,11 +15,11 @@ Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 
 What to run
   --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro
                                                                                                   [UPSTREAM_HELP]
-  --method NAME            pinch, ump, mixed_sparsity, nas_cp, dense or a method of your own, instead of the YAML's
+  --method NAME            pinch, ump, mixed_sparsity, nas_cp, l0, dense or one of your own, instead of the YAML's
   --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's target
   --target_macs X          0.5 saves half of the model's multiplications (structured units), instead of the YAML's target
   --unit U                 of pinch: weight, or structured (whole heads and channels), instead of the YAML's
-  --conv true              of structured units: the convolutions' filters too, instead of the YAML's
+  --conv true              of structured units and l0: the convolutions' filters too, instead of the YAML's
   --layer_sparsities RUN   of mixed_sparsity: the finished run to take them from      [asr_UPSTREAM_pinch_TARGET]
 Stages
   --stage N, --stop_stage N                                                                       [0, 6]
