@@ -99,7 +99,7 @@ def lost_steps(log: Path, steps: int) -> list[int]:
 
 def contents(folder: Path) -> dict:
     """What a stage has left, but logs and marks, which have times in them."""
-    paths = [p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".log", ".done")]
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".log", ".done", ".files")]
     return {p.relative_to(folder): p.read_bytes() for p in paths if not any(n.startswith(".") for n in p.parts[-3:])}
 
 
