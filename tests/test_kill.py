@@ -111,7 +111,7 @@ def names(exp: Path) -> set:
 def figures(path: Path) -> dict:
     results = json.loads(path.read_text())
     for system in (results, results["baseline"]):
-        for name in ("seconds", "peak_memory_bytes", "device"):
+        for name in ("seconds", "peak_memory_bytes", "device", "forward_seconds"):
             system.pop(name)
     return results
 
