@@ -24,6 +24,7 @@ from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.group_gates import counts, take_gates
 from espnet_pinch.core.group_gates import gate_groups as put_gates
 from espnet_pinch.core.methods.l0 import HardConcreteGate
+from espnet_pinch.core.registry import build_method
 from espnet_pinch.core.unit_gates import UnitGate, land
 from espnet_pinch.core.units import find_groups, weight_cost
 
@@ -246,3 +247,17 @@ def test_hard_concrete_gates_open_as_often_as_they_say():
         gate.end(0.0)
         torch.testing.assert_close(model(speech).last_hidden_state, before, rtol=1e-5, atol=1e-5)
     assert 0 < gate.hard().sum() < group.units
+
+
+@pytest.mark.parametrize("large, count", [(False, 31), (True, 55)])
+def test_thresholds_of_the_real_architectures(large, count):
+    fields = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    config = HubertConfig(**(fields if large else {}), **({"feat_extract_norm": "layer"} if large else {}))
+    with torch.device("meta"):
+        model = HubertModel(config)
+    family = find_family("hubert")
+    pinch = build_method(
+        {"target_sparsity": 0.5, "layers": family.layers, "pinch": {"unit": "structured", "conv": True}}
+    )
+    pinch.attach(model, structure=family.structure(model))
+    assert [p.shape for p in pinch.new_parameters()] == [torch.Size([])] * count
