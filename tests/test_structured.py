@@ -46,12 +46,11 @@ def logits(model, batch):
 @pytest.mark.parametrize(
     "method, target",
     [
-        (PINCH, ("--pruning", "target_sparsity=0.5")),
-        (PINCH, MACS),
-        (L0, ("--pruning", "target_sparsity=0.5")),
-        (L0, MACS),
+        pytest.param(PINCH, MACS, id="macs"),
+        pytest.param(PINCH, ("--pruning", "target_sparsity=0.5"), id="sparsity", marks=pytest.mark.slow),
+        pytest.param(L0, ("--pruning", "target_sparsity=0.5"), id="l0 sparsity"),
+        pytest.param(L0, MACS, id="l0 macs", marks=pytest.mark.slow),
     ],
-    ids=["sparsity", "macs", "l0 sparsity", "l0 macs"],
 )
 def test_a_run_ends_on_its_budget_with_a_smaller_model_that_everything_loads(
     method, target, data, upstream, batch, tmp_path
@@ -125,8 +124,12 @@ def model_reached(exp):
 
 @pytest.mark.parametrize(
     "more",
-    [PINCH, (*PINCH, *MACS), (*UNITS, "--distill", "weight=0.5"), L0],
-    ids=["conv", "macs", "distilled", "l0"],
+    [
+        pytest.param((*PINCH, *MACS), id="macs"),
+        pytest.param(PINCH, id="conv", marks=pytest.mark.slow),
+        pytest.param((*UNITS, "--distill", "weight=0.5"), id="distilled", marks=pytest.mark.slow),
+        pytest.param(L0, id="l0", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_structured_run_ends_like_one_that_was_not(more, data, upstream, tmp_path):
     if "--distill" in more:  # learns from a head
