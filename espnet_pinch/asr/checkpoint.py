@@ -61,19 +61,9 @@ def count_parameters(model: PruningASRModel, layers: str, extra: int) -> Paramet
         name: LayerCount(linear.weight.numel(), int((linear.weight == 0).sum()))
         for name, linear in find_linears(model.frontend.upstream, layers).items()
     }
-    gated = sum(layer.weights for layer in per_layer.values())
-    pruned = sum(layer.pruned for layer in per_layer.values())
     total = sum(p.numel() for p in model.parameters())
-    return Parameters(
-        sparsity=pruned / gated,
-        gated=gated,
-        pruned=pruned,
-        params_total=total,
-        params_kept=total - pruned,
-        layers=per_layer,
-        extra_trained_parameters=extra,
-        params_stored=total,
-    )
+    kept = total - sum(layer.pruned for layer in per_layer.values())
+    return _parameters(per_layer, total, kept, extra, stored=total)
 
 
 def count_cut(model: PruningASRModel, layers: Mapping[str, tuple[float, int]], total: int, extra: int) -> Parameters:
@@ -86,10 +76,14 @@ def count_cut(model: PruningASRModel, layers: Mapping[str, tuple[float, int]], t
         extra: as for ``count_parameters``.
     """
     per_layer = {name: LayerCount(weights, int(pruned)) for name, (pruned, weights) in layers.items()}
-    gated = sum(layer.weights for layer in per_layer.values())
-    pruned = sum(layer.pruned for layer in per_layer.values())
     kept = sum(p.numel() for p in model.parameters())
-    return Parameters(pruned / gated, gated, pruned, total, kept, per_layer, extra, params_stored=kept)
+    return _parameters(per_layer, total, kept, extra, stored=kept)
+
+
+def _parameters(layers: dict[str, LayerCount], total: int, kept: int, extra: int, stored: int) -> Parameters:
+    gated = sum(layer.weights for layer in layers.values())
+    pruned = sum(layer.pruned for layer in layers.values())
+    return Parameters(pruned / gated, gated, pruned, total, kept, layers, extra, stored)
 
 
 def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str | os.PathLike) -> Parameters:

@@ -25,6 +25,11 @@ from espnet_pinch.plugins import import_all
 WIDTHS = "espnet_pinch_widths"
 
 
+def widths_of(config) -> Mapping[str, int]:
+    """The widths that a configuration records besides transformers' own fields; empty where it records none."""
+    return getattr(config, WIDTHS, None) or {}
+
+
 class Family(ABC):
     """Models with the same layers, fields of the configuration and forward pass.
 
@@ -82,7 +87,7 @@ class Family(ABC):
 
         Where fields of a stock configuration can say it, transformers alone can load the model.
         """
-        before = getattr(config, WIDTHS, None) or {}
+        before = widths_of(config)
         fields = None if before else self.stock_fields(config, widths)
         config.update({WIDTHS: {**before, **widths}} if fields is None else fields)
 
@@ -99,10 +104,10 @@ class Family(ABC):
         if not isinstance(widths, Mapping):
             raise UserError(f"{WIDTHS} must map groups of units to numbers, not be {shown(widths)}")
         groups = {group.name: group for group in self.groups(model)}
+        device = next(model.parameters()).device
         for name, width in widths.items():
             if name not in groups or type(width) is not int or not 0 < width <= groups[name].units:
                 raise UserError(f"a model that was cut cannot have {shown(width)} units in {shown(name)}")
-            device = next(model.parameters()).device
             self.cut(model, groups[name], torch.arange(width, device=device))
 
     def keep_heads(self, block: nn.Module, places: Tensor) -> None:  # noqa: B027  (most blocks need not know)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-SECONDS = 10  # of the audio that multiplications are counted on
+SECONDS = 10  # of the audio that multiplications are counted on, and that models are timed on
 
 
 def count_macs(model: nn.Module, samples: int = 16000 * SECONDS) -> dict[str, float]:

@@ -98,8 +98,7 @@ class PruningASRModel(ESPnetASRModel):
 
         Returns: ``{group: units left}`` of what has become smaller.
         """
-        self.pruning.fold()
-        widths = self.pruning.widths()
+        widths = self.pruning.fold()
         if widths:
             self.frontend.family.record_widths(self.frontend.upstream.config, widths)
         self.pruning = build_method({"method": "dense", "layers": self.pruning.settings.layers})

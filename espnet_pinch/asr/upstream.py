@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME
 
-from espnet_pinch.asr.family import WIDTHS, all_families, find_family
+from espnet_pinch.asr.family import all_families, find_family, widths_of
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
 from espnet_pinch.asr.weight_files import weight_names
@@ -177,12 +177,12 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
 def _model_class(auto, config: PretrainedConfig) -> type[PreTrainedModel]:
     """transformers' class for a configuration; of a model that was cut, one that gives it its widths."""
     found = auto._model_mapping[type(config)]
-    if not getattr(config, WIDTHS, None):
+    if not widths_of(config):
         return found
 
     def init(self, config, *args, **options):
         found.__init__(self, config, *args, **options)
-        find_family(config.model_type).narrow(self.base_model, getattr(config, WIDTHS))
+        find_family(config.model_type).narrow(self.base_model, widths_of(config))
 
     return type(found.__name__, (found,), {"__init__": init})
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from espnet_pinch.bin import run_main
-from espnet_pinch.data.kaldi_dir import SOURCES, Utterance, read_tables, write_source_dir
+from espnet_pinch.data.kaldi_dir import read_source_dir, write_source_dir
 from espnet_pinch.errors import UserError
 
 
@@ -17,12 +17,7 @@ def main() -> None:
     sets = sorted(path.parent for path in args.kaldi.glob("*/wav.scp"))
     if not sets:
         raise UserError(f"{args.kaldi} has no data directories: no SET/wav.scp")
-    rows = {}
-    for folder in sets:  # all are read before any is written
-        if (folder / "segments").exists():
-            raise UserError(f"{folder}/segments: the recipe cuts no audio; give each utterance a sound file of its own")
-        audio, text, speaker = read_tables(folder, SOURCES).values()
-        rows[folder.name] = [Utterance(id_, audio[id_], text[id_], speaker[id_], 0) for id_ in audio]
+    rows = {folder.name: read_source_dir(folder) for folder in sets}  # all are read before any is written
     for gone in {path.parent.name for path in args.out.glob("*/wav.scp")} - rows.keys():
         shutil.rmtree(args.out / gone)
     for name, utterances in rows.items():

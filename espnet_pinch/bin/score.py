@@ -1,19 +1,31 @@
 """Score an experiment beside its baseline; write RESULTS.md, results.json and pictures."""
 
 import argparse
+import functools
 from pathlib import Path
 
+import torch
+
 from espnet_pinch.asr.history import device_name
-from espnet_pinch.asr.speed import forward_seconds
+from espnet_pinch.asr.macs import SECONDS
+from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.bin import run_main
 from espnet_pinch.export.load import load
+from espnet_pinch.inference.timing import seconds
 from espnet_pinch.results.experiment import Experiment, significance_table, table, write_report
 
 
 def measure(experiments: list[Path]) -> tuple[list[float], str]:
-    """``forward_seconds`` of experiments' folded models on the CPU, and what that is."""
+    """``forward_seconds`` of experiments' folded models on the CPU, on noise, and what that CPU is."""
     models = [load(folder / "folded") for folder in experiments]
-    return forward_seconds(models), device_name()
+    rate = models[0].frontend.processing.sampling_rate
+    speech = torch.randn(1, SECONDS * rate, generator=torch.Generator().manual_seed(0))
+    return seconds([functools.partial(_logits, model) for model in models], speech, repeats=5), device_name()
+
+
+def _logits(model: PruningASRModel, speech: torch.Tensor) -> torch.Tensor:
+    hidden, _ = model.encode(speech, torch.tensor([speech.shape[1]]))
+    return model.ctc.ctc_lo(hidden)
 
 
 def main() -> None:

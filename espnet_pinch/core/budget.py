@@ -101,7 +101,7 @@ class WeightGates:
         """As ``land``, to within half the tolerance."""
         land(list(self.gates.values()), target, self.tolerance / 2)
 
-    def layer_counts(self) -> dict[str, tuple[int, int]]:
+    def layer_counts(self) -> dict[str, tuple[float, int]]:
         """``{layer: (pruned weights, weights)}``."""
         return {name: (count_pruned([gate]), count_weights([gate])) for name, gate in self.gates.items()}
 

@@ -253,7 +253,7 @@ class GroupGates(Generic[Gate]):
         """The fraction of the budget that is pruned."""
         return 1 - self.budget.of(counts(self.gates.values())) / self.budget.full
 
-    def layer_counts(self) -> dict[str, tuple[int, int]]:
+    def layer_counts(self) -> dict[str, tuple[float, int]]:
         """``{layer: (pruned weights, weights)}``."""
         left = dict(zip(self.gates, counts(self.gates.values())))
         found: dict[str, tuple[int, float]] = {}

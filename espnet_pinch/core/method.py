@@ -94,19 +94,24 @@ class PruningMethod(nn.Module):
         self._ask()
         return 0.0
 
-    def fold(self) -> None:
-        """End the method: replace the gates by plain layers that compute the same."""
-        self.take_gates(self._model[0])
+    def fold(self) -> dict[str, int]:
+        """End the method: replace the gates by plain layers that compute the same.
+
+        Returns: ``{group: units left}`` of the layers that have become smaller.
+        """
+        widths = self.take_gates(self._model[0])
         self._hook.remove()
         _attached.discard(self)
+        return widths
 
     # -- what a method overrides
 
     def put_gates(self, model: nn.Module) -> None:
         """Replace layers of ``model`` by gated ones, or prune them; raises UserError if no layer matches."""
 
-    def take_gates(self, model: nn.Module) -> None:
-        """Replace the gated layers of ``model`` by plain ones that compute the same."""
+    def take_gates(self, model: nn.Module) -> dict[str, int]:
+        """Replace the gated layers of ``model`` by plain ones that compute the same; returns as ``fold``."""
+        return {}
 
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that the method trains besides the model's own."""
@@ -137,10 +142,6 @@ class PruningMethod(nn.Module):
     def after_step(self) -> None:
         """Called after each optimizer step; counts it."""
         self.step += 1
-
-    def widths(self) -> dict[str, int]:
-        """``{group: units left}`` of a model that has been cut to smaller layers; empty where none has been cut."""
-        return {}
 
     def group_widths(self) -> dict[str, Width]:
         """``{group: its units}`` of a method that prunes whole units."""
@@ -249,6 +250,14 @@ class PruningMethod(nn.Module):
                 f"an optimizer step came without the penalty of {type(self).__name__}: add penalty() to the loss"
             )
         self.after_step()
+
+
+def generator_of_step(seed: int, step: int) -> torch.Generator:
+    """Random numbers that depend on the seed of a run and on the step alone.
+
+    So the processes of a distributed run, the micro-batches of a step and a resumed run draw the same.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 # The attached methods of this process. One hook serves them all, because it stays as long as the process lives.

@@ -87,6 +87,18 @@ def check_number(name, value, above=None):
     return value
 
 
+def check_flag(name, value):
+    """Raise UserError unless ``value`` is true or false."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, not {shown(value)}")
+
+
+def check_count(name, value):
+    """Raise UserError unless ``value`` is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name} must be a whole number over 0, not {shown(value)}")
+
+
 def _is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 

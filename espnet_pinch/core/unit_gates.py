@@ -71,7 +71,7 @@ class UnitGate(GroupGate):
     def _left(self, ranked: Tensor) -> Tensor:
         """The number of units to keep, a scalar, from the scores in falling order."""
         group = self.groups[0]
-        left = (ranked >= self.threshold.detach().square()).sum().clamp(min=group.least)
+        left = (ranked >= self.threshold.detach().square()).sum().clamp(min=1)
         return (left + group.multiple - 1) // group.multiple * group.multiple
 
     def _backward_came(self, _) -> None:

@@ -6,7 +6,6 @@ columns of out. A network without a unit's weights computes the same as one with
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,8 +40,7 @@ class Group:
         size: channels of one unit.
         norms: layer norms over the channels of these units. They see the kept ones alone.
         channel_norms: norms that treat each channel on its own.
-        least: units that are kept at least.
-        multiple: the number of kept units is a multiple of it.
+        multiple: the number of kept units is a multiple of it, of which there is one at least.
     """
 
     name: str
@@ -52,14 +50,12 @@ class Group:
     size: int = 1
     norms: tuple[str, ...] = ()
     channel_norms: tuple[str, ...] = ()
-    least: int = 1
     multiple: int = 1
 
     @property
     def smaller_widths(self) -> range:
         """The numbers of units that it can keep, but for all of them, from the largest to the fewest."""
-        least = math.ceil(self.least / self.multiple) * self.multiple
-        return range((self.units - 1) // self.multiple * self.multiple, least - 1, -self.multiple)
+        return range((self.units - 1) // self.multiple * self.multiple, 0, -self.multiple)
 
     @property
     def fewest(self) -> int:

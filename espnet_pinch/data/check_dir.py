@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from espnet_pinch.data.audio import UNKNOWN, Stream
-from espnet_pinch.data.kaldi_dir import RATE, SOURCES, Utterance, check_fields, data_files, read_tables
+from espnet_pinch.data.kaldi_dir import RATE, Utterance, check_fields, data_files, read_source_dir
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_text
 from espnet_pinch.progress import progress_bar
@@ -42,12 +42,9 @@ def check_data_dir(folder: str | os.PathLike, jobs: int = 4, known: dict[str, in
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: local/data.sh must leave it, see egs/TEMPLATE/local/data.sh")
-    if (folder / "segments").exists():
-        raise UserError(f"{folder}/segments: the recipe cuts no audio; give each utterance a sound file of its own")
-    tables = read_tables(folder, SOURCES)
-    audio, text, speaker = tables.values()
-    composed = {id_: unicodedata.normalize("NFC", words) for id_, words in text.items()}
-    rows = [Utterance(id_, audio[id_], composed[id_], speaker[id_], 0) for id_ in audio]
+    read = read_source_dir(folder)
+    rows = [dataclasses.replace(u, text=unicodedata.normalize("NFC", u.text)) for u in read]
+    composed = rows != read  # whether that has changed any
     if not rows:
         raise UserError(f"{folder} has no utterance")
     for u in rows:
@@ -58,7 +55,7 @@ def check_data_dir(folder: str | os.PathLike, jobs: int = 4, known: dict[str, in
     known.update((u.audio, samples) for u, samples in zip(new, lengths))
     rows = [dataclasses.replace(u, samples=known[u.audio]) for u in rows]
     for name, lines in data_files(rows).items():
-        if name in ADDED or (name == "text" and composed != text):
+        if name in ADDED or (name == "text" and composed):
             write_text(folder / name, lines)
     return rows
 

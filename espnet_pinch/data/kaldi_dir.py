@@ -164,6 +164,18 @@ def read_data_dir(folder: str | os.PathLike) -> list[Utterance]:
     return rows
 
 
+def read_source_dir(folder: Path) -> list[Utterance]:
+    """The utterances of a directory that has ``SOURCES`` alone, with 0 samples: their audio is not opened.
+
+    Raises:
+        FileNotFoundError, UserError: as ``read_tables``; or the directory has segments.
+    """
+    if (folder / "segments").exists():
+        raise UserError(f"{folder}/segments: the recipe cuts no audio; give each utterance a sound file of its own")
+    audio, text, speaker = read_tables(folder, SOURCES).values()
+    return [Utterance(id_, audio[id_], text[id_], speaker[id_], 0) for id_ in audio]
+
+
 def read_tables(folder: Path, names: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """The tables of a data directory, ``wav.scp`` first. All must have the same ids, sorted as LC_ALL=C sorts them.
 

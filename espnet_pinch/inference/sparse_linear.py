@@ -6,8 +6,6 @@ measures the linear layers of a folded model and replaces those that get faster.
 
 import inspect
 import re
-import time
-from collections.abc import Callable, Sequence
 
 import numba
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS, find_linears, replace_module
 from espnet_pinch.errors import UserError
 from espnet_pinch.inference.spmm import FRAMES, TILE, spmm
+from espnet_pinch.inference.timing import seconds
 
 BACKENDS = ("auto", "dense", "sparse")
 
@@ -137,18 +136,6 @@ def faster_sparse(linear: nn.Linear, frames: int) -> bool:
         dense, sparse = seconds([linear, SparseLinear(linear)], torch.randn(frames, linear.in_features))
         _faster[key] = sparse < GAIN * dense
     return _faster[key]
-
-
-@torch.inference_mode()
-def seconds(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, repeats: int = 7) -> list[float]:
-    """The shortest time of each function on ``x``. The functions take turns, and their first calls do not count."""
-    times = [[] for _ in functions]
-    for _ in range(1 + repeats):
-        for function, taken in zip(functions, times):
-            start = time.perf_counter()
-            function(x)
-            taken.append(time.perf_counter() - start)
-    return [min(taken[1:]) for taken in times]
 
 
 def _weight_is_read(model: nn.Module, name: str) -> bool:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from espnet_pinch.core.registry import UNPRUNED, all_methods
 from espnet_pinch.results import paper
-from espnet_pinch.results.plots import save
+from espnet_pinch.results.plots import name_axes, save
 from espnet_pinch.results.sweep import BASELINE, System, common_sets
 
 # LibriSpeech's, by their titles.
@@ -57,11 +57,7 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
             axis.axhline(baseline.wers(sets)[0], color="black", linestyle=":", label="baseline")
         for row in (row for row in theirs if row.method == UNPRUNED):
             axis.axhline(_pooled(row, sets), color="black", linestyle="--", alpha=0.5, label="baseline, paper")
-        axis.set_title(f"{upstream}: {panel}")
-        axis.set_xlabel("sparsity, %")
-        axis.set_ylabel("WER, %")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        name_axes(axis, f"{upstream}: {panel}", "sparsity, %", "WER, %")
     save(figure, path)
     return True
 

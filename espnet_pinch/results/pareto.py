@@ -6,7 +6,7 @@ import statistics
 from matplotlib.figure import Figure
 
 from espnet_pinch.core.registry import UNPRUNED, all_methods
-from espnet_pinch.results.plots import save
+from espnet_pinch.results.plots import name_axes, save
 from espnet_pinch.results.records import Results
 from espnet_pinch.results.sweep import BASELINE, System, common_sets
 
@@ -39,11 +39,7 @@ def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike) -> 
         axis.plot(*zip(*points), color=facts.colour, marker=facts.marker, linestyle=line, label=label)
     for baseline in (s for s in found if s.method == BASELINE):
         axis.plot(1.0, baseline.wers(sets)[0], "k*", markersize=10, label="baseline")
-    axis.set_title(f"{upstream}: {', '.join(sets)}")
-    axis.set_xlabel("times as fast as the baseline")
-    axis.set_ylabel("WER, %")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    name_axes(axis, f"{upstream}: {', '.join(sets)}", "times as fast as the baseline", "WER, %")
     save(figure, path)
     return True
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot, which takes the caller's backend: no picture is shown
 
 from espnet_pinch.asr.family import short_names
@@ -19,6 +20,15 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
         # With the salt the same picture is the same file.
         with whole_file(Path(path).with_suffix(suffix)) as tmp, matplotlib.rc_context({"svg.hashsalt": "espnet_pinch"}):
             figure.savefig(tmp, format=suffix[1:], dpi=120, metadata=metadata)
+
+
+def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
+    """Title, names of the axes, grid and legend."""
+    axis.set_title(title)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
 
 
 def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float | None = None) -> None:

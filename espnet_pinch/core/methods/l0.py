@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core.group_gates import GroupGate, GroupGates, counts
-from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.method import PruningMethod, generator_of_step
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.registry import register
-from espnet_pinch.core.settings import MethodSettings, check_number, shown
+from espnet_pinch.core.settings import MethodSettings, check_count, check_flag, check_number, shown
 from espnet_pinch.core.units import Group
 from espnet_pinch.errors import UserError
 
@@ -64,10 +64,8 @@ class L0Settings(MethodSettings):
                 raise UserError(f"l0.{name} must be at most 1, not {getattr(self, name)}")
         if self.landing not in ("hold", "free"):
             raise UserError(f"l0.landing must be 'hold' or 'free', not {shown(self.landing)}")
-        if not isinstance(self.conv, bool):
-            raise UserError(f"l0.conv must be true or false, not {shown(self.conv)}")
-        if not isinstance(self.multiple, int) or isinstance(self.multiple, bool) or self.multiple < 1:
-            raise UserError(f"l0.multiple must be a whole number over 0, not {shown(self.multiple)}")
+        check_flag("l0.conv", self.conv)
+        check_count("l0.multiple", self.multiple)
 
 
 class HardConcreteGate(GroupGate):
@@ -112,7 +110,7 @@ class HardConcreteGate(GroupGate):
         """The mask of as many units as are open by expectation, the likeliest ones, (units,)."""
         group = self.groups[0]
         expected = (self.log_alpha.detach() + bonus - _SHIFT).sigmoid().sum()
-        number = math.ceil(max(float(expected.round()), group.least) / group.multiple) * group.multiple
+        number = math.ceil(max(float(expected.round()), 1) / group.multiple) * group.multiple
         rank = self.log_alpha.detach().argsort(descending=True, stable=True).argsort()
         return (rank < number).to(self.log_alpha)
 
@@ -163,7 +161,6 @@ class L0(PruningMethod):
         self.seed = torch.initial_seed()
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.gated: GroupGates[HardConcreteGate]
-        self._widths: dict[str, int] = {}
 
     def put_gates(self, model: nn.Module) -> None:
         own = self.settings
@@ -192,16 +189,13 @@ class L0(PruningMethod):
 
     # -- training
 
-    def begin_step(self) -> None:
-        self._draw()
-
     def before_forward(self) -> None:
         self._draw()
 
     def _draw(self) -> None:
         if self.chosen:
             return
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+        generator = generator_of_step(self.seed, self.step)
         for gate in self.gated.gates.values():
             noise = torch.empty(len(gate.log_alpha)).uniform_(1e-6, 1 - 1e-6, generator=generator)
             gate.draw(noise.to(gate.log_alpha))
@@ -285,17 +279,15 @@ class L0(PruningMethod):
         return {"sparsity": self.sparsity(), **more, "multiplier_1": first, "multiplier_2": second}
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
-        return {**self.gated.layer_counts()}
+        return self.gated.layer_counts()
 
     def group_widths(self) -> dict[str, Width]:
         return self.gated.group_widths()
 
-    def widths(self) -> dict[str, int]:
-        return self._widths
-
-    def take_gates(self, model: nn.Module) -> None:
-        self._widths = self.gated.fold(model)
+    def take_gates(self, model: nn.Module) -> dict[str, int]:
+        widths = self.gated.fold(model)
         self.gated.gates.clear()
+        return widths
 
     # -- resume
 

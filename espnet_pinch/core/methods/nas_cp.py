@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.channels import find_channels
-from espnet_pinch.core.method import cosine
+from espnet_pinch.core.method import cosine, generator_of_step
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import check_number
@@ -219,7 +219,7 @@ class NasChannels(OnePassMethod):
 
     def _noise(self) -> Tensor:
         """Gumbel noise of this step, (layers, 7)."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+        generator = generator_of_step(self.seed, self.step)
         exponential = torch.empty(len(self.gates), len(CANDIDATES)).exponential_(generator=generator)
         return -exponential.log().to(self.new_parameters()[0])
 
@@ -317,11 +317,12 @@ class NasChannels(OnePassMethod):
             for name, gate in self.gates.items()
         }
 
-    def take_gates(self, model: nn.Module) -> None:
+    def take_gates(self, model: nn.Module) -> dict[str, int]:
         for name, gate in self.gates.items():
             replace_module(model, name, gate.fold())
         self.gates.clear()
         self.groups.clear()
+        return {}
 
     # -- resume
 

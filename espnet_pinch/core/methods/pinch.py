@@ -12,7 +12,7 @@ from espnet_pinch.core.method import cosine
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.registry import register
-from espnet_pinch.core.settings import check_number, shown
+from espnet_pinch.core.settings import check_count, check_flag, check_number, shown
 from espnet_pinch.core.unit_gates import UnitGates
 from espnet_pinch.errors import UserError
 
@@ -47,11 +47,9 @@ class PinchSettings(OnePassSettings):
         super().__post_init__()
         if self.unit not in UNITS:
             raise UserError(f"pinch.unit must be one of {', '.join(UNITS)}, not {shown(self.unit)}")
-        for name in ("conv", "uniform"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"pinch.{name} must be true or false, not {shown(getattr(self, name))}")
-        if not isinstance(self.multiple, int) or isinstance(self.multiple, bool) or self.multiple < 1:
-            raise UserError(f"pinch.multiple must be a whole number over 0, not {shown(self.multiple)}")
+        check_flag("pinch.conv", self.conv)
+        check_flag("pinch.uniform", self.uniform)
+        check_count("pinch.multiple", self.multiple)
         if self.unit == "weight" and (self.conv or self.uniform or self.target_macs is not None):
             what = "conv" if self.conv else "uniform" if self.uniform else "target_macs"
             raise UserError(f"{what} needs pinch.unit: structured; single weights leave no smaller layers")
@@ -99,7 +97,6 @@ class Pinch(OnePassMethod):
         self.landed = False
         self.pinched: WeightGates | UnitGates  # no submodules: the model holds the gates and saves their parameters
         self._reached: float | None = None
-        self._widths: dict[str, int] = {}
         self._thresholds: list[Tensor] | None = None  # after the landing, their values before the current step
 
     def put_gates(self, model: nn.Module) -> None:
@@ -209,7 +206,7 @@ class Pinch(OnePassMethod):
         return self.reached() >= self.settings.target
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
-        return {**self.pinched.layer_counts()}
+        return self.pinched.layer_counts()
 
     def scalars(self) -> dict[str, float]:
         more = {} if self.settings.target_macs is None else {"macs_saved": self.reached()}
@@ -221,12 +218,10 @@ class Pinch(OnePassMethod):
     def group_widths(self) -> dict[str, Width]:
         return self.pinched.group_widths() if isinstance(self.pinched, UnitGates) else {}
 
-    def widths(self) -> dict[str, int]:
-        return self._widths
-
-    def take_gates(self, model: nn.Module) -> None:
-        self._widths = self.pinched.fold(model)
+    def take_gates(self, model: nn.Module) -> dict[str, int]:
+        widths = self.pinched.fold(model)
         self.pinched.gates.clear()
+        return widths
 
     # -- resume
 

@@ -86,6 +86,6 @@ print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a fi
 
 def _is_cut(original: Original) -> bool:
     """Whether the layers of the model are smaller than its configuration alone says."""
-    from espnet_pinch.asr.family import WIDTHS
+    from espnet_pinch.asr.family import widths_of
 
-    return bool(getattr(original.model.frontend.upstream.config, WIDTHS, None))
+    return bool(widths_of(original.model.frontend.upstream.config))
