@@ -151,7 +151,7 @@ def test_other_models_and_their_optimizers_do_not_count():
 
 
 def test_a_new_method_is_one_class():
-    @register("half", title="Half", label="half", colour="tab:pink", marker="x", extra_per_layer=2)
+    @register("half", title="Half", label="half", colour="tab:pink", marker="x")
     class Half(type(build_method(BLOCKS["ump"]))):
         """Prunes half of every layer, whatever is asked for."""
 

@@ -71,7 +71,7 @@ def main() -> None:
     args = parser.parse_args()
     methods = list(all_methods()) if args.method is None else [find_method(args.method).name]
     counts = account(args.upstream, args.sparsity and [number(text) for text in args.sparsity])
-    extra = [f"{method} {counts['extra_parameters'][method]}" for method in methods]
+    extra = [f"{name} {count}" for name, count in counts["extra_parameters"].items() if name.split(" ")[0] in methods]
     print(
         f"{counts['upstream']}: {counts['total']:,} parameters with a CTC head of {counts['tokens']} tokens; "
         f"{counts['linears']} gated linear layers with {counts['weights']:,} weights and {counts['biases']:,} biases",

@@ -26,10 +26,10 @@ class Method:
         build: its class.
         title: its name in tables.
         label, colour, marker: label, colour and marker of its curve in pictures, as matplotlib names them.
-        extra_per_layer: number of parameters that it trains besides the model's own, for each gated layer.
         most: its largest target sparsity.
         from_run: the setting that names a finished run of ``DEFAULT_METHOD`` at the same target; None if the method
             needs no such run.
+        variants: ``{name: own settings}``, for counts of the parameters that it trains besides the model's own.
     """
 
     name: str
@@ -38,9 +38,9 @@ class Method:
     label: str
     colour: str
     marker: str
-    extra_per_layer: int = 0
     most: float = 1.0
     from_run: str | None = None
+    variants: Mapping[str, Mapping] = dataclasses.field(default_factory=lambda: {"": {}})
 
     @property
     def own_settings(self) -> set[str]:

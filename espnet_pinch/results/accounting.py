@@ -23,6 +23,7 @@ parameter, and 1 for each gated weight that says whether it is kept. Without pru
 whole channels (NAS-CP), whose matrices are smaller instead.
 """
 
+import copy
 import dataclasses
 import math
 from fractions import Fraction
@@ -33,7 +34,8 @@ from transformers import PreTrainedModel
 from espnet_pinch.asr.architectures import ctc_model, pretraining_model
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.core.attach import find_linears
-from espnet_pinch.core.registry import all_methods
+from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.registry import all_methods, build_method
 from espnet_pinch.core.settings import check_target_sparsity
 from espnet_pinch.results.paper import TABLE1, TABLE2
 
@@ -76,6 +78,26 @@ def count(model: PreTrainedModel) -> Counts:
 def count_all(model: nn.Module) -> int:
     """Number of parameters."""
     return sum(p.numel() for p in model.parameters())
+
+
+def extra_parameters(model: PreTrainedModel) -> dict[str, int]:
+    """``{method, with its variant: parameters that it trains besides the model's own}``.
+
+    Args:
+        model: on the meta device.
+    """
+    found = {}
+    for name, method in all_methods().items():
+        for variant, settings in method.variants.items():
+            title = f"{name} ({variant})" if variant else name
+            found[title] = 0
+            if method.build.new_parameters is not PruningMethod.new_parameters:
+                upstream = copy.deepcopy(model.base_model)
+                family = find_family(upstream.config.model_type)
+                attached = build_method({"method": name, "layers": family.layers, name: settings})
+                attached.attach(upstream, structure=family.structure(upstream))
+                found[title] = sum(parameter.numel() for parameter in attached.new_parameters())
+    return found
 
 
 def two_decimals(parameters: float, cut: bool = False) -> str:
@@ -127,9 +149,10 @@ def account(upstream: str, sparsities: list[float] | None = None) -> dict:
     Returns:
         ``upstream, tokens, total, linears, weights, biases``; ``pretraining``, parameters of the model with its
         pre-training heads, and ``paper_prunes_biases``, both None where the upstream is not the paper's;
-        ``extra_parameters`` by method; and ``rows``, each with ``sparsity``, the paper's rules ``paper_weights`` and
-        ``paper_weights_and_biases``, ``paper``, the one of the three rules that the paper uses there, ``paper_m``, the
-        same in millions, ``paper_ratio``, the printed ``published_m`` and ``published_ratio``, and ours: ``kept``,
+        ``extra_parameters``, as the function of that name gives them; and ``rows``, each with ``sparsity``, the paper's
+        rules ``paper_weights`` and ``paper_weights_and_biases``, ``paper``, the one of the three rules that the paper
+        uses there, ``paper_m``, the same in millions, ``paper_ratio``, the printed ``published_m`` and
+        ``published_ratio``, and ours: ``kept``,
         ``bits``, ``ratio`` of the parameters, ``ratio_bits``.
 
     Raises:
@@ -148,7 +171,7 @@ def account(upstream: str, sparsities: list[float] | None = None) -> dict:
         **dataclasses.asdict(counts),
         "pretraining": original,
         "paper_prunes_biases": biases,
-        "extra_parameters": {name: m.extra_per_layer * counts.linears for name, m in all_methods().items()},
+        "extra_parameters": extra_parameters(model),
         "rows": [_row(upstream, counts, sparsity, original) for sparsity in sparsities],
     }
 

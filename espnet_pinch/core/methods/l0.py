@@ -137,7 +137,14 @@ class HardConcreteGate(GroupGate):
         self.sample = None
 
 
-@register("l0", title="L0 (hard-concrete gates)", label="L0", colour="tab:green", marker="^")
+@register(
+    "l0",
+    title="L0 (hard-concrete gates)",
+    label="L0",
+    colour="tab:green",
+    marker="^",
+    variants={"": {}, "with conv": {"conv": True}},
+)
 class L0(PruningMethod):
     """Hard-concrete gates on whole units, pulled to a budget by an augmented Lagrangian.
 

@@ -21,6 +21,7 @@ from espnet_pinch.core.channels import find_channels
 from espnet_pinch.core.method import cosine, generator_of_step
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
+from espnet_pinch.core.score import Slices
 from espnet_pinch.core.settings import check_number
 from espnet_pinch.errors import UserError
 
@@ -61,6 +62,7 @@ class ChannelGate(nn.Module):
     def __init__(self, linear: nn.Linear, columns: bool):
         super().__init__()
         self.columns = columns
+        self.slices = Slices(axis=1 if columns else 0)
         self.weight_orig = linear.weight  # (out, in)
         self.bias_orig = linear.bias  # (out,)
         self.channels = linear.in_features if columns else linear.out_features
@@ -94,7 +96,7 @@ class ChannelGate(nn.Module):
 
     def norms(self) -> Tensor:
         """L2 norm of every channel's weights, (channels,)."""
-        return self.weight_orig.norm(dim=0 if self.columns else 1)
+        return self.slices.gather(self.weight_orig.square()).sqrt()
 
     @torch.no_grad()
     def fold(self) -> nn.Linear:
@@ -111,7 +113,6 @@ class ChannelGate(nn.Module):
     label="NAS-CP",
     colour="tab:red",
     marker="v",
-    extra_per_layer=len(CANDIDATES),
     most=CANDIDATES[-1],
 )
 class NasChannels(OnePassMethod):

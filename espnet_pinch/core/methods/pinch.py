@@ -64,7 +64,11 @@ class PinchSettings(OnePassSettings):
     label="pinch",
     colour="tab:blue",
     marker="o",
-    extra_per_layer=1,
+    variants={
+        "": {},
+        "structured": {"unit": "structured"},
+        "structured with conv": {"unit": "structured", "conv": True},
+    },
 )
 class Pinch(OnePassMethod):
     """One-pass pruning with self-pinching gates (arXiv 2505.22608).
