@@ -60,7 +60,7 @@ def test_a_run_ends_on_its_budget_with_a_smaller_model_that_everything_loads(
     model, args = load_model(exp / "config.yaml", exp / "valid.wer_on_target.ave.pth")
     model.pruning.land()
     if method is PINCH:
-        assert 0 <= model.pruning.reached() - model.pruning.settings.target < model.pruning.pinched.tolerance
+        assert model.pruning.on_target() and not model.pruning.pinched.overshoots(model.pruning.settings.target)
         # a threshold for each attention, network and convolution
         assert [p.numel() for p in model.pruning.new_parameters()] == [1] * (2 * 2 + 2)
     else:
@@ -105,7 +105,7 @@ def test_a_uniform_run_leaves_what_transformers_loads_as_it_is(data, upstream, b
     model, args = load_model(exp / "config.yaml", exp / "valid.wer_on_target.ave.pth")
     model.pruning.land()
     assert len(model.pruning.new_parameters()) == 1 + 2  # one for all feed-forward networks
-    assert 0 <= model.pruning.reached() - 0.3 < model.pruning.pinched.tolerance
+    assert model.pruning.on_target() and not model.pruning.pinched.overshoots(0.3)
     want = logits(model, batch)
     counts = write_folded(model, args, exp / "folded")
     stock, info = AutoModelForCTC.from_pretrained(exp / "folded" / "hf", output_loading_info=True)

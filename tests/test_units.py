@@ -21,6 +21,7 @@ from transformers import (
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.core.attach import find_linears
+from espnet_pinch.core.channels import TRANSFORMER_TIES
 from espnet_pinch.core.group_gates import counts, take_gates
 from espnet_pinch.core.group_gates import gate_groups as put_gates
 from espnet_pinch.core.methods.l0 import HardConcreteGate
@@ -164,7 +165,7 @@ def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
     speech, mask = torch.randn(3, 3200), torch.ones(3, 3200).long()
     mask[1, 2000:] = mask[2, 1500:] = 0
     speech = speech * mask
-    land(gates, cost, 0.6 * cost.full)
+    land(gates, cost, 0.4)
     widths = counts(gates)
     assert 0.5 * cost.full < cost.of(widths) <= 0.6 * cost.full and widths != list(cost.widths)
     with torch.no_grad():
@@ -186,7 +187,7 @@ def test_landing_is_exact_to_one_block_and_keeps_the_ratios():
         for i, gate in enumerate(gates):
             gate.threshold.mul_(1 + i)
     for part in (0.9, 0.5, 0.25):
-        land(gates, cost, part * cost.full)
+        land(gates, cost, 1 - part)
         widths = counts(gates)
         assert cost.of(widths) <= part * cost.full
         blocks = []  # the cost with one more block of a group
@@ -195,8 +196,8 @@ def test_landing_is_exact_to_one_block_and_keeps_the_ratios():
             blocks.append(cost.of([*widths[:i], min(widths[i] + group.multiple, group.units), *widths[i + 1 :]]))
         more = [cost_of for cost_of, left, [group] in zip(blocks, widths, groups) if left < group.units]
         assert min(more) > part * cost.full  # no block fits any more
-    with pytest.raises(ValueError, match="may go down to"):
-        land(gates, cost, 0.0001 * cost.full)
+    with pytest.raises(ValueError, match="with the fewest units it saves"):
+        land(gates, cost, 0.9999)
 
 
 def test_blocks_of_one_size_land_by_one_common_factor():
@@ -205,7 +206,7 @@ def test_blocks_of_one_size_land_by_one_common_factor():
     cost, gates = weight_cost(model, groups), gate_groups(model, groups)
     with torch.no_grad():
         gates[1].threshold.mul_(1.1)
-    land(gates, cost, 0.5 * cost.full)
+    land(gates, cost, 0.5)
     assert cost.of(counts(gates)) == 0.5 * cost.full
     assert float(gates[1].threshold / gates[0].threshold) == pytest.approx(1.1, rel=1e-5)
 
@@ -261,3 +262,13 @@ def test_thresholds_of_the_real_architectures(large, count):
     )
     pinch.attach(model, structure=family.structure(model))
     assert [p.shape for p in pinch.new_parameters()] == [torch.Size([])] * count
+
+
+@pytest.mark.parametrize("target", [n / 20 for n in range(1, 20)])
+def test_a_target_that_a_width_meets_exactly_is_met_exactly(target):
+    layers = {"intermediate_dense": nn.Linear(3, 20), "output_dense": nn.Linear(20, 5)}
+    model = nn.ModuleDict({"net": nn.ModuleDict(layers)})
+    groups = [find_groups(model, [f"net.{name}" for name in layers], TRANSFORMER_TIES)]
+    cost, gates = weight_cost(model, groups), gate_groups(model, groups)
+    land(gates, cost, target)
+    assert cost.saved(counts(gates)) == target

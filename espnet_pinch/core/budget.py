@@ -79,8 +79,6 @@ class WeightGates:
         threshold: initial value of every threshold.
     """
 
-    tolerance = TOLERANCE
-
     def __init__(self, model: nn.Module, layers: str, threshold: float):
         self.gates: dict[str, GatedLinear] = {}
         for name, linear in find_linears(model, layers).items():
@@ -99,7 +97,11 @@ class WeightGates:
 
     def land(self, target: float) -> None:
         """As ``land``, to within half the tolerance."""
-        land(list(self.gates.values()), target, self.tolerance / 2)
+        land(list(self.gates.values()), target, TOLERANCE / 2)
+
+    def overshoots(self, target: float) -> bool:
+        """Whether more is pruned than the target and the tolerance allow."""
+        return self.sparsity() > target + TOLERANCE
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
         """``{layer: (pruned weights, weights)}``."""

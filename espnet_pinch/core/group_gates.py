@@ -226,19 +226,13 @@ class GroupGates(Generic[Gate]):
             if structure.macs is None:
                 raise UserError("target_macs, but it is not known how to count the multiplications of this model")
             self.budget = mac_cost(sets, structure.macs())
-        most = 1 - self.budget.of([of[0].fewest for of in sets]) / self.budget.full
+        most = self.budget.saved([of[0].fewest for of in sets])
         if target > most:
             raise UserError(
                 f"the model cannot save {100 * target:.2f} % of its {'multiplications' if macs else 'gated weights'}: "
                 f"every layer keeps some units, which allows at most {100 * most:.2f} %"
             )
         self.gates: dict[str, Gate] = {gate.name: gate for gate in gate_groups(model, sets, build)}
-        blocks = []
-        for i, of in enumerate(sets):
-            less = [groups[0].units for groups in sets]
-            less[i] -= of[0].multiple
-            blocks.append(1 - self.budget.of(less) / self.budget.full)
-        self.tolerance = max(blocks)
 
     def kept(self) -> Tensor:
         """The part of the budget that is kept, a scalar, differentiable; as a number of weights, on eta's scale."""
@@ -247,11 +241,11 @@ class GroupGates(Generic[Gate]):
 
     def sparsity(self) -> float:
         """The fraction of the gated weights that is pruned."""
-        return 1 - self.weights.of(counts(self.gates.values())) / self.weights.full
+        return self.weights.saved(counts(self.gates.values()))
 
     def reached(self) -> float:
         """The fraction of the budget that is pruned."""
-        return 1 - self.budget.of(counts(self.gates.values())) / self.budget.full
+        return self.budget.saved(counts(self.gates.values()))
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
         """``{layer: (pruned weights, weights)}``."""

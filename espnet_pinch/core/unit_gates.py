@@ -96,8 +96,8 @@ class UnitGate(GroupGate):
 
 
 @torch.no_grad()
-def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
-    """Multiply every threshold by one common factor, so that the cost is just within ``budget``.
+def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
+    """Multiply every threshold by one common factor, so that just the fraction ``target`` of the cost is saved.
 
     A block is as many units of a group as its ``multiple`` says. One factor for all keeps what training found: the
     ratios of the groups' thresholds. A large block may go where a smaller one would have been enough. Then the blocks
@@ -105,10 +105,10 @@ def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
 
     Args:
         gates: in the order of ``cost``.
-        budget: in the unit of the cost.
+        target: 0 < target < 1.
 
     Raises:
-        UserError: no factor reaches the budget: every group keeps some units, or a threshold is 0 or not finite.
+        UserError: no factor saves so much: every group keeps some units, or a threshold is 0 or not finite.
     """
     events = []  # (the square of the factor over which a group loses its next block, place of the group, units left)
     for i, gate in enumerate(gates):
@@ -123,37 +123,35 @@ def land(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
         return left
 
     low, high = 0, len(events)
-    if not cost.of(kept(high)) <= budget or not all(math.isfinite(ratio) for ratio, _, _ in events):
-        least = cost.of(kept(high)) / cost.full
+    if not cost.saved(kept(high)) >= target or not all(math.isfinite(ratio) for ratio, _, _ in events):
         raise UserError(
-            f"the thresholds cannot reach a cost of {100 * budget / cost.full:.2f} % of the unpruned model's: its "
-            f"units may go down to {100 * least:.2f} %, and the thresholds must be finite and not 0"
+            f"the thresholds cannot save {100 * target:.2f} % of the unpruned model's cost: with the fewest units it "
+            f"saves {100 * cost.saved(kept(high)):.2f} %, and the thresholds must be finite and not 0"
         )
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if cost.of(kept(middle)) <= budget else (middle + 1, high)
+        low, high = (low, middle) if cost.saved(kept(middle)) >= target else (middle + 1, high)
     below = events[high - 1][0] if high else events[0][0] / 4
     above = events[high][0] if high < len(events) else below * 4
     factor = (below * above) ** 0.25  # between the two, on a scale of ratios
     for _ in range(100):
         for gate in gates:
             gate.threshold.mul_(factor)
-        if cost.of(counts(gates)) <= budget:
+        if cost.saved(counts(gates)) >= target:
             break
         factor = 1 + 1e-6  # two events closer than the numbers can tell
-    _give_back(gates, cost, budget)
+    _give_back(gates, cost, target)
 
 
-def _give_back(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
-    """Lower single thresholds until no block fits into the budget any more: blocks differ much in size."""
+def _give_back(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
+    """Lower single thresholds until no further block may come back: blocks differ much in size."""
     stuck: set[int] = set()  # gates with units that are too much alike
     while True:
         left, best = counts(gates), None
-        for i, gate in enumerate(gates):
-            more = min(left[i] + gate.groups[0].multiple, cost.widths[i])
-            if i not in stuck and more > left[i] and cost.of([*left[:i], more, *left[i + 1 :]]) <= budget:
-                ranked = gate.ranked()
-                nearness = float(ranked[left[i]] / gate.threshold.square())
+        for i in _fitting(gates, left, cost, target):
+            if i not in stuck:
+                ranked = gates[i].ranked()
+                nearness = float(ranked[left[i]] / gates[i].threshold.square())
                 if best is None or nearness > best[0]:
                     best = nearness, i, ranked[left[i] : left[i] + 2]
         if best is None:
@@ -161,9 +159,23 @@ def _give_back(gates: Sequence[UnitGate], cost: Cost, budget: float) -> None:
         _, i, around = best
         before = gates[i].threshold.clone()
         gates[i].threshold.copy_(around.prod().pow(0.25) if len(around) == 2 else around[0].sqrt() * (1 - 1e-6))
-        if counts(gates) == left or cost.of(counts(gates)) > budget:
+        if counts(gates) == left or cost.saved(counts(gates)) < target:
             gates[i].threshold.copy_(before)
             stuck.add(i)
+
+
+def _fitting(gates: Sequence[UnitGate], left: Sequence[int], cost: Cost, target: float) -> list[int]:
+    """Places of the gates of which a block may come back: the target is met with it, too.
+
+    Args:
+        left: units that each gate keeps.
+    """
+    found = []
+    for i, gate in enumerate(gates):
+        more = min(left[i] + gate.groups[0].multiple, cost.widths[i])
+        if more > left[i] and cost.saved([*left[:i], more, *left[i + 1 :]]) >= target:
+            found.append(i)
+    return found
 
 
 class UnitGates(GroupGates[UnitGate]):
@@ -179,7 +191,12 @@ class UnitGates(GroupGates[UnitGate]):
 
     def land(self, target: float) -> None:
         """As ``land``, on a fraction of the budget."""
-        land(list(self.gates.values()), self.budget, (1 - target) * self.budget.full)
+        land(list(self.gates.values()), self.budget, target)
+
+    def overshoots(self, target: float) -> bool:
+        """Whether more is saved than the target needs: a block of units may come back."""
+        gates = list(self.gates.values())
+        return bool(_fitting(gates, counts(gates), self.budget, target))
 
     def collapsed(self) -> dict[str, str]:
         """The groups that would keep fewer units than they must."""

@@ -133,6 +133,11 @@ class Cost:
     def full(self) -> float:
         return self.of(self.widths)
 
+    def saved(self, kept):
+        """The fraction of the cost at full width that a model saves; ``kept`` is as for ``of``."""
+        full = self.full
+        return (full - self.of(kept)) / full  # of whole numbers, the float nearest to the fraction
+
 
 def weight_cost(model: nn.Module, sets: Sequence[Sequence[Group]]) -> Cost:
     """The gated weights of a model that has no gates yet. The groups of a set keep the same number of units."""

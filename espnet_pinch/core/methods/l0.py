@@ -217,7 +217,7 @@ class L0(PruningMethod):
         self._ask()
         if self.chosen:  # still a function of all parameters, as DistributedDataParallel wants it
             return 0.0 * sum(parameter.sum() for parameter in self.new_parameters())
-        saved = 1 - self.gated.budget.of([gate.kept() for gate in self.gated.gates.values()]) / self.gated.budget.full
+        saved = self.gated.budget.saved([gate.kept() for gate in self.gated.gates.values()])
         missed = saved - self.target_now
         terms = torch.stack([missed, missed.square()])
         return (self.multipliers.detach() * terms).sum() - (self.multipliers * terms.detach()).sum()
@@ -230,20 +230,20 @@ class L0(PruningMethod):
 
     def _choose(self) -> None:
         """End the search within the budget."""
-        gates, budget = list(self.gated.gates.values()), self.gated.budget
-        most = (1 - self.settings.target) * budget.full
+        gates = self.gated.gates.values()
 
-        def cost(bonus: float) -> float:
-            return budget.of([int(gate.most_likely(bonus).sum()) for gate in gates])
+        def enough(bonus: float) -> bool:
+            saved = self.gated.budget.saved([int(gate.most_likely(bonus).sum()) for gate in gates])
+            return saved >= self.settings.target
 
-        low, high = -1.0, 1.0  # of the bonus: within the budget, and over it
-        while cost(low) > most and low > -1e3:
+        low, high = -1.0, 1.0  # of the bonus: enough is saved, and not enough
+        while not enough(low) and low > -1e3:
             low *= 2
-        while cost(high) <= most and high < 1e3:
+        while enough(high) and high < 1e3:
             high *= 2
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if cost(middle) <= most else (low, middle)
+            low, high = (middle, high) if enough(middle) else (low, middle)
         self._end(low)
 
     def _end(self, bonus: float) -> None:
@@ -270,12 +270,12 @@ class L0(PruningMethod):
 
     @torch.no_grad()
     def reached(self) -> float:
-        return 1 - self.gated.budget.of(self._numbers()) / self.gated.budget.full
+        return self.gated.budget.saved(self._numbers())
 
     @torch.no_grad()
     def sparsity(self) -> float:
         """Overall sparsity: pruned weights over gated weights; its expectation while the search lasts."""
-        return 1 - self.gated.weights.of(self._numbers()) / self.gated.weights.full
+        return self.gated.weights.saved(self._numbers())
 
     def on_target(self) -> bool:
         return self.settings.landing == "free" or (self.chosen and self.reached() >= self.settings.target)

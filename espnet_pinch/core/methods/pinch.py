@@ -183,7 +183,7 @@ class Pinch(OnePassMethod):
         target = self.settings.target
         self.landed = self.landed or self.reached() >= target
         bound = target if self.landed else self._lowest()
-        if self.reached() < bound or self.reached() > target + self.pinched.tolerance:
+        if self.reached() < bound or (self.reached() >= target and self.pinched.overshoots(target)):
             self.pinched.land(bound if self.reached() < bound else target)
             self._reached = None
             self.landed = self.landed or self.reached() >= target
