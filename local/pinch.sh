@@ -183,6 +183,7 @@ fi
 trained=
 [ "${stage}" -lt 5 ] || trained=--trained
 pruning_options=
+parts= # the targets of a run that has several
 checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" ${trained} \
     ${baseline_config:+--baseline_config "${baseline_config}"} \
     --from_run "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
@@ -396,9 +397,9 @@ fi
 
 # ---- Stages 5 and 6: decoding and scoring
 
-# decode EXP: all test sets
+# decode EXP [PART]: all test sets; of a run with several targets, with the model of PART
 decode() {
-    local dir=$1 inputs program
+    local dir=$1 part=${2:+/$2} inputs program
     inputs=("${dir}/fold.done" "${dump}/dump.done" "=${test_sets} ${inference_args} ${inference_batch_size}")
     if [ -n "${inference_config}" ]; then
         program=(-m espnet_pinch.bin.asr_beam_search --inference_config "${inference_config}" --nj "${inference_nj}")
@@ -407,9 +408,9 @@ decode() {
         program=(-m espnet_pinch.bin.asr_decode --batch_size "${inference_batch_size}")
     fi
     # shellcheck disable=SC2086
-    step "${dir}/${decoded}/decode.done" "decoding ${dir}" "${inputs[@]}" -- \
-        ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded" --data "${test_sets_in_dump[@]}" \
-        --out "${dir}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
+    step "${dir}${part}/${decoded}/decode.done" "decoding ${dir}${2:+, target $2}" "${inputs[@]}" -- \
+        ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded${part}" --data "${test_sets_in_dump[@]}" \
+        --out "${dir}${part}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
 }
 
 if within 5 || within 6 || within 7; then
@@ -428,23 +429,30 @@ if ! "${skip_eval}"; then
     if within 5; then
         log "stage 5: decoding"
         need "${dump}/dump.done" 2
-        for dir in "${baseline}" "${run}"; do
-            need "${dir}/fold.done" 4
-            decode "${dir}"
+        need "${baseline}/fold.done" 4
+        need "${run}/fold.done" 4
+        decode "${baseline}"
+        for part in ${parts:-""}; do
+            decode "${run}" "${part}"
         done
     fi
 
     if within 6; then
         log "stage 6: scoring"
-        for dir in "${baseline}" "${run}"; do
-            need "${dir}/${decoded}/decode.done" 5
+        need "${baseline}/${decoded}/decode.done" 5
+        for part in ${parts:-""}; do
+            report=${run}${part:+/${part}}
+            need "${report}/${decoded}/decode.done" 5
+            [ -z "${inference_config}" ] || report+=/${decoded} # beside the report on greedy search
+            # shellcheck disable=SC2086
+            "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
+                --part "${part}" --out "${report}" --references "${dump}" --sets ${test_sets} \
+                --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
         done
-        report=${run}
-        [ -z "${inference_config}" ] || report=${run}/${decoded} # beside the report on greedy search
-        # shellcheck disable=SC2086
-        "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
-            --out "${report}" --references "${dump}" --sets ${test_sets} \
-            --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
+        if [ -n "${parts}" ] && [ -z "${inference_config}" ]; then
+            "${python}" -m espnet_pinch.bin.curve --exp "${run}"
+            report=${run}
+        fi
         log "results: $(absolute "${report}/RESULTS.md")"
     fi
 fi
@@ -455,13 +463,16 @@ if within 7; then
     log "stage 7: export"
     need "${run}/fold.done" 4
     need "${dump}/dump.done" 2
-    inputs=("${run}/fold.done" "${dump}/dump.done" "=${test_sets} ${export_args} ${upstream_source} ${corpus}")
-    [ ! -f "${run}/results.json" ] || inputs+=("${run}/results.json")
-    # shellcheck disable=SC2086
-    step "${run}/export.done" "exporting ${run}" "${inputs[@]}" -- \
-        ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --data "${test_sets_in_dump[@]}" \
-        --upstream "${upstream_source}" --corpus "${corpus}" --batch_size "${inference_batch_size}" \
-        --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${export_args}
-    log "exported: $(absolute "${run}/export/README.md")"
+    for part in ${parts:-""}; do
+        dir=${run}${part:+/${part}}
+        inputs=("${run}/fold.done" "${dump}/dump.done" "=${test_sets} ${export_args} ${upstream_source} ${corpus}")
+        [ ! -f "${dir}/results.json" ] || inputs+=("${dir}/results.json")
+        # shellcheck disable=SC2086
+        step "${dir}/export.done" "exporting ${run}${part:+, target ${part}}" "${inputs[@]}" -- \
+            ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --part "${part}" \
+            --data "${test_sets_in_dump[@]}" --upstream "${upstream_source}" --corpus "${corpus}" \
+            --batch_size "${inference_batch_size}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${export_args}
+        log "exported: $(absolute "${dir}/export/README.md")"
+    done
 fi
 log "finished"

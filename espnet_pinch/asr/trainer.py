@@ -201,7 +201,7 @@ class PruningTrainer(Trainer):
             short = short if pruning.on_target() else SHORT_OF_TARGET
         wer = _ratio(reporter, "word_errors", "words")
         rates = {"wer": wer, "cer": _ratio(reporter, "char_errors", "chars"), "wer_on_target": wer + short}
-        own = {f"wer_{target:g}": rate for target, rate in wers.items()} if len(wers) > 1 else {}
+        own = {f"wer_{target}": rate for target, rate in wers.items()} if len(wers) > 1 else {}
         reporter.register({**rates, **own, **pruning.scalars()}, weight=1.0)
         reporter.next()
         cls._record(reporter)

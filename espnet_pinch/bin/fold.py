@@ -41,7 +41,7 @@ def main() -> None:
     targets = model.pruning.targets
     model.pruning.land()  # all of several targets; folding is of one
     for target in targets:
-        folder = args.exp / "folded" / f"{target:g}" if len(targets) > 1 else args.exp / "folded"
+        folder = args.exp / "folded" / str(target) if len(targets) > 1 else args.exp / "folded"
         one = copy.deepcopy(model) if len(targets) > 1 else model
         one.pruning.use(target)
         counts = write_folded(one, config, folder)

@@ -265,8 +265,12 @@ class Pinch(OnePassMethod):
         return self.pinched.layer_counts()
 
     def scalars(self) -> dict[str, float]:
+        in_use = self.place
+        self._use(len(self.targets) - 1)  # the highest, whichever a step trains
         more = {} if self.settings.target_macs is None else {"macs_saved": self.reached()}
-        return {**super().scalars(), **more}
+        found = {**super().scalars(), **more}
+        self._use(in_use)
+        return found
 
     def collapsed(self) -> dict[str, str]:
         return super().collapsed() if isinstance(self.pinched, WeightGates) else self.pinched.collapsed()
