@@ -26,6 +26,11 @@ one that is cut short, is named in an error, and the exit status is 1. A file th
 read to its end."""
 
 
+FOLD = """The model of a trained run at another sparsity, without more training. Between two trained targets the thresholds
+are interpolated; outside of them one common factor scales those of the nearest. The sparsity is exact. With
+--max_wer_increase, the word error rate on SET is compared with that of the lowest trained target."""
+
+
 def audio_path(argument: str) -> Path:
     """The file that an argument names: ``-`` is standard input, ``./-`` a file of that name."""
     return Path("/dev/stdin") if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
@@ -56,12 +61,27 @@ def main() -> None:
     command.set_defaults(run=info)
     command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
     command.add_argument("--format", choices=("text", "json"), default="text")
+    command = commands.add_parser("fold", help="a trained run at any sparsity", description=FOLD)
+    command.set_defaults(run=fold)
+    command.add_argument(
+        "experiment", type=Path, metavar="EXPERIMENT", help="folder of a run of pinch: exp/.../asr_..."
+    )
+    wanted = command.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--sparsity", type=float, help="the target, of the kind that the run has: 0.7")
+    wanted.add_argument(
+        "--max_wer_increase",
+        type=float,
+        metavar="POINTS",
+        help="search the highest target within this on SET",
+    )
+    command.add_argument("--data", type=Path, metavar="SET", help="of the search: a data directory with a text")
+    command.add_argument("--out", type=Path, help="folder to write [EXPERIMENT/folded/TARGET]")
     args = parser.parse_args()
     args.run(args)
 
 
-def load_quietly(path: Path):
-    """``espnet_pinch.load`` without the notes that other libraries print."""
+def quieten() -> None:
+    """Have other libraries print no notes."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
@@ -69,6 +89,12 @@ def load_quietly(path: Path):
 
         disable_progress_bar()
         set_verbosity_error()
+
+
+def load_quietly(path: Path):
+    """``espnet_pinch.load`` without the notes that other libraries print."""
+    quieten()
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         return espnet_pinch.load(path)
 
 
@@ -234,6 +260,34 @@ def info(args: argparse.Namespace) -> None:
         print(json.dumps(figures, indent=2))
     else:
         print("\n".join(info_lines(figures, fmt.info_lines(own))))
+
+
+def fold(args: argparse.Namespace) -> None:
+    """Fold a trained run at a target that it may not have been trained for.
+
+    Args:
+        args: ``experiment``; ``sparsity``, or ``max_wer_increase`` and ``data``; ``out``.
+
+    Raises:
+        FileNotFoundError, UserError: as ``espnet_pinch.asr.any_target.Trained``; or there is something at ``out``.
+    """
+    if (args.max_wer_increase is None) != (args.data is None):
+        raise UserError("--max_wer_increase and --data SET go together")
+    quieten()
+    from espnet_pinch.asr.any_target import Trained
+
+    with contextlib.redirect_stderr(None):
+        trained = Trained(args.experiment)
+    target = args.sparsity
+    if target is None:
+        target = trained.sparsest(args.max_wer_increase, args.data)
+    out = args.out or args.experiment / "folded" / str(target)
+    if out.exists():
+        raise UserError(f"{out} is there already: remove it, or give another --out")
+    with contextlib.redirect_stderr(None):
+        counts = trained.fold(target, out)
+    share = f"{100 * counts.sparsity:.2f} % pruned"
+    print(f"{out}: {counts.params_kept:,} of {counts.params_total:,} parameters kept, {share}")
 
 
 def info_lines(figures: dict, own: list[str]) -> list[str]:

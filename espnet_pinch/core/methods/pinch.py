@@ -245,6 +245,34 @@ class Pinch(OnePassMethod):
         part = (self.progress - reach_by / 2) / (reach_by / 2)
         return self.settings.target * min(max(part, 0.0), 1.0)
 
+    @torch.no_grad()
+    def aim(self, target: float) -> None:
+        """After a training: give the run another target, landed exactly.
+
+        Between two trained targets the thresholds are interpolated, on a scale of ratios. Outside of them one common
+        factor scales those of the nearest.
+
+        Args:
+            target: 0 < target < 1, of the kind that the run has.
+
+        Raises:
+            UserError: as ``check_target_sparsity``; or the thresholds do not reach it.
+        """
+        kind = "target_sparsity" if self.settings.target_macs is None else "target_macs"
+        settings = dataclasses.replace(self.settings, **{kind: target})
+        high = next((i for i, trained in enumerate(self.targets) if trained >= target), len(self.targets) - 1)
+        low = max(high - 1, 0) if self.targets[high] >= target else high
+        span = self.targets[high] - self.targets[low]
+        part = (target - self.targets[low]) / span if span else 0.0
+        for gate in self.pinched.gates.values():
+            trained = gate.threshold.abs().view(-1)
+            between = trained[low] ** (1 - part) * trained[high] ** part
+            gate.threshold = nn.Parameter(between.view(()))
+        self.settings, self.landed, self._reached = settings, [True], [None]
+        self._use(0)
+        self.pinched.land(target)
+        self._reached = [None]
+
     # -- the state of the method
 
     def reached(self) -> float:
