@@ -26,8 +26,8 @@ one that is cut short, is named in an error, and the exit status is 1. A file th
 read to its end."""
 
 
-FOLD = """The model of a trained run at another sparsity, without more training. Between two trained targets the thresholds
-are interpolated; outside of them one common factor scales those of the nearest. The sparsity is exact. With
+FOLD = """The model of a trained run at another sparsity, without more training. Between two trained targets the
+thresholds are interpolated; outside of them one common factor scales those of the nearest. The sparsity is exact. With
 --max_wer_increase, the word error rate on SET is compared with that of the lowest trained target."""
 
 

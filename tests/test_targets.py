@@ -172,3 +172,20 @@ def test_lists_that_do_not_fit_get_one_line(block, message):
     with pytest.raises(ValueError, match=message) as caught:
         build_method(block)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [{}, UNIT], ids=["weight", "structured"])
+def test_any_target_can_be_had_after_the_training(more):
+    pinch, net, optimizer = begin(TARGETS, **more)
+    train(pinch, net, optimizer, 60)
+    trained = {target: kept(pinch, target) for target in TARGETS}
+    for target in (0.3, 0.55, 0.7, 0.8, 0.95):
+        _, own = copy.deepcopy(nn.ModuleList([net, pinch]))
+        own.aim(target)
+        assert own.targets == (target,) and own.on_target() and not own.pinched.overshoots(target)
+        thresholds = [float(gate.threshold) for gate in own.gates.values()]
+        around = [t for t in TARGETS if t < target][-1:] + [t for t in TARGETS if t > target][:1]
+        if len(around) == 2 and not more:  # interpolated: between the masks of its neighbours, but for a few
+            for mask, fewer, more_kept in zip(kept(own, target), trained[around[1]], trained[around[0]]):
+                assert float((fewer & ~mask).sum() + (mask & ~more_kept).sum()) <= 0.02 * mask.numel()
+        assert all(0 < t < 1e3 for t in thresholds)
