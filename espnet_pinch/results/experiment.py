@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -198,7 +199,7 @@ def _target(given: float | list[float] | None, part: str) -> float | None:
 
 def _targets(pruning: dict) -> list[float]:
     """The targets of a run, one or several."""
-    given = pruning.get("target_macs") if pruning.get("target_sparsity") is None else pruning["target_sparsity"]
+    given: Any = pruning.get("target_macs") if pruning.get("target_sparsity") is None else pruning["target_sparsity"]
     return given if isinstance(given, list) else [given]
 
 

@@ -258,8 +258,10 @@ class Pinch(OnePassMethod):
         Raises:
             UserError: as ``check_target_sparsity``; or the thresholds do not reach it.
         """
-        kind = "target_sparsity" if self.settings.target_macs is None else "target_macs"
-        settings = dataclasses.replace(self.settings, **{kind: target})
+        if self.settings.target_macs is None:
+            settings = dataclasses.replace(self.settings, target_sparsity=target)
+        else:
+            settings = dataclasses.replace(self.settings, target_macs=target)
         high = next((i for i, trained in enumerate(self.targets) if trained >= target), len(self.targets) - 1)
         low = max(high - 1, 0) if self.targets[high] >= target else high
         span = self.targets[high] - self.targets[low]
