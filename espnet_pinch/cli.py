@@ -1,10 +1,11 @@
-"""``espnet-pinch``: transcribe sound files with a compressed model, or print what is in it."""
+"""``espnet-pinch``: transcribe sound files with a compressed model, align a text to one, or print what is in it."""
 
 import argparse
 import contextlib
 import dataclasses
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ the PATH. If a file has several sound tracks, the first is read. A file that can
 one that is cut short, is named in an error, and the exit status is 1. A file that states no length, as in a pipe, is
 read to its end."""
 
+ALIGN = """When each word of a given text is said in a sound file (forced alignment). Upper and lower case and the form
+of accented letters need not be the model's; numbers and punctuation have to be words or left out."""
+
 
 def audio_path(argument: str) -> Path:
     """The file that an argument names: ``-`` is standard input, ``./-`` a file of that name."""
@@ -49,6 +53,13 @@ def main() -> None:
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="write a file for each sound file into DIR, under the same name"
     )
+    add_machine(command)
+    command = commands.add_parser("align", help="when each word of a given text is said", description=ALIGN)
+    command.set_defaults(run=align)
+    command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
+    command.add_argument("audio", type=audio_path, metavar="AUDIO", help="sound file, or - for standard input")
+    command.add_argument("text", metavar="TEXT", help="text file, or the words themselves")
+    add_format(command)
     add_machine(command)
     command = commands.add_parser("info", help="sparsity, sizes, layers", description="Sparsity, sizes and layers.")
     command.set_defaults(run=info)
@@ -163,6 +174,36 @@ def transcribe(args: argparse.Namespace) -> None:
         if len(files) > 1:
             print(f"error: {done} of {len(files)} files were transcribed; the others are named above", file=sys.stderr)
         sys.exit(1)
+
+
+def align(args: argparse.Namespace) -> None:
+    """Print the times of the words of a given text.
+
+    Args:
+        args: ``model``, ``audio``, ``text`` (name of a file, or words), ``format``, and as ``transcribe``.
+
+    Raises:
+        OSError, UserError: as ``align_file`` and ``espnet_pinch.load``; or the text file is not UTF-8.
+    """
+    check_machine(args)
+    text, is_file = args.text, os.path.isfile(args.text)  # which takes any text
+    if is_file:
+        try:
+            text = Path(args.text).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{args.text} is not UTF-8: {error}") from None
+    model = load_quietly(args.model)
+    check_device(args)
+    from espnet_pinch.export.align_audio import align_file
+    from espnet_pinch.sound.read import seconds_of
+
+    choose_backend(model, args, seconds_of(args.audio))
+    try:
+        transcript = align_file(model, args.audio, text, args.chunk, args.stride, args.device)
+    except UserError as error:
+        read = "" if is_file else " (TEXT is no file, so it is read as words)"
+        raise UserError(f"{error}{read}") from None
+    write_now(whole(all_formats()[args.format], dataclasses.replace(transcript, audio=printable(str(args.audio)))))
 
 
 def choose_backend(model, args: argparse.Namespace, seconds: float) -> None:
