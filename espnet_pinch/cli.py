@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import espnet_pinch
+from espnet_pinch.asr.search_options import add_search_options, make_search
 from espnet_pinch.bin import run_main, use_utf8
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.explain import explain
@@ -53,6 +54,7 @@ def main() -> None:
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="write a file for each sound file into DIR, under the same name"
     )
+    add_search_options(command)
     add_machine(command)
     command = commands.add_parser("align", help="when each word of a given text is said", description=ALIGN)
     command.set_defaults(run=align)
@@ -105,10 +107,10 @@ def transcribe(args: argparse.Namespace) -> None:
 
     Args:
         args: ``model``, ``audio`` (paths), ``format``, ``out``, ``chunk`` and ``stride`` (seconds), ``backend``,
-            ``device``.
+            ``device``, and those of ``add_search_options``.
 
     Raises:
-        UserError: options do not fit each other or this machine; or as ``espnet_pinch.load``.
+        UserError: options do not fit each other or this machine; or as ``espnet_pinch.load`` and ``make_search``.
     """
     check_machine(args)
     model = load_quietly(args.model)
@@ -119,6 +121,7 @@ def transcribe(args: argparse.Namespace) -> None:
     from espnet_pinch.sound.read import seconds_of
 
     check_device(args)
+    search, _ = make_search(args, model.token_list, model.blank_id)
     fmt = all_formats()[args.format]
     failed = 0
 
@@ -154,7 +157,7 @@ def transcribe(args: argparse.Namespace) -> None:
     with tqdm(total=total, bar_format=BAR, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for path in files:
             try:
-                transcript = transcribe_file(model, path, args.chunk, args.stride, args.device, bar.update)
+                transcript = transcribe_file(model, path, args.chunk, args.stride, args.device, bar.update, search)
             except Exception as error:
                 line = explain(error)
                 if line is None:

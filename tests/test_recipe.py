@@ -111,6 +111,23 @@ def test_espnets_beam_search_decodes_the_same_model(recipe, finished):
     assert len(json.loads((finished / "results.json").read_text())["wer"]) == 4  # that of greedy search stays
 
 
+def test_a_language_model_of_the_training_transcripts_decodes_the_same_model(recipe, finished):
+    dump = next((recipe / "dump").glob("corpus_*/mini/raw"))
+    command = [sys.executable, "-m", "espnet_pinch.bin.train_lm", "--text", str(dump / "train_clean_100" / "text")]
+    subprocess.run([*command, "--out", str(recipe / "of train.arpa")], check=True)
+    options = ("--librispeech", "../../corpus", "--target-sparsity", "0.8", *SHORT, "--stage", "5", "--stop_stage", "5")
+    options += ("--test_sets", "dev_other", "--lm", "of train.arpa", "--inference_args", "--lm_weight 1 --beam_size 4")
+    done = run(recipe, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = finished / "decode_ctc_beam_of_train_lm_weight1_beam_size4"
+    assert json.loads((folder / "dev_other" / "decode.json").read_text())["lm_weight"] == 1
+    assert (folder / "dev_other" / "ctm").exists()
+    wrong = run(recipe, "--stage", "5", "--inference_args", "--lm x.arpa")
+    assert wrong.returncode == 1 and "an option of its own" in wrong.stderr
+    wrong = run(recipe, "--stage", "5", "--lm", "x.arpa")
+    assert wrong.returncode == 1 and "x.arpa does not exist" in wrong.stderr
+
+
 def test_the_last_line_names_a_file_that_is_there(recipe, finished, tmp_path):
     (tmp_path / "link").symlink_to(recipe / "exp")
     corpus = os.path.relpath(recipe.parents[1] / "corpus", tmp_path)

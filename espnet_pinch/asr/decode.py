@@ -54,16 +54,24 @@ def recognise(
         search: greedy search if None.
         names: of the recordings.
     """
+    log_probs, frames = log_probs_of(model, audio, device)
+    spans = (search or GreedySearch(model.blank_id))(log_probs, frames)
+    rate = model.frontend.processing.sampling_rate
+    rows = zip(names or [""] * len(audio), spans, audio, frames.tolist())
+    return [
+        transcript_of(name, found, model, frame_times(model, count), len(samples) / rate)
+        for name, found, samples, count in rows
+    ]
+
+
+def log_probs_of(
+    model: PruningASRModel, audio: list[torch.Tensor], device: str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a model says of one batch: log-probabilities (batch, frames, tokens), and numbers of frames (batch,)."""
     lengths = torch.tensor([len(a) for a in audio], device=device)
     speech = pad_sequence(audio, batch_first=True).to(device)  # (B, T)
     hidden, frames = model.encode(speech, lengths)
-    spans = (search or GreedySearch(model.blank_id))(model.ctc.log_softmax(hidden), frames)
-    rate = model.frontend.processing.sampling_rate
-    rows = zip(names or [""] * len(audio), spans, lengths.tolist(), frames.tolist())
-    return [
-        transcript_of(name, found, model, frame_times(model, count), samples / rate)
-        for name, found, samples, count in rows
-    ]
+    return model.ctc.log_softmax(hidden), frames
 
 
 def step_seconds(model: PruningASRModel) -> float:
