@@ -22,7 +22,8 @@ from espnet_pinch.alignment import align
 from espnet_pinch.asr.decode import batches, frame_times, log_probs_of, transcript_of
 from espnet_pinch.asr.forced import align_tokens, ids_of
 from espnet_pinch.asr.model import PruningASRModel
-from espnet_pinch.asr.search import GreedySearch
+from espnet_pinch.asr.search import Search
+from espnet_pinch.asr.search_options import add_search_options, make_search
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir
 from espnet_pinch.export.load import load
@@ -43,12 +44,14 @@ def read_ctm(path: Path) -> dict[str, list[Word]]:
 
 
 @torch.inference_mode()
-def found_and_forced(model: PruningASRModel, batch: list[Utterance]) -> list[tuple[Transcript, Transcript]]:
-    """For each utterance, what greedy search finds, and the forced alignment of its reference."""
+def found_and_forced(
+    model: PruningASRModel, batch: list[Utterance], search: Search
+) -> list[tuple[Transcript, Transcript]]:
+    """For each utterance, what the search finds, and the forced alignment of its reference."""
     audio = [torch.from_numpy(read_audio(u.audio)) for u in batch]
     log_probs, counts = log_probs_of(model, audio)
     pairs = []
-    found = GreedySearch(model.blank_id)(log_probs, counts)
+    found = search(log_probs, counts)
     for utterance, spans, rows, count in zip(batch, found, log_probs, counts.tolist()):
         forced = align_tokens(ids_of(utterance.text, model.token_list), rows[:count], model.blank_id)
         about = model, frame_times(model, count), utterance.seconds
@@ -72,7 +75,9 @@ def same_words(reference: list[Word], hypothesis: list[Word]) -> tuple[list[tupl
 
 
 def errors_of(pairs: list[tuple[Word, Word]]) -> list[str]:
-    """Median and 90th percentile of the errors of start and end, in ms, and their medians with sign."""
+    """Median and 90th percentile of the errors of start and end, in ms, and their medians with sign; "-" of none."""
+    if not pairs:
+        return ["-"] * 6
     cells = []
     for edge in ("start", "end"):
         errors = 1000 * np.array([getattr(b, edge) - getattr(a, edge) for a, b in pairs])
@@ -122,17 +127,19 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--picture", type=Path, help="write the reliability curve to this name with .png and .svg")
     made.add_argument("--batch_size", type=int, default=8)
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_search_options(made)
     args = made.parse_args(arguments)
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
     model = load(args.model)
+    search, _ = make_search(args, model.token_list, model.blank_id)
     truth = read_ctm(args.reference) if args.reference else {}
     times, sure, curves = [], [], {}
     for data in args.data:
         forced_pairs, true_pairs, confidence, right = [], [], [], []
         for batch in batches(read_data_dir(data), args.batch_size):
-            for found, forced in found_and_forced(model, batch):
+            for found, forced in found_and_forced(model, batch, search):
                 pairs, is_right = same_words(list(forced.words), list(found.words))
                 forced_pairs += pairs
                 right += is_right

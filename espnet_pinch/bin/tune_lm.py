@@ -67,7 +67,7 @@ def main() -> None:
     for weight, score in progress_bar(grid, desc="decoding with each pair", unit="pairs"):
         count = errors(BeamSearch(tokens, blank, args.beam_size, lm, weight, score))
         rows.append([f"{weight:g}", f"{score:g}", f"{100 * count / words:.2f} ({count}/{words})"])
-        best = min(best, (count, weight, score))
+        best = min(best, (count, weight, score), key=lambda row: (row[0], row[1], abs(row[2])))
     print("\n".join(markdown_table(["lm_weight", "word_score", "WER % (errors/words)"], rows)))
     print(f"greedy search: {100 * greedy / words:.2f} ({greedy}/{words})")
     count, weight, score = best
