@@ -217,7 +217,7 @@ if [ -n "${inference_config}" ]; then
     decoded=decode_$(basename "${inference_config}" .yaml | sed 's/^decode_//')
 elif [ -n "${lm}" ]; then
     decoded=decode_ctc_beam_$(basename "${lm}" | sed 's/\.gz$//; s/\.arpa$//; s/ /_/g')$(name_of "${inference_args}")
-elif [[ ${inference_args} == *--beam_size* ]]; then
+elif [[ ${inference_args} == *--beam_size* || ${inference_args} == *--hotwords* ]]; then
     decoded=decode_ctc_beam$(name_of "${inference_args}")
 else
     decoded=decode_ctc_greedy

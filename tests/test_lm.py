@@ -224,6 +224,22 @@ def test_the_smallest_texts_can_be_counted_and_none_cannot(tmp_path):
         count_ngrams(["A"], 0)
 
 
+def test_a_hot_word_is_found_where_it_is_nearly_heard():
+    rows = torch.full((1, 9, len(TOKENS)), 0.001)
+    for place, name in enumerate(("T", "O", "<space>", "E", "T")):
+        rows[0, 2 * place, TOKENS.index(name)] = 0.8
+    rows[0, 1::2, 0] = 0.9
+    rows[0, 7, 0], rows[0, 7, TOKENS.index("A")] = 0.7, 0.2
+    rows = (rows / rows.sum(-1, keepdim=True)).log()
+
+    def text(**options):
+        [found] = BeamSearch(TOKENS, 0, **options).find(rows, torch.tensor([9]))
+        return text_of(TOKENS[i] for i in found.ids)
+
+    assert text() == text(hotwords=["EAT"], hotword_score=0) == text(hotwords=["TEN"]) == "TO ET"
+    assert text(hotwords=["EAT"]) == "TO EAT"
+
+
 # ---- The programs
 
 
@@ -284,6 +300,8 @@ def test_counting_tuning_decoding_and_transcribing_with_a_language_model(job, ca
         (["--lm", "lower.arpa"], "lower.arpa: its words are spelled in another way than the model's transcripts"),
         (["--lm", "gone.arpa"], "gone.arpa"),
         (["--lm_weight", "1"], "--lm_weight and --word_score need --lm"),
+        (["--hotword_score", "1"], "--hotword_score needs --hotwords"),
+        (["--hotwords", "numbers"], "numbers: the model's vocabulary lacks '5' (U+0035) once: take these words out"),
         (["--beam_size", "0"], "beam_size must be at least 1, not 0"),
         (["--lm", "upper.arpa", "--lm_weight", "-1"], "lm_weight must be at least 0"),
     ],
@@ -292,6 +310,7 @@ def test_a_wrong_language_model_gets_one_line(job, capsys, monkeypatch, options,
     monkeypatch.chdir(job)
     for name, text in (("lower", "a tea to eat"), ("upper", "A TEA")):
         write_text(job / f"{name}.arpa", count_ngrams([text], 2))
+    write_text(job / "numbers", "tea 5")
     status, out, err = run(capsys, monkeypatch, "transcribe", "m.safetensors", "u0.wav", *options)
     [line] = err.splitlines()
     assert (status, out) == (1, "") and line.startswith("error: ") and message in line

@@ -7,7 +7,7 @@ The language model scores a word as soon as it is complete. Until then, a prefix
 the likeliest one that begins so. Otherwise prefixes that never complete a word would push all others out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from espnet_pinch.data.tokens import surface
 from espnet_pinch.errors import UserError
 from espnet_pinch.lm.arpa import END, Context, NGramModel
 
-BEAM_SIZE, LM_WEIGHT, WORD_SCORE = 16, 0.5, 0.0  # defaults
+BEAM_SIZE, LM_WEIGHT, WORD_SCORE, HOTWORD_SCORE = 16, 0.5, 0.0, 5.0  # defaults
 _NONE = -1  # no prefix, no token
 
 
@@ -38,8 +38,9 @@ class Hypothesis(NamedTuple):
 
 
 class BeamSearch:
-    """Finds the transcript with the highest score, which is log p(audio's tokens) + the sum over its words of
-    ``lm_weight`` log p(word) + ``word_score``. The end of an utterance counts as in the language model.
+    """Finds the transcript with the highest score: log p(its tokens | audio), plus for each of its words ``lm_weight``
+    log p(word | words before) + ``word_score``, and ``hotword_score`` if it is a hot word. The end of an utterance
+    counts as the language model says.
 
     Args:
         tokens: the token list.
@@ -48,6 +49,8 @@ class BeamSearch:
         lm: None for none.
         lm_weight: of the language model's natural logarithms, at least 0.
         word_score: for each word; a positive one makes for more words.
+        hotwords: words that are expected, as the token list spells them.
+        hotword_score: for each hot word, at least 0.
 
     Raises:
         UserError: a number is out of its range.
@@ -61,11 +64,17 @@ class BeamSearch:
         lm: NGramModel | None = None,
         lm_weight: float = LM_WEIGHT,
         word_score: float = WORD_SCORE,
+        hotwords: Collection[str] = (),
+        hotword_score: float = HOTWORD_SCORE,
     ):
         if beam_size < 1:
             raise UserError(f"beam_size must be at least 1, not {beam_size}")
         if not 0 <= lm_weight < np.inf or not abs(word_score) < np.inf:
             raise UserError(f"lm_weight must be at least 0, and word_score finite, not {lm_weight} and {word_score}")
+        if not 0 <= hotword_score < np.inf:
+            raise UserError(f"hotword_score must be at least 0, not {hotword_score}")
+        self.hotwords, self.hotword_score = frozenset(hotwords), hotword_score
+        self._hot_beginnings = {word[:end] for word in hotwords for end in range(1, len(word) + 1)}
         self.blank, self.beam_size = blank, beam_size
         self.lm, self.lm_weight, self.word_score = lm, lm_weight, word_score
         self._beginnings = lm.beginnings() if lm else {}
@@ -99,16 +108,20 @@ class BeamSearch:
         """The score of a word, and the context after it; of no word where ``text`` is empty."""
         if not text:
             return 0.0, context
+        score = self.word_score + self.hotword_score * (text in self.hotwords)
         if self.lm is None:
-            return self.word_score, context
-        return self.word_score + self.lm_weight * self.lm.score(context, text), self.lm.after(context, text)
+            return score, context
+        return score + self.lm_weight * self.lm.score(context, text), self.lm.after(context, text)
 
     def hope(self, text: str) -> float:
         """The estimated score of a word that begins with ``text``."""
-        if self.lm is None or not text:
+        if not text:
             return 0.0
+        score = self.word_score + self.hotword_score * (text in self._hot_beginnings)
+        if self.lm is None:
+            return score
         found = self._beginnings.get(text)
-        return self.word_score + self.lm_weight * (self.lm.score((), text) if found is None else found)
+        return score + self.lm_weight * (self.lm.score((), text) if found is None else found)
 
     def end(self, context: Context) -> float:
         """The score of an utterance's end."""

@@ -1,8 +1,10 @@
-"""Whether a language model spells its words as the recogniser does."""
+"""Whether a language model spells its words as the recogniser does; hot words in the recogniser's spelling."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from espnet_pinch.data.spelling import Spelling
+from espnet_pinch.data.spelling import Spelling, describe
 from espnet_pinch.data.tokens import token_of
 from espnet_pinch.errors import UserError
 from espnet_pinch.lm.arpa import NGramModel
@@ -44,3 +46,23 @@ def check_spelling(lm: NGramModel, tokens: Sequence[str], name: str) -> str:
         f"{name}: {len(lacking):,} of its {len(words):,} words, such as {lacking[0]!r}, have characters that the model "
         "lacks, and are never found"
     )
+
+
+def read_hotwords(path: str | os.PathLike, tokens: Sequence[str]) -> list[str]:
+    """The words of a file, sorted, as a recogniser's token list spells them.
+
+    Raises:
+        OSError: the file cannot be read.
+        UserError: it is not UTF-8, has no word, or has characters that the recogniser lacks.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8") from None
+    spelling = Spelling([token_of(token) for token in tokens])
+    words = sorted({spelling(word) for word in text.split()})
+    if not words:
+        raise UserError(f"{path} has no word")
+    if unknown := spelling.unknown(words):
+        raise UserError(f"{path}: the model's vocabulary lacks {describe(unknown)}: take these words out")
+    return words
