@@ -88,6 +88,6 @@ def test_the_appendix_begins_with_what_has_changed_most():
     assert {"| FOUR | FIVE | 1 | 0 |", r"| \*\*\* | SIX | 0 | 1 |", r"| SEVEN | \*\*\* | 1 | 0 |"} < set(table)
     heads = [line for line in lines if line.startswith("test u")]
     assert heads == [
-        "test u1: 1 errors of the baseline, 4 of the run",
-        "test u3: 2 errors of the baseline, 1 of the run",
+        "test u1: errors of the baseline 1, of the run 4",
+        "test u3: errors of the baseline 2, of the run 1",
     ]

@@ -116,8 +116,8 @@ def appendix(utterances: Sequence[Compared], title: str) -> list[str]:
     lines = [
         "## Appendix: what the run gets wrong beside its baseline",
         "",
-        f"Words of all sets that are taken for others; {_cell(NOTHING)} stands for none. Pairs whose number has changed",
-        f"most come first: {min(PAIRS, len(pairs))} of {len(pairs)}.",
+        f"Words of all sets that are taken for others; {_cell(NOTHING)} stands for none. Pairs whose number has",
+        f"changed most come first: {min(PAIRS, len(pairs))} of {len(pairs)}.",
         "",
         f"| reference | recognised | baseline | {title} |",
         "| --- | --- | --- | --- |",
