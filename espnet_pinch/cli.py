@@ -50,7 +50,7 @@ def main() -> None:
     command.add_argument(
         "audio", type=audio_path, nargs="+", metavar="AUDIO", help="sound file, folder of them, or - for standard input"
     )
-    add_format(command)
+    add_format(command, "text")
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="write a file for each sound file into DIR, under the same name"
     )
@@ -61,7 +61,7 @@ def main() -> None:
     command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
     command.add_argument("audio", type=audio_path, metavar="AUDIO", help="sound file, or - for standard input")
     command.add_argument("text", metavar="TEXT", help="text file, or the words themselves")
-    add_format(command)
+    add_format(command, "ctm")
     add_machine(command)
     command = commands.add_parser("info", help="sparsity, sizes, layers", description="Sparsity, sizes and layers.")
     command.set_defaults(run=info)
@@ -71,10 +71,10 @@ def main() -> None:
     args.run(args)
 
 
-def add_format(command: argparse.ArgumentParser) -> None:
+def add_format(command: argparse.ArgumentParser, default: str) -> None:
     formats = all_formats()
     about = "; ".join(f"{name}: {fmt.summary}" for name, fmt in formats.items())
-    command.add_argument("--format", choices=tuple(formats), default="text", help=f"{about} [text]")
+    command.add_argument("--format", choices=tuple(formats), default=default, help=f"{about} [{default}]")
 
 
 def add_machine(command: argparse.ArgumentParser) -> None:

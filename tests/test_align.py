@@ -76,6 +76,8 @@ def test_the_command_takes_words_or_a_file(aligned, tmp_path, capsys, monkeypatc
     status, out, err = run(capsys, monkeypatch, *command, text, "--format", "json")
     [row] = json.loads(out)
     assert (status, err) == (0, "") and row["text"] == text and [w["word"] for w in row["words"]] == text.split()
+    status, out, _ = run(capsys, monkeypatch, *command, text)
+    assert status == 0 and [line.split()[4] for line in out.splitlines()] == text.split()  # ctm
     status, out, _ = run(capsys, monkeypatch, *command, tmp_path / "text.txt", "--format", "json")
     [again] = json.loads(out)
     assert status == 0 and again["text"] == text.lower()
