@@ -80,6 +80,7 @@ def test_all_stages_leave_what_they_promise(recipe, finished):
         and "| sparsity % | 0.00 | 80.0" in page
         and "images/course.png" in page
         and "images/layers.png" in page
+        and "## Appendix: what the run gets wrong beside its baseline" in page
         and "Upstream: mini (made by espnet_pinch, random weights, seed 0); licence: not known." in page
     )
     for name in ("course", "layers"):
