@@ -1,20 +1,25 @@
-"""``espnet-pinch``: transcribe sound files with a compressed model, or print what is in it."""
+"""``espnet-pinch``: transcribe sound files with a compressed model, align a text to one, or print what is in it."""
 
 import argparse
-import codecs
 import contextlib
+import dataclasses
 import json
 import logging
-import re
+import os
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import espnet_pinch
+from espnet_pinch.asr.search_options import add_search_options, make_search
 from espnet_pinch.bin import run_main, use_utf8
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.explain import explain
 from espnet_pinch.export.format import loadable
+from espnet_pinch.files import write_text
+from espnet_pinch.transcript.format import TranscriptFormat, Writer, all_formats, whole
+from espnet_pinch.transcript.words import Transcript
 
 WORTH_MEASURING = 300  # seconds of audio; with less, measuring backends takes longer than it saves
 BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
@@ -24,6 +29,9 @@ sample rate of 1 to 768 kHz, and any format that libsndfile reads. MPEG-4, AAC, 
 the PATH. If a file has several sound tracks, the first is read. A file that cannot be transcribed as a whole, such as
 one that is cut short, is named in an error, and the exit status is 1. A file that states no length, as in a pipe, is
 read to its end."""
+
+ALIGN = """When each word of a given text is said in a sound file (forced alignment). Upper and lower case and the form
+of accented letters need not be the model's; numbers and punctuation have to be words or left out."""
 
 
 FOLD = """The model of a trained run at another sparsity, without more training. Between two trained targets the
@@ -47,16 +55,19 @@ def main() -> None:
     command.add_argument(
         "audio", type=audio_path, nargs="+", metavar="AUDIO", help="sound file, folder of them, or - for standard input"
     )
-    command.add_argument("--format", choices=("text", "json"), default="text", help="text: lines 'FILE<TAB>TEXT'")
-    command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such chunks [30]")
-    command.add_argument("--stride", type=int, default=5, help="seconds of a chunk's context at each edge [5]")
+    add_format(command, "text")
     command.add_argument(
-        "--backend",
-        choices=("auto", "dense", "sparse"),
-        default="auto",
-        help="products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on [auto]",
+        "--out", type=Path, metavar="DIR", help="write a file for each sound file into DIR, under the same name"
     )
-    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_search_options(command)
+    add_machine(command)
+    command = commands.add_parser("align", help="when each word of a given text is said", description=ALIGN)
+    command.set_defaults(run=align)
+    command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
+    command.add_argument("audio", type=audio_path, metavar="AUDIO", help="sound file, or - for standard input")
+    command.add_argument("text", metavar="TEXT", help="text file, or the words themselves")
+    add_format(command, "ctm")
+    add_machine(command)
     command = commands.add_parser("info", help="sparsity, sizes, layers", description="Sparsity, sizes and layers.")
     command.set_defaults(run=info)
     command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
@@ -78,6 +89,25 @@ def main() -> None:
     command.add_argument("--out", type=Path, help="folder to write [EXPERIMENT/folded/TARGET]")
     args = parser.parse_args()
     args.run(args)
+
+
+def add_format(command: argparse.ArgumentParser, default: str) -> None:
+    formats = all_formats()
+    about = "; ".join(f"{name}: {fmt.summary}" for name, fmt in formats.items())
+    command.add_argument("--format", choices=tuple(formats), default=default, help=f"{about} [{default}]")
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """Options of how the model is run."""
+    command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such chunks [30]")
+    command.add_argument("--stride", type=int, default=5, help="seconds of a chunk's context at each edge [5]")
+    command.add_argument(
+        "--backend",
+        choices=("auto", "dense", "sparse"),
+        default="auto",
+        help="products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on [auto]",
+    )
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
 
 def quieten() -> None:
@@ -102,23 +132,23 @@ def transcribe(args: argparse.Namespace) -> None:
     """Print the transcripts of sound files. Files that fail are named on stderr; the exit status is then 1.
 
     Args:
-        args: ``model``, ``audio`` (paths), ``format``, ``chunk`` and ``stride`` (seconds), ``backend``, ``device``.
+        args: ``model``, ``audio`` (paths), ``format``, ``out``, ``chunk`` and ``stride`` (seconds), ``backend``,
+            ``device``, and those of ``add_search_options``.
 
     Raises:
-        UserError: options do not fit each other or this machine; or as ``espnet_pinch.load``.
+        UserError: options do not fit each other or this machine; or as ``espnet_pinch.load`` and ``make_search``.
     """
-    if args.stride < 1 or args.chunk <= 2 * args.stride:
-        raise UserError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
+    check_machine(args)
     model = load_quietly(args.model)
-    import torch
     from tqdm import tqdm
 
     from espnet_pinch.export.long_audio import transcribe_file
     from espnet_pinch.sound.find import find_audio
     from espnet_pinch.sound.read import seconds_of
 
-    if args.device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"--device {args.device}: torch sees no GPU here")
+    check_device(args)
+    search, _ = make_search(args, model.token_list, model.blank_id)
+    fmt = all_formats()[args.format]
     failed = 0
 
     def fail(line: str) -> None:
@@ -126,7 +156,8 @@ def transcribe(args: argparse.Namespace) -> None:
         failed += 1
         tqdm.write(f"error: {printable(one_line(line))}", file=sys.stderr)
 
-    files = {}
+    files: dict[Path, float] = {}
+    names: dict[Path, Path] = {}
     for path in args.audio:
         try:
             found = find_audio(path)
@@ -141,14 +172,18 @@ def transcribe(args: argparse.Namespace) -> None:
         if not found.files:
             fail(f"{path}: no sound file in this folder")
         files.update((file, seconds_of(file)) for file in found.files)
+        names.update((file, file.relative_to(path) if file != path else Path(file.name)) for file in found.files)
+    if len(files) > 1 and not fmt.several and not args.out:
+        raise UserError(f"a file of the format {fmt.name} holds one recording, not {len(files)}: give --out DIR")
+    to_folder = FileWriter(fmt, args.out, names) if args.out else None
+    to_stdout = Writer(fmt, write_now)
     total = sum(files.values())
     choose_backend(model, args, total)
-    print_result = Json() if args.format == "json" else print_line
     done = 0
     with tqdm(total=total, bar_format=BAR, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for path in files:
             try:
-                text, seconds = transcribe_file(model, path, args.chunk, args.stride, args.device, bar.update)
+                transcript = transcribe_file(model, path, args.chunk, args.stride, args.device, bar.update, search)
             except Exception as error:
                 line = explain(error)
                 if line is None:
@@ -156,14 +191,48 @@ def transcribe(args: argparse.Namespace) -> None:
                 fail(line)
             else:
                 bar.clear()
-                print_result(path, text, seconds)
+                transcript = dataclasses.replace(transcript, audio=printable(str(path)))
+                if to_folder:
+                    to_folder(transcript, path)
+                else:
+                    to_stdout(transcript)
                 done += 1
-    if args.format == "json":
-        print_result.end()
+    if not to_folder:
+        to_stdout.close()
     if failed:
         if len(files) > 1:
             print(f"error: {done} of {len(files)} files were transcribed; the others are named above", file=sys.stderr)
         sys.exit(1)
+
+
+def align(args: argparse.Namespace) -> None:
+    """Print the times of the words of a given text.
+
+    Args:
+        args: ``model``, ``audio``, ``text`` (name of a file, or words), ``format``, and as ``transcribe``.
+
+    Raises:
+        OSError, UserError: as ``align_file`` and ``espnet_pinch.load``; or the text file is not UTF-8.
+    """
+    check_machine(args)
+    text, is_file = args.text, os.path.isfile(args.text)  # which takes any text
+    if is_file:
+        try:
+            text = Path(args.text).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{args.text} is not UTF-8: {error}") from None
+    model = load_quietly(args.model)
+    check_device(args)
+    from espnet_pinch.export.align_audio import align_file
+    from espnet_pinch.sound.read import seconds_of
+
+    choose_backend(model, args, seconds_of(args.audio))
+    try:
+        transcript = align_file(model, args.audio, text, args.chunk, args.stride, args.device)
+    except UserError as error:
+        read = "" if is_file else " (TEXT is no file, so it is read as words)"
+        raise UserError(f"{error}{read}") from None
+    write_now(whole(all_formats()[args.format], dataclasses.replace(transcript, audio=printable(str(args.audio)))))
 
 
 def choose_backend(model, args: argparse.Namespace, seconds: float) -> None:
@@ -184,41 +253,54 @@ def choose_backend(model, args: argparse.Namespace, seconds: float) -> None:
         use_backend(model.frontend.upstream, backend, model.pruning.settings.layers)
 
 
-def printable(text: str, controls: bool = False) -> str:
-    r"""``text`` with escapes such as ``\xff`` for bytes that are not UTF-8, which names of files may have.
-
-    Args:
-        controls: also write control characters as escapes, such as ``\n``.
-    """
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return re.sub(r"[\x00-\x1f\x7f]", lambda match: repr(match[0])[1:-1], text) if controls else text
+def check_machine(args: argparse.Namespace) -> None:
+    if args.stride < 1 or args.chunk <= 2 * args.stride:
+        raise UserError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
 
 
-def print_line(path: Path, text: str, seconds: float) -> None:
-    _print(f"{printable(str(path), controls=True)}\t{text}\n")
+def check_device(args: argparse.Namespace) -> None:
+    import torch
+
+    if args.device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"--device {args.device}: torch sees no GPU here")
 
 
-def _print(text: str) -> None:
-    """Write to stdout. Characters that its encoding lacks become escapes."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+def printable(text: str) -> str:
+    r"""``text`` with escapes such as ``\xff`` for bytes that are not UTF-8, which names of files may have."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def write_now(text: str) -> None:
+    """Write to stdout, for a reader at the other end of a pipe to have it."""
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 
-class Json:
-    """Prints a JSON list, one element at a time, so that a reader need not wait for the last file."""
+class FileWriter:
+    """Writes a file for each transcript.
 
-    def __init__(self):
-        self.before = "["
+    Args:
+        fmt: the format.
+        folder: is made if it is not there.
+        names: ``{sound file: its name}`` in the folder; with the ending of the format.
 
-    def __call__(self, path: Path, text: str, seconds: float) -> None:
-        element = {"audio": printable(str(path)), "text": text, "seconds": round(seconds, 3)}
-        is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
-        _print(f"{self.before}\n  {json.dumps(element, ensure_ascii=not is_utf8)}")
-        self.before = ","
+    Raises:
+        UserError: two sound files would get the same name.
+    """
 
-    def end(self) -> None:
-        print("[]" if self.before == "[" else "\n]")
+    def __init__(self, fmt: TranscriptFormat, folder: Path, names: Mapping[Path, Path]):
+        self.format, self.files = fmt, {}
+        taken: dict[Path, Path] = {}
+        for audio, name in names.items():
+            file = folder / name.with_suffix(fmt.suffix)
+            if file in taken:
+                raise UserError(f"--out: {printable(str(file))} would be of both {taken[file]} and {audio}: rename one")
+            self.files[audio], taken[file] = file, audio
+
+    def __call__(self, transcript: Transcript, audio: Path) -> None:
+        file = self.files[audio]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, whole(self.format, transcript))
 
 
 def info(args: argparse.Namespace) -> None:

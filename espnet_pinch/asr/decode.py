@@ -1,19 +1,23 @@
-"""Batched CTC greedy decoding of data directories."""
+"""Batched CTC decoding, of utterances and of data directories."""
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.search import GreedySearch, Search
+from espnet_pinch.asr.spans import Span, time_words
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir
 from espnet_pinch.files import write_json, write_text
 from espnet_pinch.progress import progress_bar
+from espnet_pinch.transcript.format import all_formats
+from espnet_pinch.transcript.words import Transcript
 
 
 def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utterance]]:
@@ -32,31 +36,101 @@ def transcribe(model: PruningASRModel, audio: list[torch.Tensor], device: str = 
 
     Returns: a transcript of each.
     """
+    return [transcript.text for transcript in recognise(model, audio, device)]
+
+
+@torch.inference_mode()
+def recognise(
+    model: PruningASRModel,
+    audio: list[torch.Tensor],
+    device: str = "cpu",
+    search: Search | None = None,
+    names: Sequence[str] | None = None,
+) -> list[Transcript]:
+    """Transcripts of one batch, with words, times and confidences.
+
+    Args:
+        model, audio, device: as ``transcribe``.
+        search: greedy search if None.
+        names: of the recordings.
+    """
+    log_probs, frames = log_probs_of(model, audio, device)
+    spans = (search or GreedySearch(model.blank_id))(log_probs, frames)
+    rate = model.frontend.processing.sampling_rate
+    rows = zip(names or [""] * len(audio), spans, audio, frames.tolist())
+    return [
+        transcript_of(name, found, model, frame_times(model, count), len(samples) / rate)
+        for name, found, samples, count in rows
+    ]
+
+
+def log_probs_of(
+    model: PruningASRModel, audio: list[torch.Tensor], device: str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a model says of one batch: log-probabilities (batch, frames, tokens), and numbers of frames (batch,)."""
     lengths = torch.tensor([len(a) for a in audio], device=device)
     speech = pad_sequence(audio, batch_first=True).to(device)  # (B, T)
     hidden, frames = model.encode(speech, lengths)
-    ids = ctc_greedy(model.ctc.argmax(hidden), frames, model.blank_id)
-    return [to_text(row, model.token_list) for row in ids]
+    return model.ctc.log_softmax(hidden), frames
+
+
+def step_seconds(model: PruningASRModel) -> float:
+    """Seconds from one frame to the next."""
+    return model.frontend.family.stride(model.frontend.upstream.config) / model.frontend.processing.sampling_rate
+
+
+def frame_times(model: PruningASRModel, count: int) -> np.ndarray:
+    """(count,) seconds at which the first frames begin."""
+    return np.arange(count) * step_seconds(model)
+
+
+def transcript_of(
+    name: str, spans: list[Span], model: PruningASRModel, times: np.ndarray, seconds: float
+) -> Transcript:
+    """The transcript that spans are of.
+
+    Args:
+        name: of the recording.
+        times: (frames,) seconds at which the frames begin.
+        seconds: length of the recording.
+    """
+    end = times[-1] + step_seconds(model) if len(times) else 0.0
+    words = time_words(spans, model.token_list, np.minimum(np.append(times, end), seconds))
+    return Transcript(name, " ".join(word.text for word in words), seconds, tuple(words))
 
 
 def decode_data_dir(
-    model: PruningASRModel, data: str | os.PathLike, out: str | os.PathLike, batch_size: int = 8, device: str = "cpu"
+    model: PruningASRModel,
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    batch_size: int = 8,
+    device: str = "cpu",
+    search: Search | None = None,
+    **settings,
 ) -> dict:
-    """Decode a data directory: write the transcripts to ``out/text`` and the times to ``out/decode.json``.
+    """Decode a data directory: write transcripts to ``out/text``, words to ``out/ctm``, times to ``out/decode.json``.
+
+    Args:
+        search: greedy search if None.
+        settings: further fields of ``decode.json``.
 
     Returns: the content of ``decode.json``: ``seconds`` of decoding, ``audio_seconds``, their ratio ``rtf`` (real-time
         factor), the number of ``utterances``, and ``batch_size``.
     """
     utterances = read_data_dir(data)
-    texts: dict[str, str] = {}
+    transcripts: dict[str, Transcript] = {}
     start = time.perf_counter()
     progress = progress_bar(total=len(utterances), desc=f"decoding {Path(data).name}", unit="utts")
     with progress:
         for batch in batches(utterances, batch_size):
             audio = [torch.from_numpy(read_audio(u.audio)) for u in batch]
-            texts.update(zip((u.id for u in batch), transcribe(model, audio, device)))
+            names = [u.id for u in batch]
+            transcripts.update(zip(names, recognise(model, audio, device, search, names)))
             progress.update(len(batch))
-    return write_transcripts(out, texts, utterances, time.perf_counter() - start, batch_size=batch_size)
+    seconds = time.perf_counter() - start
+    write_text(Path(out) / "ctm", "".join(all_formats()["ctm"].write(row) for _, row in sorted(transcripts.items())))
+    texts = {id_: row.text for id_, row in transcripts.items()}
+    return write_transcripts(out, texts, utterances, seconds, batch_size=batch_size, **settings)
 
 
 def write_transcripts(
