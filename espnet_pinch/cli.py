@@ -1,24 +1,34 @@
 """``espnet-pinch``: transcribe sound files with a compressed model, or print what is in it."""
 
+from __future__ import annotations
+
 import argparse
 import codecs
 import contextlib
+import dataclasses
 import json
 import logging
 import re
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import espnet_pinch
 from espnet_pinch.bin import run_main, use_utf8
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.explain import explain
 from espnet_pinch.export.format import loadable
+from espnet_pinch.inference.runtime import DTYPES, FLOAT32, all_runtimes, usual_runtime
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.recogniser import Recogniser
 
 WORTH_MEASURING = 300  # seconds of audio; with less, measuring backends takes longer than it saves
 BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
+COMPILED = "or an ONNX file or OpenVINO model of our export"
 TRANSCRIBE = """Sound files to text. Folders are searched with all subfolders and links. Files may have any length, a
 sample rate of 1 to 768 kHz, and any format that libsndfile reads. MPEG-4, AAC, WebM, WMA and the like need ffmpeg on
 the PATH. If a file has several sound tracks, the first is read. A file that cannot be transcribed as a whole, such as
@@ -38,7 +48,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("transcribe", help="sound files to text", description=TRANSCRIBE)
     command.set_defaults(run=transcribe)
-    command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
+    command.add_argument("model", type=Path, metavar="MODEL", help=f"{model_help}, {COMPILED}")
     command.add_argument(
         "audio", type=audio_path, nargs="+", metavar="AUDIO", help="sound file, folder of them, or - for standard input"
     )
@@ -49,8 +59,17 @@ def main() -> None:
         "--backend",
         choices=("auto", "dense", "sparse"),
         default="auto",
-        help="products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on [auto]",
+        help="torch's products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on "
+        "[auto]",
     )
+    command.add_argument(
+        "--runtime",
+        choices=("auto", *all_runtimes()),
+        help="what computes the model; auto measures once which is the fastest here, and keeps the answer beside the "
+        "model [torch; of a file that torch does not read, its own]",
+    )
+    command.add_argument("--threads", type=int, help="of the CPU [$OMP_NUM_THREADS, or all cores]")
+    command.add_argument("--dtype", choices=DTYPES, default=FLOAT32, help=f"of weights and products [{FLOAT32}]")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command = commands.add_parser("info", help="sparsity, sizes, layers", description="Sparsity, sizes and layers.")
     command.set_defaults(run=info)
@@ -60,39 +79,39 @@ def main() -> None:
     args.run(args)
 
 
-def load_quietly(path: Path):
-    """``espnet_pinch.load`` without the notes that other libraries print."""
+@contextlib.contextmanager
+def quiet() -> Iterator[Callable[[str], None]]:
+    """Hide the notes that other libraries print. Yields a function that prints a line on stderr nevertheless."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+    stderr = sys.stderr
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
         from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
         disable_progress_bar()
         set_verbosity_error()
-        return espnet_pinch.load(path)
+        yield lambda line: print(printable(line), file=stderr, flush=True)
 
 
 def transcribe(args: argparse.Namespace) -> None:
     """Print the transcripts of sound files. Files that fail are named on stderr; the exit status is then 1.
 
     Args:
-        args: ``model``, ``audio`` (paths), ``format``, ``chunk`` and ``stride`` (seconds), ``backend``, ``device``.
+        args: ``model``, ``audio`` (paths), ``format``, ``chunk`` and ``stride`` (seconds), ``runtime`` (None for the
+            usual one), ``threads``, ``dtype``, ``backend``, ``device``.
 
     Raises:
         UserError: options do not fit each other or this machine; or as ``espnet_pinch.load``.
     """
     if args.stride < 1 or args.chunk <= 2 * args.stride:
         raise UserError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
-    model = load_quietly(args.model)
-    import torch
+    audio = gather(args.audio)
+    total = sum(audio.files.values())
+    model = load_to_decode(args, total)
     from tqdm import tqdm
 
     from espnet_pinch.export.long_audio import transcribe_file
-    from espnet_pinch.sound.find import find_audio
-    from espnet_pinch.sound.read import seconds_of
 
-    if args.device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"--device {args.device}: torch sees no GPU here")
     failed = 0
 
     def fail(line: str) -> None:
@@ -100,29 +119,16 @@ def transcribe(args: argparse.Namespace) -> None:
         failed += 1
         tqdm.write(f"error: {printable(one_line(line))}", file=sys.stderr)
 
-    files = {}
-    for path in args.audio:
-        try:
-            found = find_audio(path)
-        except OSError as error:
-            fail(explain(error))
-            continue
-        for problem in found.problems:
-            fail(problem)
-        if found.companions:
-            note = f"note: {path}: {found.companions} files ._* of macOS, which hold no sound, are skipped"
-            tqdm.write(printable(note), file=sys.stderr)
-        if not found.files:
-            fail(f"{path}: no sound file in this folder")
-        files.update((file, seconds_of(file)) for file in found.files)
-    total = sum(files.values())
-    choose_backend(model, args, total)
+    for line in audio.notes:
+        tqdm.write(printable(line), file=sys.stderr)
+    for line in audio.problems:
+        fail(line)
     print_result = Json() if args.format == "json" else print_line
     done = 0
     with tqdm(total=total, bar_format=BAR, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for path in files:
+        for path in audio.files:
             try:
-                text, seconds = transcribe_file(model, path, args.chunk, args.stride, args.device, bar.update)
+                text, seconds = transcribe_file(model, path, args.chunk, args.stride, advance=bar.update)
             except Exception as error:
                 line = explain(error)
                 if line is None:
@@ -135,27 +141,64 @@ def transcribe(args: argparse.Namespace) -> None:
     if args.format == "json":
         print_result.end()
     if failed:
-        if len(files) > 1:
-            print(f"error: {done} of {len(files)} files were transcribed; the others are named above", file=sys.stderr)
+        if len(audio.files) > 1:
+            count = f"{done} of {len(audio.files)} files were transcribed"
+            print(f"error: {count}; the others are named above", file=sys.stderr)
         sys.exit(1)
 
 
-def choose_backend(model, args: argparse.Namespace, seconds: float) -> None:
-    """Move the model to its device, and choose the backend of its pruned layers.
+@dataclasses.dataclass
+class Audio:
+    """Sound files that were found.
+
+    Attributes:
+        files: ``{path: seconds}``, 0 where the length is not known.
+        problems: what is wrong with a path, one line each.
+        notes: what was left out.
+    """
+
+    files: dict[Path, float] = dataclasses.field(default_factory=dict)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def gather(paths: list[Path]) -> Audio:
+    """The sound files of files and folders."""
+    from espnet_pinch.sound.find import find_audio
+    from espnet_pinch.sound.read import seconds_of
+
+    audio = Audio()
+    for path in paths:
+        try:
+            found = find_audio(path)
+        except OSError as error:
+            audio.problems.append(explain(error) or str(error))
+            continue
+        audio.problems += found.problems
+        if found.companions:
+            audio.notes.append(f"note: {path}: {found.companions} files ._* of macOS, which hold no sound, are skipped")
+        if not found.files:
+            audio.problems.append(f"{path}: no sound file in this folder")
+        audio.files.update((file, seconds_of(file)) for file in found.files)
+    return audio
+
+
+def load_to_decode(args: argparse.Namespace, seconds: float) -> Recogniser:
+    """The model in its runtime.
 
     Args:
-        seconds: of audio; "auto" measures the backends from ``WORTH_MEASURING`` on.
+        args: as ``transcribe``.
+        seconds: of audio; torch's backend "auto" measures from ``WORTH_MEASURING`` on, or where the runtime is "auto".
     """
-    from espnet_pinch.export.model import count_layers
+    with quiet() as say:
+        from espnet_pinch.export.load import locate
 
-    backend = args.backend
-    if backend == "auto" and (args.device != "cpu" or seconds < WORTH_MEASURING):
-        backend = "dense"
-    model.to(args.device)
-    if backend != "dense" and any(layer["pruned"] for layer in count_layers(model).values()):
-        from espnet_pinch.inference.sparse_linear import use_backend  # numba compiles it
-
-        use_backend(model.frontend.upstream, backend, model.pruning.settings.layers)
+        runtime = args.runtime or usual_runtime(locate(args.model)[0]).name
+        backend = args.backend
+        if backend == "auto" and runtime != "auto" and seconds < WORTH_MEASURING:
+            backend = "dense"
+        options = {"threads": args.threads, "dtype": args.dtype, "device": args.device, "backend": backend}
+        return espnet_pinch.load(args.model, runtime, say=say, **options)
 
 
 def printable(text: str, controls: bool = False) -> str:
@@ -204,7 +247,8 @@ def info(args: argparse.Namespace) -> None:
     Raises:
         FileNotFoundError, UserError: as ``espnet_pinch.load``.
     """
-    model = load_quietly(args.model)
+    with quiet():
+        model = espnet_pinch.load(args.model)
     from espnet_pinch.export.load import locate
     from espnet_pinch.export.model import count_layers
 

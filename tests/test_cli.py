@@ -32,7 +32,7 @@ from espnet_pinch.inference.sparse_linear import use_backend
 @pytest.fixture(autouse=True)
 def _loud():
     yield
-    logging.disable(logging.NOTSET)  # which load_quietly has changed
+    logging.disable(logging.NOTSET)  # which quiet() has changed
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_a_name_that_is_unknown_gets_one_line(toy, experiment, tmp_path):
 @pytest.mark.parametrize("name, reason", [("m.onnx", "onnxruntime loads"), ("m.xml", "openvino loads")])
 def test_a_file_that_others_load_is_named_as_such(name, reason, tmp_path):
     (tmp_path / name).write_bytes(b"whatever")
-    with pytest.raises(UserError, match=f"{name} is of the format .*, which {reason} and espnet_pinch does not"):
+    with pytest.raises(UserError, match=f"{name} is of the format .*, which {reason} and torch does not"):
         espnet_pinch.load(tmp_path / name)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir
 from espnet_pinch.files import write_json, write_text
@@ -22,25 +22,27 @@ def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utter
     return (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 
 
-@torch.inference_mode()
-def transcribe(model: PruningASRModel, audio: list[torch.Tensor], device: str = "cpu") -> list[str]:
+def transcribe(model: PruningASRModel | Recogniser, audio: list[torch.Tensor], device: str = "cpu") -> list[str]:
     """Greedy transcripts of one batch.
 
     Args:
-        model: in eval mode, on ``device``.
+        model: in eval mode, on ``device``; or what ``espnet_pinch.load(path, runtime)`` returns.
         audio: each (samples,), at the model's sample rate (usually 16 kHz).
 
     Returns: a transcript of each.
     """
-    lengths = torch.tensor([len(a) for a in audio], device=device)
-    speech = pad_sequence(audio, batch_first=True).to(device)  # (B, T)
-    hidden, frames = model.encode(speech, lengths)
-    ids = ctc_greedy(model.ctc.argmax(hidden), frames, model.blank_id)
-    return [to_text(row, model.token_list) for row in ids]
+    recogniser = as_recogniser(model, device)
+    logits, frames = recogniser(audio)
+    ids = ctc_greedy(logits.argmax(-1), frames, recogniser.blank_id)
+    return [to_text(row, recogniser.token_list) for row in ids]
 
 
 def decode_data_dir(
-    model: PruningASRModel, data: str | os.PathLike, out: str | os.PathLike, batch_size: int = 8, device: str = "cpu"
+    model: PruningASRModel | Recogniser,
+    data: str | os.PathLike,
+    out: str | os.PathLike,
+    batch_size: int = 8,
+    device: str = "cpu",
 ) -> dict:
     """Decode a data directory: write the transcripts to ``out/text`` and the times to ``out/decode.json``.
 

@@ -10,6 +10,7 @@ from scipy.signal import resample_poly
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import open_sound
 
@@ -46,9 +47,8 @@ def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> 
             first = False
 
 
-@torch.inference_mode()
 def transcribe_file(
-    model: PruningASRModel,
+    model: PruningASRModel | Recogniser,
     path: str | os.PathLike,
     chunk: int = 30,
     stride: int = 5,
@@ -62,7 +62,7 @@ def transcribe_file(
     as a whole.
 
     Args:
-        model: in eval mode, on ``device``.
+        model: in eval mode, on ``device``; or what ``espnet_pinch.load(path, runtime)`` returns.
         path, chunk, stride: as ``read_chunks``.
         advance: called after every chunk with the number of seconds that it has added.
 
@@ -71,23 +71,21 @@ def transcribe_file(
     Raises:
         OSError, UserError: as ``read_chunks``; or the audio is too short for one frame.
     """
-    config, rate = model.frontend.upstream.config, model.frontend.processing.sampling_rate
-    family = model.frontend.family
-    ratio = family.stride(config)  # samples from one frame to the next
+    recogniser = as_recogniser(model, device)
+    rate, ratio = recogniser.sampling_rate, recogniser.samples_per_frame
     best, seconds = [], 0.0
     for samples, first, last in read_chunks(path, rate, chunk, stride):
         new = len(samples) / rate - (0 if first else 2 * stride)
-        if family.frames_of(config, len(samples)) < 1:
+        if len(samples) < recogniser.shortest:
             raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
-        speech = torch.from_numpy(samples)[None].to(device)
-        hidden, _ = model.encode(speech, torch.tensor([len(samples)], device=device))
+        logits, _ = recogniser([torch.from_numpy(samples)])
         start, end = 0 if first else stride * rate // ratio, None if last else (chunk - stride) * rate // ratio
-        best.append(model.ctc.argmax(hidden)[0, start:end].cpu())
+        best.append(logits[0, start:end].argmax(-1).cpu())
         seconds += new
         advance(new)
     frames = torch.cat(best)
-    [ids] = ctc_greedy(frames[None], torch.tensor([len(frames)]), model.blank_id)
-    return to_text(ids, model.token_list), seconds
+    [ids] = ctc_greedy(frames[None], torch.tensor([len(frames)]), recogniser.blank_id)
+    return to_text(ids, recogniser.token_list), seconds
 
 
 class _Taker:

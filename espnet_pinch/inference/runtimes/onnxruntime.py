@@ -1,0 +1,63 @@
+"""onnxruntime: ONNX files on the CPU, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_pinch.asr.recogniser import Recogniser, checked
+from espnet_pinch.errors import UserError
+from espnet_pinch.inference.runtime import Options, Runtime, cannot_be_read, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class OnnxRuntime(Runtime):
+    name = "onnxruntime"
+    place = 20
+    packages = ("onnxruntime",)
+    reads = ("onnx",)
+
+    def open(self, file: Path, options: Options) -> Recogniser:
+        return Session(file, options.count_threads())
+
+
+class Session(Recogniser):
+    """A file of ``espnet_pinch.export.formats.onnx``.
+
+    Args:
+        threads: that one call may use.
+    """
+
+    def __init__(self, file: Path, threads: int):
+        import onnxruntime
+
+        from espnet_pinch.export.formats.onnx import metadata_of
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+        settings.log_severity_level = 3  # errors; its warnings are for those who write graphs
+        try:
+            session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime's errors have no base class of their own
+            raise cannot_be_read(file, "onnxruntime", error) from None
+        metadata = metadata_of(session, file)
+        self.token_list, self.sampling_rate = metadata.tokens, metadata.sampling_rate
+        self.samples_per_frame, self.shortest = metadata.samples_per_frame, metadata.shortest
+        self._file, self._session = file, session
+
+    def __call__(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        import torch
+
+        from espnet_pinch.export.formats.onnx import inputs_of
+
+        try:
+            logits, frames = self._session.run(["logits", "frames"], inputs_of(audio))
+        except ValueError as error:  # it has our metadata, but other inputs
+            raise UserError(f"{self._file} is not as espnet_pinch wrote it: {error}") from None
+        return checked(torch.from_numpy(logits)), torch.from_numpy(frames)
