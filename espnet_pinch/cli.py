@@ -1,4 +1,4 @@
-"""``espnet-pinch``: transcribe sound files with a compressed model, or print what is in it."""
+"""``espnet-pinch``: transcribe sound files with a compressed model, print what is in it, or compare models."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ one that is cut short, is named in an error, and the exit status is 1. A file th
 read to its end."""
 
 
+BENCH = """Compare models in runtimes: parameters, multiplications, bytes, time to load, seconds and real-time factor of
+batches of noise, peak memory; with --data, word error rates and a significance test. The first model is what the
+others are compared with. Each side is a process of its own. They take turns. Tables in Markdown go to stdout."""
+
+
 def audio_path(argument: str) -> Path:
     """The file that an argument names: ``-`` is standard input, ``./-`` a file of that name."""
     return Path("/dev/stdin") if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
@@ -71,12 +76,40 @@ def main() -> None:
     command.add_argument("--threads", type=int, help="of the CPU [$OMP_NUM_THREADS, or all cores]")
     command.add_argument("--dtype", choices=DTYPES, default=FLOAT32, help=f"of weights and products [{FLOAT32}]")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_bench(commands, model_help)
     command = commands.add_parser("info", help="sparsity, sizes, layers", description="Sparsity, sizes and layers.")
     command.set_defaults(run=info)
     command.add_argument("model", type=Path, metavar="MODEL", help=model_help)
     command.add_argument("--format", choices=("text", "json"), default="text")
     args = parser.parse_args()
     args.run(args)
+
+
+def add_bench(commands, model_help: str) -> None:
+    command = commands.add_parser("bench", help="size, speed, memory and errors of models, compared", description=BENCH)
+    command.set_defaults(run=bench)
+    command.add_argument("models", type=Path, nargs="+", metavar="MODEL", help=f"{model_help}, {COMPILED}")
+    ways = ("torch", "torch-sparse", *(name for name in all_runtimes() if name != "torch"))
+    command.add_argument(
+        "--runtimes",
+        nargs="+",
+        choices=ways,
+        default=[],
+        help="torch-sparse: torch with sparse products of pruned layers [all that are installed]",
+    )
+    command.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[], help="[all that a runtime has here]")
+    command.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="utterances in a batch [1 8]")
+    command.add_argument("--seconds", type=float, nargs="+", default=[1, 10, 30], help="of an utterance [1 10 30]")
+    command.add_argument("--repeats", type=int, default=5, help="rounds; each runs every side once [5]")
+    command.add_argument("--threads", type=int, help="of the CPU [$OMP_NUM_THREADS, or all cores]")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    command.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, for a machine in use [wall]"
+    )
+    command.add_argument("--data", type=Path, nargs="+", default=[], help="Kaldi data directories, for error rates")
+    command.add_argument("--decode_batch", type=int, default=8, help="utterances in a batch of these [8]")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="draw speed against errors or bytes: PNG and SVG")
 
 
 @contextlib.contextmanager
@@ -145,6 +178,34 @@ def transcribe(args: argparse.Namespace) -> None:
             count = f"{done} of {len(audio.files)} files were transcribed"
             print(f"error: {count}; the others are named above", file=sys.stderr)
         sys.exit(1)
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Compare models in runtimes, and print tables in Markdown.
+
+    Args:
+        args: the fields of ``espnet_pinch.bench.run.Request``; ``json`` and ``plot`` (paths or None).
+
+    Raises:
+        FileNotFoundError, UserError: as ``espnet_pinch.bench.run.compare``.
+    """
+    for path in filter(None, (args.json, args.plot)):
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"{path.absolute().parent} is no folder, so {path.name} cannot be written there")
+    with quiet() as say:
+        import torch
+
+        from espnet_pinch.bench import report
+        from espnet_pinch.bench.run import Request, compare
+
+        options = {field.name: getattr(args, field.name) for field in dataclasses.fields(Request)}
+        options["threads"] = torch.get_num_threads() if args.threads is None else args.threads
+        comparison = compare(Request(**options), say)
+        if args.json:
+            report.to_json(comparison, args.json)
+        if args.plot:
+            report.plot(comparison, args.plot)
+    _print(report.to_markdown(comparison))
 
 
 @dataclasses.dataclass

@@ -160,7 +160,7 @@ def test_a_convolution_that_is_wrong_in_bfloat16_is_seen(monkeypatch):
     convolution = torch.nn.Conv1d(32, 32, 3, 2)
     assert is_right(convolution, torch.bfloat16)
     right = torch.nn.functional.conv1d
-    twice = lambda x, *rest: right(x, *rest) * (1.2 if x.dtype == torch.bfloat16 else 1)  # noqa: E731
+    twice = lambda x, *rest, **settings: right(x, *rest, **settings) * (1.2 if x.dtype == torch.bfloat16 else 1)  # noqa: E731
     monkeypatch.setattr(torch.nn.functional, "conv1d", twice)
     assert not is_right(convolution, torch.bfloat16)
 

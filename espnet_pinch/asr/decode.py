@@ -1,19 +1,24 @@
 """Batched CTC greedy decoding of data directories."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
-from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir
 from espnet_pinch.files import write_json, write_text
 from espnet_pinch.progress import progress_bar
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
 
 
 def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utterance]]:

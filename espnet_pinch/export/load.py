@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Format, all_formats
-from espnet_pinch.export.model import weights
 
 if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
     from espnet_pinch.asr.recogniser import Recogniser
 
 
@@ -45,18 +44,21 @@ def load(path: str | os.PathLike, runtime: str | None = None, **options: Any) ->
         if options:
             raise TypeError(f"{', '.join(options)} are options of a runtime: name one")
         return read_finite(*locate(path))
-    from espnet_pinch.inference.choose import fastest
     from espnet_pinch.inference.runtime import Options, find_runtime
 
     fmt, found = locate(path)
     chosen = Options(**options)
     if runtime == "auto":
+        from espnet_pinch.inference.choose import fastest
+
         return fastest(fmt, found, chosen)
     return find_runtime(runtime).load(fmt, found, chosen)
 
 
 def read_finite(fmt: Format, found: Path) -> PruningASRModel:
     """``fmt.read``, with the check that every weight is finite."""
+    from espnet_pinch.export.model import weights  # imports ESPnet, which other runtimes do not need
+
     model = fmt.read(found)
     for name, tensor in weights(model).items():
         if not tensor.isfinite().all():

@@ -1,18 +1,23 @@
 """Transcribe sound files of any sample rate, format and length: resampled, mixed to mono, in overlapping chunks."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.signal import resample_poly
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
-from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import open_sound
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
 
 # Limits the numbers of the resampling ratio, which set the filter's length. At 767999 Hz the ratio is only 3e-8 off.
 _FINEST = 50_000

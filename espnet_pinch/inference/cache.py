@@ -51,17 +51,17 @@ def kept(
             if fault is None:
                 return place / name
             say(f"note: {place / name} {fault}; it is made again")
-    place = next((place for place in places if _can_write(place)), None)
-    if place is None:
+    home = next((place for place in places if _can_write(place)), None)
+    if home is None:
         raise UserError(f"no place to keep the model for {kind}: none of {', '.join(map(str, places))} can be written")
-    if place != beside:
-        say(f"note: {beside} cannot be written; the model for {kind} is kept in {place}")
-    with whole_folder(place / name) as new:
+    if home != beside:
+        say(f"note: {beside} cannot be written; the model for {kind} is kept in {home}")
+    with whole_folder(home / name) as new:
         build(new)
         made = sorted(path for path in new.rglob("*") if path.is_file())
         record = {str(path.relative_to(new)): checksum([path]) for path in made}
         write_json(new / RECORD, {"program": PROGRAM, "files": record})
-    return place / name
+    return home / name
 
 
 def checksum(files: Sequence[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -72,5 +73,5 @@ def measure(candidates: list[Runtime], fmt: Format, found: Path, options: Option
     loaded = {runtime.name: runtime.load(fmt, found, options) for runtime in candidates}
     rate = next(iter(loaded.values())).sampling_rate
     audio = torch.cat(noise(4, rate))[: SECONDS * rate]
-    taken = in_turns({name: lambda run=run: run([audio]) for name, run in loaded.items()}, REPEATS)
+    taken = in_turns({name: partial(run, [audio]) for name, run in loaded.items()}, REPEATS)
     return {name: min(times) for name, times in taken.items()}

@@ -38,7 +38,7 @@ def is_right(convolution: nn.Conv1d, dtype: torch.dtype) -> bool:
     [kernel], [stride] = convolution.kernel_size, convolution.stride
     noise = torch.randn(1, convolution.in_channels, kernel + 99 * stride, generator=torch.Generator().manual_seed(0))
     noise = noise.to(convolution.weight.device)
-    settings = (convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
-    want = nn.functional.conv1d(noise, convolution.weight, None, *settings)
-    got = nn.functional.conv1d(noise.to(dtype), convolution.weight.to(dtype), None, *settings)
+    weight, groups = convolution.weight, convolution.groups
+    want = nn.functional.conv1d(noise, weight, stride=stride, groups=groups)
+    got = nn.functional.conv1d(noise.to(dtype), weight.to(dtype), stride=stride, groups=groups)
     return bool((got.float() - want).abs().max() <= TOLERANCE * want.abs().max())

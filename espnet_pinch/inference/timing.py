@@ -3,35 +3,51 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+
 CLOCKS = {"wall": lambda: time.perf_counter(), "cpu": lambda: time.process_time()}
+
+
+def take_turns(sides: Mapping[str, Callable[[], T]], repeats: int, warm_up: int = 1) -> dict[str, list[T]]:
+    """What the calls of every side return. The sides take turns, so that other load on the machine affects all alike.
+
+    Args:
+        repeats: rounds that count; each calls every side once.
+        warm_up: rounds before them that do not count.
+    """
+    results: dict[str, list[T]] = {name: [] for name in sides}
+    for turn in range(-warm_up, repeats):
+        for name, run in sides.items():
+            result = run()
+            if turn >= 0:
+                results[name].append(result)
+    return results
 
 
 def in_turns(
     sides: Mapping[str, Callable[[], object]], repeats: int, clock: str = "wall", warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of the calls of every side. The sides take turns, so that other load on the machine affects all alike.
+    """Seconds of the calls of every side, which take turns.
 
     Args:
-        repeats: rounds that count; each runs every side once.
         clock: "wall", or "cpu" for the processor time of all threads of this process.
-        warm_up: rounds before them that do not count.
+        repeats, warm_up: as ``take_turns``.
     """
-    now = CLOCKS[clock]
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(-warm_up, repeats):
-        for name, run in sides.items():
-            begin = now()
-            run()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            taken = now() - begin
-            if turn >= 0:
-                seconds[name].append(taken)
-    return seconds
+    return take_turns({name: partial(_taken, run, CLOCKS[clock]) for name, run in sides.items()}, repeats, warm_up)
+
+
+def _taken(run: Callable[[], object], now: Callable[[], float]) -> float:
+    begin = now()
+    run()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return now() - begin
 
 
 def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
@@ -42,5 +58,5 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
 @torch.inference_mode()
 def seconds(functions: Sequence[Callable[[Tensor], object]], x: Tensor, repeats: int = 7) -> list[float]:
     """The shortest time of each function on ``x``. The functions take turns, and their first calls do not count."""
-    taken = in_turns({str(i): lambda run=run: run(x) for i, run in enumerate(functions)}, repeats)
+    taken = in_turns({str(i): partial(run, x) for i, run in enumerate(functions)}, repeats)
     return [min(times) for times in taken.values()]

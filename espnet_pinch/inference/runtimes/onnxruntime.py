@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from espnet_pinch.asr.recogniser import Recogniser, checked
 from espnet_pinch.errors import UserError
+from espnet_pinch.inference.exported import ExportedRecogniser
 from espnet_pinch.inference.runtime import Options, Runtime, cannot_be_read, register
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class OnnxRuntime(Runtime):
         return Session(file, options.count_threads())
 
 
-class Session(Recogniser):
+class Session(ExportedRecogniser):
     """A file of ``espnet_pinch.export.formats.onnx``.
 
     Args:
@@ -46,9 +47,7 @@ class Session(Recogniser):
             raise
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise cannot_be_read(file, "onnxruntime", error) from None
-        metadata = metadata_of(session, file)
-        self.token_list, self.sampling_rate = metadata.tokens, metadata.sampling_rate
-        self.samples_per_frame, self.shortest = metadata.samples_per_frame, metadata.shortest
+        super().__init__(metadata_of(session, file))
         self._file, self._session = file, session
 
     def __call__(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

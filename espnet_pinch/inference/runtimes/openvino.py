@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from espnet_pinch.asr.recogniser import Recogniser, checked
 from espnet_pinch.errors import UserError
+from espnet_pinch.inference.exported import ExportedRecogniser
 from espnet_pinch.inference.runtime import FLOAT32, Options, Runtime, cannot_be_read, register
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def agrees(model: Recogniser, exact: Recogniser) -> bool:
     return bool((got - want).square().mean() <= ROUNDING**2 * want.square().mean())
 
 
-class CompiledModel(Recogniser):
+class CompiledModel(ExportedRecogniser):
     """A file of ``espnet_pinch.export.formats.openvino`` or ``.onnx``.
 
     Args:
@@ -76,9 +77,7 @@ class CompiledModel(Recogniser):
             model = core.read_model(file)
         except RuntimeError as error:
             raise cannot_be_read(file, "openvino", error) from None
-        metadata = metadata_of(model, file)
-        self.token_list, self.sampling_rate = metadata.tokens, metadata.sampling_rate
-        self.samples_per_frame, self.shortest = metadata.samples_per_frame, metadata.shortest
+        super().__init__(metadata_of(model, file))
         self._run = core.compile_model(model, "CPU", settings)
 
     def __call__(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
