@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,27 +87,52 @@ def write_onnx(path: Path, model: PruningASRModel) -> None:
     rate = model.frontend.processing.sampling_rate
     example = (torch.randn(2, 2 * rate), torch.tensor([2 * rate, rate]))
     axes = {"speech": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
+    save_program(path, model, LogitsOfWaveform(model), example, axes, ["logits", "frames"])
+
+
+def save_program(
+    path: Path,
+    model: PruningASRModel,
+    program: nn.Module,
+    example: tuple[Tensor, ...],
+    axes: dict[str, dict[int, str]],
+    outputs: list[str],
+) -> None:
+    """Write a module that computes a model as ONNX, with the model's metadata.
+
+    Args:
+        program: holds the model's parts.
+        example: its inputs.
+        axes: ``{input: {dimension that varies: its name}}``, in the order of the inputs.
+        outputs: their names.
+    """
     with model.frontend.family.exporting(model.frontend.upstream):
-        program = torch.onnx.export(
-            LogitsOfWaveform(model).eval(),
+        exported = torch.onnx.export(
+            program.eval(),
             example,
             input_names=list(axes),
-            output_names=["logits", "frames"],
+            output_names=outputs,
             dynamic_shapes=axes,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # with dynamo=True it always is a program
-    for node in program.model.graph.all_nodes():
+    assert exported is not None  # with dynamo=True it always is a exported
+    for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # source lines of the exporting machine
-    program.model.metadata_props.update(Metadata.of(model).strings())
-    program.save(path, external_data=4 * sum(p.numel() for p in model.parameters()) > LARGEST)
+    exported.model.metadata_props.update(Metadata.of(model).strings())
+    exported.save(path, external_data=4 * sum(p.numel() for p in model.parameters()) > LARGEST)
 
 
 def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
     """The metadata of a file that is loaded; raises UserError, which names ``path``, if it is another program's."""
     return Metadata.parse(session.get_modelmeta().custom_metadata_map, str(path))
+
+
+def check_inputs(names: Iterable[str], path: Path) -> None:
+    """Raise UserError if a file does not take the inputs of ``write_onnx``'s, such as one for another program."""
+    if set(names) != {"speech", "lengths"}:
+        raise UserError(f"{path} takes no padded batches, as it is for another program: give model.onnx of that export")
 
 
 def inputs_of(audio: Sequence[Tensor]) -> dict[str, ndarray]:

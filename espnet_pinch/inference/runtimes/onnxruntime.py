@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_pinch.asr.recogniser import Recogniser, checked
-from espnet_pinch.errors import UserError
 from espnet_pinch.inference.exported import ExportedRecogniser
 from espnet_pinch.inference.runtime import Options, Runtime, cannot_be_read, register
 
@@ -36,7 +35,7 @@ class Session(ExportedRecogniser):
     def __init__(self, file: Path, threads: int):
         import onnxruntime
 
-        from espnet_pinch.export.formats.onnx import metadata_of
+        from espnet_pinch.export.formats.onnx import check_inputs, metadata_of
 
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
@@ -48,15 +47,13 @@ class Session(ExportedRecogniser):
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise cannot_be_read(file, "onnxruntime", error) from None
         super().__init__(metadata_of(session, file))
-        self._file, self._session = file, session
+        check_inputs((tensor.name for tensor in session.get_inputs()), file)
+        self._session = session
 
     def __call__(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         import torch
 
         from espnet_pinch.export.formats.onnx import inputs_of
 
-        try:
-            logits, frames = self._session.run(["logits", "frames"], inputs_of(audio))
-        except ValueError as error:  # it has our metadata, but other inputs
-            raise UserError(f"{self._file} is not as espnet_pinch wrote it: {error}") from None
+        logits, frames = self._session.run(["logits", "frames"], inputs_of(audio))
         return checked(torch.from_numpy(logits)), torch.from_numpy(frames)

@@ -68,6 +68,7 @@ class CompiledModel(ExportedRecogniser):
     """
 
     def __init__(self, file: Path, threads: int, dtype: str):
+        from espnet_pinch.export.formats.onnx import check_inputs
         from espnet_pinch.export.formats.openvino import import_quietly, metadata_of
 
         core = import_quietly().Core()
@@ -78,6 +79,7 @@ class CompiledModel(ExportedRecogniser):
         except RuntimeError as error:
             raise cannot_be_read(file, "openvino", error) from None
         super().__init__(metadata_of(model, file))
+        check_inputs((tensor.any_name for tensor in model.inputs), file)
         self._run = core.compile_model(model, "CPU", settings)
 
     def __call__(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
