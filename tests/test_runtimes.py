@@ -1,10 +1,12 @@
 """Runtimes: the same texts from all of them, compiled once, and one line about whatever they cannot do."""
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -33,8 +35,8 @@ from espnet_pinch.inference.runtimes.onnxruntime import Session
 from espnet_pinch.inference.runtimes.openvino import agrees
 from espnet_pinch.inference.timing import in_turns
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("openvino", reason="openvino is not installed: pip install -e '.[openvino]'")
+if importlib.util.find_spec("openvino") is None:  # not imported: that would import its telemetry
+    pytest.skip("openvino is not installed: pip install -e '.[openvino]'", allow_module_level=True)
 COMPILED = ("onnxruntime", "openvino")
 AUDIO = noise(2)
 
@@ -237,6 +239,13 @@ def test_files_of_other_programs_and_damaged_ones_are_one_line(place, tmp_path):
             espnet_pinch.load(tmp_path / "noise.onnx", name)
     with pytest.raises(UserError, match="noise.xml cannot be read by openvino"):
         espnet_pinch.load(tmp_path / "noise.xml", "openvino")
+
+
+def test_openvino_comes_without_its_telemetry():
+    code = "from espnet_pinch.inference.runtime import find_runtime; find_runtime('openvino').import_packages()"
+    code += "; import sys; print('openvino' in sys.modules, 'openvino_telemetry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_outputs_that_are_not_finite_are_an_error(place):

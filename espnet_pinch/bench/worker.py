@@ -6,7 +6,6 @@ Run by ``espnet_pinch.bench.side.Worker``.
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 import os
@@ -39,8 +38,7 @@ class Answers:
 
         Python has imported the libraries before. The model is in the cache if it had to be compiled.
         """
-        for package in self.runtime.packages or ("espnet_pinch.export.model",):
-            importlib.import_module(package)
+        self.runtime.import_packages()
         held = self.peak()
         begin = time.perf_counter()
         self.recogniser = self.runtime.load(self.fmt, self.found, self.side.options(say=lambda line: None))

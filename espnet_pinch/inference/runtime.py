@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -100,6 +101,11 @@ class Runtime(abc.ABC):
     def loads(self, fmt: Format) -> bool:
         """Whether it computes models in a format."""
         return fmt.name in self.reads or bool(fmt.accepts)
+
+    def import_packages(self) -> None:
+        """Import what it needs, which ``open`` would do, too."""
+        for name in self.packages:
+            importlib.import_module(name)
 
     def missing(self) -> str | None:
         """What to install, in one line; None if nothing is missing."""

@@ -35,6 +35,11 @@ class OpenVINO(Runtime):
         able = import_quietly().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return tuple(dtype for dtype, name in PRECISIONS.items() if dtype == FLOAT32 or name.upper() in able)
 
+    def import_packages(self) -> None:
+        from espnet_pinch.export.formats.openvino import import_quietly
+
+        import_quietly()
+
     def open(self, file: Path, options: Options) -> Recogniser:
         model = CompiledModel(file, options.count_threads(), options.dtype)
         if options.dtype != FLOAT32 and not agrees(model, CompiledModel(file, options.count_threads(), FLOAT32)):

@@ -27,6 +27,9 @@ class Torch(Runtime):
     def loads(self, fmt: Format) -> bool:
         return bool(fmt.accepts)
 
+    def import_packages(self) -> None:
+        import espnet_pinch.export.model  # noqa: F401  (with ESPnet and transformers)
+
     def open(self, file: Path, options: Options) -> Recogniser:
         raise AssertionError("torch opens no format as it is")
 
