@@ -15,9 +15,8 @@ TOLERANCE = 0.05
 def to_dtype(model: PruningASRModel, dtype: torch.dtype) -> list[str]:
     """Round a model, in place, and let it compute in ``dtype``. Its waveforms and logits stay float32.
 
-    On CPUs with AVX-512 and bfloat16, torch 2.11 returns wrong values for some convolutions with few channels and large
-    strides (pytorch/pytorch issue 169688, uxlfoundation/oneDNN pull request 5494). So each convolution with a stride
-    is tried, and one that is wrong stays in float32.
+    On some CPUs (seen on one with AMX), oneDNN in torch 2.11 returns wrong values in bfloat16 for convolutions with few
+    channels and large strides. So each convolution with a stride is tried, and one that is wrong stays in float32.
 
     Returns: the names of these convolutions.
     """
