@@ -49,7 +49,9 @@ Training
   --asr_exp DIR            the run's folder
 Decoding
   --inference_config FILE  ESPnet's beam search with this YAML; without it, batched CTC greedy search
-  --inference_args "ARGS"  more options of asr_decode, or of ESPnet's asr_inference
+  --lm FILE                n-gram model of words (ARPA): prefix beam search instead of greedy search
+  --inference_args "ARGS"  more options of asr_decode (--lm_weight, --word_score, --beam_size), or of ESPnet's
+                           asr_inference
   --inference_batch_size N utterances decoded together by greedy search                           [8]
   --inference_asr_model F  checkpoint to decode                           [valid.wer_on_target.ave.pth]
 Export
@@ -64,7 +66,7 @@ HELP
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
  upstream method target_sparsity target_macs unit conv layer_sparsities audio_format min_wav_duration max_wav_duration
  unknown_characters dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config
- inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets print_exp ${data_paths}"
+ lm inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets print_exp ${data_paths}"
 options=${options//$'\n'/}
 stage=0
 stop_stage=6
@@ -96,6 +98,7 @@ baseline_args=
 asr_tag=
 asr_exp=
 inference_config=
+lm=
 inference_args=
 inference_batch_size=8
 inference_asr_model=valid.wer_on_target.ave.pth
@@ -131,7 +134,7 @@ done
 for switch in skip_data_prep skip_train skip_eval gpu_inference print_exp; do
     [[ ${!switch} =~ ^(true|false)$ ]] || die "--${switch} must be true or false, not '${!switch}'"
 done
-for name in ${data_paths} dumpdir expdir asr_exp asr_config baseline_config inference_config layer_sparsities; do
+for name in ${data_paths} dumpdir expdir asr_exp asr_config baseline_config inference_config lm layer_sparsities; do
     [[ ${!name} != *$'\n'* ]] || die "--${name} must not have a new line: '${!name}'"
     [ -z "${!name}" ] || printf -v "${name}" '%s' "$(seen_from "${called_from}" "${!name}")"
 done
@@ -151,9 +154,13 @@ known=$(cd conf && echo *.yaml | tr ' ' '\n' | grep -Ev '_baseline|^decode' | se
 if [ -z "${baseline_config}" ] && [ -f "conf/${upstream}_baseline.yaml" ]; then
     baseline_config=conf/${upstream}_baseline.yaml
 fi
-for file in "${baseline_config}" "${inference_config}"; do
+for file in "${baseline_config}" "${inference_config}" "${lm}"; do
     [ -z "${file}" ] || [ -f "${file}" ] || die "${file} does not exist"
 done
+[ -z "${lm}" ] || [ -z "${inference_config}" ] ||
+    die "--lm is for our own search, and --inference_config for ESPnet's: give one of them"
+[[ " ${inference_args} " != *" --lm"[\ =]* ]] || [ -n "${inference_config}" ] ||
+    die "the language model is an option of its own, not one of --inference_args: --lm FILE"
 
 # The corpus is the recipe's, or that of what its own options name; data/, dump/ and exp/ have a folder for each.
 corpus=$(basename "${PWD}")
@@ -208,6 +215,10 @@ fi
 run=${asr_exp:-${exp}/asr_${asr_tag}}
 if [ -n "${inference_config}" ]; then
     decoded=decode_$(basename "${inference_config}" .yaml | sed 's/^decode_//')
+elif [ -n "${lm}" ]; then
+    decoded=decode_ctc_beam_$(basename "${lm}" | sed 's/\.gz$//; s/\.arpa$//; s/ /_/g')$(name_of "${inference_args}")
+elif [[ ${inference_args} == *--beam_size* || ${inference_args} == *--hotwords* ]]; then
+    decoded=decode_ctc_beam$(name_of "${inference_args}")
 else
     decoded=decode_ctc_greedy
 fi
@@ -404,7 +415,8 @@ decode() {
         program=(-m espnet_pinch.bin.asr_beam_search --inference_config "${inference_config}" --nj "${inference_nj}")
         inputs+=("${inference_config}")
     else
-        program=(-m espnet_pinch.bin.asr_decode --batch_size "${inference_batch_size}")
+        program=(-m espnet_pinch.bin.asr_decode --batch_size "${inference_batch_size}" ${lm:+--lm "${lm}"})
+        [ -z "${lm}" ] || inputs+=("${lm}")
     fi
     # shellcheck disable=SC2086
     step "${dir}/${decoded}/decode.done" "decoding ${dir}" "${inputs[@]}" -- \
@@ -440,7 +452,7 @@ if ! "${skip_eval}"; then
             need "${dir}/${decoded}/decode.done" 5
         done
         report=${run}
-        [ -z "${inference_config}" ] || report=${run}/${decoded} # beside the report on greedy search
+        [ "${decoded}" = decode_ctc_greedy ] || report=${run}/${decoded} # beside the report on greedy search
         # shellcheck disable=SC2086
         "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
             --out "${report}" --references "${dump}" --sets ${test_sets} \

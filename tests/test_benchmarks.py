@@ -3,12 +3,20 @@
 import importlib
 import io
 import logging
+import random
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from test_sparse_file import make_model
+
+from espnet_pinch.export.sparse_file import write_sparse
+from espnet_pinch.files import write_text
+from espnet_pinch.transcript.words import Word
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -79,3 +87,74 @@ def test_help(capsys, monkeypatch, name):
         importlib.import_module(name).main(["--help"])
     out = io.StringIO(capsys.readouterr().out)
     assert end.value.code == 0 and "usage:" in next(out)
+
+
+MAKER = """
+import numpy as np
+WORDS, RATE, SUBSETS, SPEAKERS = ["ZERO", "ONE"], 1000, ["train-x", "test-x"], {"ann": 7}
+def read_recordings(archive):
+    return {"ann": [(digit, take, np.ones(100 + 50 * digit + take)) for digit in (0, 1) for take in (0, 1)]}
+def subset_of(speaker, take):
+    return SUBSETS[take]
+def utterances(items, passes, rng):
+    for _ in range(passes):
+        yield items
+def join(digits, rng):  # as the program of the digits does
+    noise = np.random.default_rng(rng.randrange(1 << 30))
+    pause = lambda: noise.normal(0, 1e-4, int(RATE * rng.uniform(0.03, 0.18)))
+    return np.concatenate([part for _, _, audio in digits for part in (pause(), audio)] + [pause()])
+"""
+
+
+def test_the_joints_are_where_the_program_joins(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    joints, times = importlib.import_module("digit_joints"), importlib.import_module("word_times")
+    (tmp_path / "make_corpus.py").write_text(MAKER)
+    joints.main(["--make_corpus", str(tmp_path / "make_corpus.py"), "--out", str(tmp_path / "a.ctm"), "--seed", "5"])
+    found = times.read_ctm(tmp_path / "a.ctm")
+    assert list(found) == ["7-70-0000", "7-70-0001", "7-70-0002", "7-71-0000", "7-71-0001"]
+    scope: dict = {}
+    exec(MAKER, scope)  # noqa: S102
+    rng = random.Random(5)
+    for words, take in zip(found.values(), (0, 0, 0, 1, 1)):
+        loud = scope["join"]([r for r in scope["read_recordings"](None)["ann"] if r[1] == take], rng) > 0.5
+        edges = np.flatnonzero(np.diff(loud, prepend=False, append=False)) / 1000
+        assert [word.text for word in words] == ["ZERO", "ONE"]
+        assert np.allclose([edge for word in words for edge in (word.start, word.end)], edges, atol=1e-6)
+
+
+def test_errors_of_times_and_of_confidences_are_counted(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    times = importlib.import_module("word_times")
+    reference = [Word("A", 0.0, 0.5, 1), Word("B", 0.6, 0.9, 1), Word("C", 1.0, 1.5, 1)]
+    found = [Word("A", 0.01, 0.48, 0.9), Word("X", 0.6, 0.9, 0.2), Word("C", 1.03, 1.44, 0.9), Word("D", 2, 3, 0.3)]
+    pairs, right = times.same_words(reference, found)
+    assert right == [True, False, True, False] and [a.text for a, _ in pairs] == ["A", "C"]
+    assert times.errors_of(pairs) == ["20", "28", "+20", "40", "56", "-40"]
+    confidence, right = np.array([0.9, 0.2, 0.9, 0.3]), np.array([True, False, True, False])
+    assert times.calibration(confidence, right) == ["4", "50.0", "57.5", "17.5", "1.000"]
+
+
+def test_word_times(capsys, monkeypatch, tmp_path, tiny_config):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    write_sparse(tmp_path / "m.safetensors", make_model(tiny_config))
+    generator = np.random.default_rng(0)
+    soundfile.write(tmp_path / "u.wav", generator.normal(0, 0.1, 32000), 16000, subtype="FLOAT")
+    for table, row in (
+        ("wav.scp", tmp_path / "u.wav"),
+        ("text", "A TEA"),
+        ("utt2spk", "u"),
+        ("utt2num_samples", 32000),
+        ("utt2dur", 2),
+    ):
+        write_text(tmp_path / "data" / table, f"u {row}\n")
+    program = importlib.import_module("word_times")
+    program.main(
+        ["--model", str(tmp_path / "m.safetensors"), "--data", str(tmp_path / "data"), "--threads", "1"]
+        + ["--picture", str(tmp_path / "curve")]
+    )
+    lines = [
+        line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| data")
+    ]
+    assert [line[1] for line in lines][0] == "forced alignment" and int(lines[1][1]) > 3
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "curve.svg").exists()

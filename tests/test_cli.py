@@ -20,9 +20,10 @@ from transformers import pipeline
 
 import espnet_pinch
 from espnet_pinch import cli
-from espnet_pinch.asr.decode import transcribe
+from espnet_pinch.asr.decode import recognise, transcribe
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.bin import run_main
+from espnet_pinch.commands import shared
 from espnet_pinch.export.long_audio import read_chunks, transcribe_file
 from espnet_pinch.export.sparse_file import write_sparse
 from espnet_pinch.inference import sparse_linear
@@ -78,7 +79,11 @@ def test_transcripts_are_those_of_our_decoder(file, model, tmp_path, capsys, mon
     status, out, err = run(capsys, monkeypatch, "transcribe", file, tmp_path / "in")
     assert (status, out, err) == (0, "".join(f"{path}\t{want}\n" for path in paths), "")
     status, out, _ = run(capsys, monkeypatch, "transcribe", file, *paths, "--format", "json")
-    assert json.loads(out) == [{"audio": str(path), "text": want, "seconds": 3.0} for path in paths] and status == 0
+    rows = json.loads(out)
+    words = [row.pop("words") for row in rows]
+    assert rows == [{"audio": str(path), "text": want, "seconds": 3.0} for path in paths] and status == 0
+    assert [word["word"] for word in words[0]] == want.split() and words[0] == words[1]
+    assert set(words[0][0]) == {"word", "start", "end", "confidence"}
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 44099])
@@ -109,7 +114,7 @@ def test_the_sparse_backend_says_the_same(file, tmp_path, capsys, monkeypatch):
     command = ("transcribe", file, tmp_path / "a.wav")
     said = {backend: run(capsys, monkeypatch, *command, "--backend", backend) for backend in sparse_linear.BACKENDS}
     assert said["dense"] == said["sparse"] == said["auto"] and said["dense"][0] == 0 and used == ["sparse"]
-    monkeypatch.setattr(cli, "WORTH_MEASURING", 1)
+    monkeypatch.setattr(shared, "WORTH_MEASURING", 1)
     assert run(capsys, monkeypatch, *command) == said["dense"]
     assert used == ["sparse", "auto"]
 
@@ -120,12 +125,12 @@ def test_a_long_file_is_joined_as_transformers_joins_it(model, tmp_path):
     save_ctc_model(tmp_path, model.frontend.upstream, model.ctc.ctc_lo, TOKENS, model.frontend.processing)
     theirs = pipeline("automatic-speech-recognition", model=str(tmp_path))
     for chunk, stride in ((8, 1), (9, 4), (7, 2)):
-        ours, seconds = transcribe_file(model, tmp_path / "long.wav", chunk, stride)
+        ours = transcribe_file(model, tmp_path / "long.wav", chunk, stride)
         text = theirs(samples.copy(), chunk_length_s=chunk, stride_length_s=stride)["text"]
         for token in ("<s>", "</s>", "<unk>"):
             text = text.replace(token, "")
-        assert ours == " ".join(text.split()) and len(ours) > 50
-        assert seconds == pytest.approx(23.7)
+        assert ours.text == " ".join(text.split()) and len(ours.text) > 50
+        assert ours.seconds == pytest.approx(23.7)
 
 
 @pytest.mark.parametrize("seconds", [8.0, 14.0, 20.0, 20.3, 14.01])
@@ -138,9 +143,12 @@ def test_a_model_that_looks_at_its_neighbourhood_alone_sees_no_chunks(tiny_confi
                 module.weight.zero_()
     samples = speech(seconds)
     soundfile.write(tmp_path / "long.wav", samples, 16000, subtype="FLOAT")
-    [whole] = transcribe(model, [torch.from_numpy(samples)])
-    text, length = transcribe_file(model, tmp_path / "long.wav", 8, 1)
-    assert text == whole and len(text) > 30 and length == pytest.approx(seconds)
+    [whole] = recognise(model, [torch.from_numpy(samples)])
+    got = transcribe_file(model, tmp_path / "long.wav", 8, 1)
+    assert got.text == whole.text and len(got.text) > 30 and got.seconds == pytest.approx(seconds)
+    for one, other in zip(got.words, whole.words, strict=True):
+        assert (one.start, one.end) == pytest.approx((other.start, other.end))
+        assert one.confidence == pytest.approx(other.confidence, rel=1e-3)
 
 
 def test_a_file_that_does_not_say_how_long_it_is(model, tmp_path):
@@ -149,7 +157,8 @@ def test_a_file_that_does_not_say_how_long_it_is(model, tmp_path):
     data[21] &= 0xF0  # the number of samples, 36 bits, as an encoder that writes to a pipe leaves it
     data[22:26] = bytes(4)
     (tmp_path / "b.flac").write_bytes(data)
-    assert transcribe_file(model, tmp_path / "b.flac") == transcribe_file(model, tmp_path / "a.flac")
+    one, other = (transcribe_file(model, tmp_path / name) for name in ("b.flac", "a.flac"))
+    assert one.words == other.words and one.text and one.seconds == other.seconds
 
 
 def bad_files(folder) -> dict[str, str]:
@@ -243,3 +252,21 @@ def test_the_program_prints_nothing_but_transcripts(file, tmp_path):
         [*command, "--chunk", "3", "--stride", "1"], stdout=subprocess.PIPE, stderr=theirs, text=True
     )
     assert again.stdout == done.stdout and "| 1/1 s of audio [" in os.read(ours, 10000).decode()
+
+
+def test_subtitles_of_several_files_go_to_a_folder(file, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.wav", "deep/a.flac"):
+        soundfile.write(tmp_path / "in" / name, speech(2), 16000)
+    command = ("transcribe", file, tmp_path / "in", "--format", "srt")
+    status, out, err = run(capsys, monkeypatch, *command)
+    assert (status, out) == (1, "") and "a file of the format srt holds one recording, not 2: give --out DIR" in err
+    status, out, err = run(capsys, monkeypatch, *command, "--out", tmp_path / "out")
+    assert (status, out, err) == (0, "", "")
+    written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    assert written == ["a.srt", "deep/a.srt"]
+    _, alone, _ = run(capsys, monkeypatch, "transcribe", file, tmp_path / "in" / "a.wav", "--format", "srt")
+    assert (tmp_path / "out" / "a.srt").read_text() == alone and " --> " in alone
+    (tmp_path / "in" / "a.flac").symlink_to(tmp_path / "in" / "a.wav")
+    status, out, err = run(capsys, monkeypatch, *command, "--out", tmp_path / "other")
+    assert status == 1 and "/other/a.srt would be of both" in err and not (tmp_path / "other").exists()

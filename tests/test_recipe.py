@@ -80,6 +80,7 @@ def test_all_stages_leave_what_they_promise(recipe, finished):
         and "| sparsity % | 0.00 | 80.0" in page
         and "images/course.png" in page
         and "images/layers.png" in page
+        and "## Appendix: what the run gets wrong beside its baseline" in page
         and "Upstream: mini (made by espnet_pinch, random weights, seed 0); licence: not known." in page
     )
     for name in ("course", "layers"):
@@ -109,6 +110,23 @@ def test_espnets_beam_search_decodes_the_same_model(recipe, finished):
     results = json.loads((finished / "decode_beam" / "results.json").read_text())
     assert list(results["wer"]) == ["dev_other"]
     assert len(json.loads((finished / "results.json").read_text())["wer"]) == 4  # that of greedy search stays
+
+
+def test_a_language_model_of_the_training_transcripts_decodes_the_same_model(recipe, finished):
+    dump = next((recipe / "dump").glob("corpus_*/mini/raw"))
+    command = [sys.executable, "-m", "espnet_pinch.bin.train_lm", "--text", str(dump / "train_clean_100" / "text")]
+    subprocess.run([*command, "--out", str(recipe / "of train.arpa")], check=True)
+    options = ("--librispeech", "../../corpus", "--target-sparsity", "0.8", *SHORT, "--stage", "5", "--stop_stage", "5")
+    options += ("--test_sets", "dev_other", "--lm", "of train.arpa", "--inference_args", "--lm_weight 1 --beam_size 4")
+    done = run(recipe, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = finished / "decode_ctc_beam_of_train_lm_weight1_beam_size4"
+    assert json.loads((folder / "dev_other" / "decode.json").read_text())["lm_weight"] == 1
+    assert (folder / "dev_other" / "ctm").exists()
+    wrong = run(recipe, "--stage", "5", "--inference_args", "--lm x.arpa")
+    assert wrong.returncode == 1 and "an option of its own" in wrong.stderr
+    wrong = run(recipe, "--stage", "5", "--lm", "x.arpa")
+    assert wrong.returncode == 1 and "x.arpa does not exist" in wrong.stderr
 
 
 def test_the_last_line_names_a_file_that_is_there(recipe, finished, tmp_path):

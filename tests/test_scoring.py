@@ -3,6 +3,7 @@
 import pytest
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
+from espnet_pinch.results.confusions import Compared, appendix, confusions, side_by_side
 from espnet_pinch.results.scoring import error_rates, score_files
 
 
@@ -57,3 +58,36 @@ def test_greedy_search_merges_repeats_and_drops_blanks():
 def test_text_has_no_special_tokens_and_single_spaces():
     tokens = ["<blank>", "<unk>", "<space>", "A", "B", "'"]
     assert to_text([2, 3, 2, 2, 1, 4, 5, 2], tokens) == "A B'"
+
+
+WORSE = Compared("test u1", "ONE TWO THREE", "ONE TOO THREE", "SIX ONE TOO TOO FREE")
+BETTER = Compared("test u2", "FOUR", "FIVE", "FOUR")
+BAD = Compared("test u3", "SEVEN EIGHT", "", "SEVEN")
+
+
+def test_words_stand_under_those_that_they_are_taken_for():
+    assert side_by_side(WORSE, "pinch") == [
+        "reference  *** ONE *** TWO THREE",
+        "baseline   *** ONE *** TOO THREE",
+        "pinch      SIX ONE TOO TOO FREE",
+    ]
+    assert side_by_side(BAD, "run") == ["reference  SEVEN EIGHT", "baseline   ***   ***", "run        SEVEN ***"]
+
+
+def test_confusions_are_as_many_as_the_errors():
+    rows = [WORSE, BETTER, BAD]
+    for which in ("baseline", "run"):
+        pairs = [(row.reference, getattr(row, which)) for row in rows]
+        assert sum(confusions(pairs).values()) == error_rates(pairs).errors
+
+
+def test_the_appendix_begins_with_what_has_changed_most():
+    lines = appendix([BETTER, BAD, WORSE], "pinch")
+    table = [line for line in lines if line.startswith("| ")][2:]
+    assert "| TWO | TOO | 1 | 1 |" == table[-1]  # what has not changed comes last
+    assert {"| FOUR | FIVE | 1 | 0 |", r"| \*\*\* | SIX | 0 | 1 |", r"| SEVEN | \*\*\* | 1 | 0 |"} < set(table)
+    heads = [line for line in lines if line.startswith("test u")]
+    assert heads == [
+        "test u1: errors of the baseline 1, of the run 4",
+        "test u3: errors of the baseline 2, of the run 1",
+    ]

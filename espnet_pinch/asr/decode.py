@@ -1,21 +1,25 @@
-"""Batched CTC greedy decoding of data directories."""
+"""Batched CTC decoding, of utterances and of data directories."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
+from espnet_pinch.asr.search import GreedySearch, Search
+from espnet_pinch.asr.spans import Span, time_words
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir
 from espnet_pinch.files import write_json, write_text
 from espnet_pinch.progress import progress_bar
+from espnet_pinch.transcript.format import all_formats
+from espnet_pinch.transcript.words import Transcript
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.model import PruningASRModel
@@ -36,10 +40,62 @@ def transcribe(model: PruningASRModel | Recogniser, audio: list[torch.Tensor], d
 
     Returns: a transcript of each.
     """
+    return [transcript.text for transcript in recognise(model, audio, device)]
+
+
+def recognise(
+    model: PruningASRModel | Recogniser,
+    audio: list[torch.Tensor],
+    device: str = "cpu",
+    search: Search | None = None,
+    names: Sequence[str] | None = None,
+) -> list[Transcript]:
+    """Transcripts of one batch, with words, times and confidences.
+
+    Args:
+        model, audio, device: as ``transcribe``.
+        search: greedy search if None.
+        names: of the recordings.
+    """
     recogniser = as_recogniser(model, device)
+    log_probs, frames = log_probs_of(recogniser, audio)
+    spans = (search or GreedySearch(recogniser.blank_id))(log_probs, frames)
+    rows = zip(names or [""] * len(audio), spans, audio, frames.tolist())
+    return [
+        transcript_of(name, found, recogniser, frame_times(recogniser, count), len(samples) / recogniser.sampling_rate)
+        for name, found, samples, count in rows
+    ]
+
+
+def log_probs_of(recogniser: Recogniser, audio: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a model says of one batch: log-probabilities (batch, frames, tokens), and numbers of frames (batch,)."""
     logits, frames = recogniser(audio)
-    ids = ctc_greedy(logits.argmax(-1), frames, recogniser.blank_id)
-    return [to_text(row, recogniser.token_list) for row in ids]
+    return logits.log_softmax(-1), frames
+
+
+def step_seconds(recogniser: Recogniser) -> float:
+    """Seconds from one frame to the next."""
+    return recogniser.samples_per_frame / recogniser.sampling_rate
+
+
+def frame_times(recogniser: Recogniser, count: int) -> np.ndarray:
+    """(count,) seconds at which the first frames begin."""
+    return np.arange(count) * step_seconds(recogniser)
+
+
+def transcript_of(
+    name: str, spans: list[Span], recogniser: Recogniser, times: np.ndarray, seconds: float
+) -> Transcript:
+    """The transcript that spans are of.
+
+    Args:
+        name: of the recording.
+        times: (frames,) seconds at which the frames begin.
+        seconds: length of the recording.
+    """
+    end = times[-1] + step_seconds(recogniser) if len(times) else 0.0
+    words = time_words(spans, recogniser.token_list, np.minimum(np.append(times, end), seconds))
+    return Transcript(name, " ".join(word.text for word in words), seconds, tuple(words))
 
 
 def decode_data_dir(
@@ -48,22 +104,32 @@ def decode_data_dir(
     out: str | os.PathLike,
     batch_size: int = 8,
     device: str = "cpu",
+    search: Search | None = None,
+    **settings,
 ) -> dict:
-    """Decode a data directory: write the transcripts to ``out/text`` and the times to ``out/decode.json``.
+    """Decode a data directory: write transcripts to ``out/text``, words to ``out/ctm``, times to ``out/decode.json``.
+
+    Args:
+        search: greedy search if None.
+        settings: further fields of ``decode.json``.
 
     Returns: the content of ``decode.json``: ``seconds`` of decoding, ``audio_seconds``, their ratio ``rtf`` (real-time
         factor), the number of ``utterances``, and ``batch_size``.
     """
     utterances = read_data_dir(data)
-    texts: dict[str, str] = {}
+    transcripts: dict[str, Transcript] = {}
     start = time.perf_counter()
     progress = progress_bar(total=len(utterances), desc=f"decoding {Path(data).name}", unit="utts")
     with progress:
         for batch in batches(utterances, batch_size):
             audio = [torch.from_numpy(read_audio(u.audio)) for u in batch]
-            texts.update(zip((u.id for u in batch), transcribe(model, audio, device)))
+            names = [u.id for u in batch]
+            transcripts.update(zip(names, recognise(model, audio, device, search, names)))
             progress.update(len(batch))
-    return write_transcripts(out, texts, utterances, time.perf_counter() - start, batch_size=batch_size)
+    seconds = time.perf_counter() - start
+    write_text(Path(out) / "ctm", "".join(all_formats()["ctm"].write(row) for _, row in sorted(transcripts.items())))
+    texts = {id_: row.text for id_, row in transcripts.items()}
+    return write_transcripts(out, texts, utterances, seconds, batch_size=batch_size, **settings)
 
 
 def write_transcripts(

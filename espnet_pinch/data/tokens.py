@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_text
 
-SPECIAL = ("<blank>", "<s>", "<sos/eos>", "<unk>", "<space>")
+SPACE = "<space>"
+SPECIAL = ("<blank>", "<s>", "<sos/eos>", "<unk>", SPACE)
 
 
 def tokens_of_texts(texts: Iterable[str]) -> list[str]:
@@ -51,11 +52,37 @@ def text_of(names: Iterable[str]) -> str:
     >>> text_of(["<s>", "O", "N", "<space>", "<unk>", "O"])
     'ON O'
     """
-    return " ".join("".join(map(_surface, names)).split())
+    return " ".join(word for word, _ in words_of(names))
 
 
-def _surface(name: str) -> str:
-    if name == "<space>":
+def words_of(names: Iterable[str]) -> list[tuple[str, list[int]]]:
+    """The words of tokens of a token list, each with the positions of the tokens that it is made of.
+
+    >>> words_of(["<s>", "O", "N", "<space>", "<unk>", "O"])
+    [('ON', [1, 2]), ('O', [5])]
+    """
+    words: list[tuple[str, list[int]]] = []
+    within = False
+    for i, name in enumerate(names):
+        for char in surface(name):
+            if char.isspace():
+                within = False
+            elif within:
+                word, places = words[-1]
+                words[-1] = word + char, places if places[-1] == i else [*places, i]
+            else:
+                words.append((char, [i]))
+                within = True
+    return words
+
+
+def surface(name: str) -> str:
+    """The text that a token of a token list stands for; "" for one that stands for none.
+
+    >>> surface("<space>"), surface("A"), surface("<unk>")
+    (' ', 'A', '')
+    """
+    if name == SPACE:
         return " "
     token = token_of(name)
     return "" if len(token) > 1 and token.startswith("<") else token

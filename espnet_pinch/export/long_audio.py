@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,19 @@ import numpy as np
 import torch
 from scipy.signal import resample_poly
 
-from espnet_pinch.asr.greedy import ctc_greedy, to_text
+from espnet_pinch.asr.decode import frame_times, log_probs_of, transcript_of
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
+from espnet_pinch.asr.search import GreedySearch, Search
+from espnet_pinch.asr.spans import Span
+from espnet_pinch.data.tokens import SPACE
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import open_sound
+from espnet_pinch.transcript.words import Transcript
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.model import PruningASRModel
+
+PIECE = 1500  # frames, usually 30 s
 
 # Limits the numbers of the resampling ratio, which set the filter's length. At 767999 Hz the ratio is only 3e-8 off.
 _FINEST = 50_000
@@ -52,6 +58,36 @@ def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> 
             first = False
 
 
+def read_frames(
+    recogniser: Recogniser, path: str | os.PathLike, chunk: int, stride: int
+) -> Iterator[tuple[torch.Tensor, np.ndarray, float]]:
+    """What a model says of a sound file.
+
+    A file longer than a chunk is given to the model in chunks. Frames within ``stride`` of an inner edge are dropped,
+    as in transformers' pipeline with ``chunk_length_s`` and ``stride_length_s``. A shorter file is taken as a whole.
+
+    Args:
+        path, chunk, stride: as ``read_chunks``.
+
+    Yields: for each chunk, log-probabilities (frames, tokens) on the CPU, (frames,) seconds of the file at which the
+        frames begin, and the number of seconds that the chunk has added.
+
+    Raises:
+        OSError, UserError: as ``read_chunks``; or the audio is too short for one frame.
+    """
+    rate, ratio = recogniser.sampling_rate, recogniser.samples_per_frame
+    begin = 0  # seconds of the file at which the chunk begins
+    for samples, first, last in read_chunks(path, rate, chunk, stride):
+        if len(samples) < recogniser.shortest:
+            raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
+        [rows], _ = log_probs_of(recogniser, [torch.from_numpy(samples)])
+        start, end = 0 if first else stride * rate // ratio, None if last else (chunk - stride) * rate // ratio
+        log_probs = rows[start:end].cpu()
+        times = begin + frame_times(recogniser, start + len(log_probs))[start:]
+        yield log_probs, times, len(samples) / rate - (0 if first else 2 * stride)
+        begin += chunk - 2 * stride
+
+
 def transcribe_file(
     model: PruningASRModel | Recogniser,
     path: str | os.PathLike,
@@ -59,38 +95,86 @@ def transcribe_file(
     stride: int = 5,
     device: str = "cpu",
     advance: Callable[[float], None] = lambda seconds: None,
-) -> tuple[str, float]:
-    """The greedy transcript of a sound file.
+    search: Search | None = None,
+) -> Transcript:
+    """The transcript of a sound file, with times in seconds of that file.
 
-    A file longer than a chunk is decoded in chunks. Frames within ``stride`` of an inner edge are dropped, and the rest
-    is joined, as in transformers' pipeline with ``chunk_length_s`` and ``stride_length_s``. A shorter file is decoded
-    as a whole.
+    A long file is searched in pieces, see ``pieces``. Memory does not grow with its length, but for the transcript and
+    the times of its frames (8 bytes each).
 
     Args:
         model: in eval mode, on ``device``; or what ``espnet_pinch.load(path, runtime)`` returns.
         path, chunk, stride: as ``read_chunks``.
         advance: called after every chunk with the number of seconds that it has added.
-
-    Returns: the transcript, and the length of the audio in seconds.
+        search: greedy search if None.
 
     Raises:
-        OSError, UserError: as ``read_chunks``; or the audio is too short for one frame.
+        OSError, UserError: as ``read_frames``.
     """
     recogniser = as_recogniser(model, device)
-    rate, ratio = recogniser.sampling_rate, recogniser.samples_per_frame
-    best, seconds = [], 0.0
-    for samples, first, last in read_chunks(path, rate, chunk, stride):
-        new = len(samples) / rate - (0 if first else 2 * stride)
-        if len(samples) < recogniser.shortest:
-            raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
-        logits, _ = recogniser([torch.from_numpy(samples)])
-        start, end = 0 if first else stride * rate // ratio, None if last else (chunk - stride) * rate // ratio
-        best.append(logits[0, start:end].argmax(-1).cpu())
-        seconds += new
-        advance(new)
-    frames = torch.cat(best)
-    [ids] = ctc_greedy(frames[None], torch.tensor([len(frames)]), recogniser.blank_id)
-    return to_text(ids, recogniser.token_list), seconds
+    search = search or GreedySearch(recogniser.blank_id)
+    times: list[np.ndarray] = []
+    seconds = 0.0
+
+    def log_probs() -> Iterator[torch.Tensor]:
+        nonlocal seconds
+        for rows, begins, new in read_frames(recogniser, path, chunk, stride):
+            times.append(begins)
+            seconds += new
+            yield rows
+            advance(new)
+
+    spans: list[Span] = []
+    frames = 0
+    for piece in pieces(log_probs(), recogniser.blank_id, recogniser.token_list):
+        [found] = search(piece[None], torch.tensor([len(piece)]))
+        spans += [span.later(frames) for span in found]
+        frames += len(piece)
+    return transcript_of(str(path), spans, recogniser, np.concatenate(times), seconds)
+
+
+def pieces(chunks: Iterable[torch.Tensor], blank: int, tokens: Sequence[str]) -> Iterator[torch.Tensor]:
+    """Cut what a model says at pauses, so that each piece can be searched by itself.
+
+    Piece after piece, greedy search finds the same tokens as in the whole. More than ``PIECE`` frames are cut, in their
+    second half or later: after the last space of the longest pause that has a space, or else in the middle of the
+    longest pause. A pause is a run of frames whose best token is the blank or the space. Where there is none, the piece
+    goes on.
+
+    Args:
+        chunks: log-probabilities, each (frames, tokens).
+        blank: index of the blank.
+        tokens: the token list.
+
+    Yields: log-probabilities (frames, tokens), at least one frame.
+    """
+    space = tokens.index(SPACE) if SPACE in tokens else blank
+    rest: torch.Tensor | None = None
+    for chunk in chunks:
+        rest = chunk if rest is None else torch.cat([rest, chunk])
+        while len(rest) > PIECE and (end := _pause(rest.argmax(-1).numpy(), blank, space)):
+            yield rest[:end]
+            rest = rest[end:]
+    if rest is not None and len(rest):
+        yield rest
+
+
+def _pause(best: np.ndarray, blank: int, space: int) -> int:
+    """Where a piece ends; 0 if there is no pause.
+
+    Args:
+        best: (frames,) index of the best token of each frame.
+    """
+    silent = np.isin(best, (blank, space))
+    silent[: PIECE // 2] = False
+    edges = np.flatnonzero(np.diff(silent, prepend=False, append=False))
+    ends: list[tuple[bool, int, int]] = []
+    for start, end in zip(edges[::2], edges[1::2]):
+        spaces = np.flatnonzero(best[start:end] == space) if space != blank else np.empty(0, int)
+        place = int(spaces[-1]) + 1 if len(spaces) else (end - start) // 2
+        if start + place < len(best):  # where the frames end, the space may go on
+            ends.append((len(spaces) > 0, int(end - start), int(start) + place))
+    return max(ends, default=(False, 0, 0))[2]
 
 
 class _Taker:

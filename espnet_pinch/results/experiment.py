@@ -9,11 +9,13 @@ import yaml
 
 from espnet_pinch.asr import history
 from espnet_pinch.core.parameters import Parameters
+from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.source import named
 from espnet_pinch.data.spelling import UnknownCharacters, describe
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_text
 from espnet_pinch.progress import progress_bar
+from espnet_pinch.results.confusions import Compared, appendix
 from espnet_pinch.results.plots import plot_course, plot_layers, plot_widths
 from espnet_pinch.results.records import Results, SetScore, SystemFigures
 from espnet_pinch.results.scoring import score_files
@@ -142,9 +144,21 @@ def write_report(
     plot_layers(parameters.layers, out / "images" / "layers")
     if parameters.widths:
         plot_widths(parameters.widths, out / "images" / "widths")
-    write_text(out / "RESULTS.md", markdown(results, bool(parameters.widths)))
+    wrong = appendix(_compared(run, baseline), system_name(results))
+    write_text(out / "RESULTS.md", "\n".join([markdown(results, bool(parameters.widths)), *wrong]))
     results.write(out / "results.json")
     return results
+
+
+def _compared(run: Experiment, baseline: Experiment) -> list[Compared]:
+    """All utterances of both systems."""
+    found = []
+    for name in run.sets:
+        references, before, after = map(
+            read_table, (run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
+        )
+        found += [Compared(f"{name} {id_}", text, before[id_], after[id_]) for id_, text in references.items()]
+    return found
 
 
 def markdown(results: Results, widths: bool = False) -> str:

@@ -1,0 +1,1 @@
+"""Transcripts of recordings, with the times of their words, and the formats to write them in."""
