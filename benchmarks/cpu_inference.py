@@ -11,10 +11,11 @@ import statistics
 from collections.abc import Iterator
 
 import torch
-from measure import in_turns, parser, print_table, ratio, rounds, start
+from measure import parser, print_table, rounds, start
 from models import make_model
 
 from espnet_pinch.inference.sparse_linear import use_backend
+from espnet_pinch.inference.timing import in_turns, ratio
 
 
 def encoders(sparsity: float, size: str, frames: int) -> tuple[dict[str, torch.nn.Module], int]:

@@ -12,12 +12,13 @@ import tempfile
 
 import numpy as np
 import torch
-from measure import in_turns, parser, print_table, ratio, rounds, start
+from measure import parser, print_table, rounds, start
 from models import TOKENS, make_model
 from transformers import pipeline
 
 from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.upstream import save_ctc_model
+from espnet_pinch.inference.timing import in_turns, ratio
 
 
 def utterances(count: int, seconds: float) -> list[np.ndarray]:

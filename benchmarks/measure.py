@@ -1,18 +1,17 @@
-"""Shared parts of the benchmarks: options, timing of calls in turns, peak memory, sizes of models, tables."""
+"""Shared parts of the benchmarks: options, peak memory of a call in torch, sizes of models, tables."""
 
 import argparse
 import logging
 import os
-import platform
-import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from espnet_pinch.bench.machine import machine
+from espnet_pinch.inference.timing import CLOCKS
 from espnet_pinch.results.experiment import markdown_table
 
 # The default configuration of transformers' Wav2Vec2Config is wav2vec2-base; "tiny" is for a smoke test.
@@ -31,9 +30,6 @@ SIZES = {
         num_conv_pos_embedding_groups=2,
     ),
 }
-
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -59,42 +55,9 @@ def start(made: argparse.ArgumentParser, arguments: list[str] | None) -> argpars
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    print(f"Machine: {machine(getattr(args, 'device', 'cpu'))}; {time.strftime('%Y-%m-%d')}.\n", flush=True)
+    device = getattr(args, "device", "cpu")
+    print(f"Machine: {machine(args.threads, device)}; {time.strftime('%Y-%m-%d')}.\n", flush=True)
     return args
-
-
-def machine(device: str = "cpu") -> str:
-    """Processor, threads and versions, on one line."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    info = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-    name = info.get("model name", platform.processor())
-    has = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in info.get("flags", "").split()]
-    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}"
-    return f"{name} ({', '.join(has)}){gpu}, {threads}; Python {platform.python_version()}, torch {torch.__version__}"
-
-
-def in_turns(
-    sides: Mapping[str, Callable], repeats: int, clock: str = "wall", warm_up: int = 1
-) -> dict[str, list[float]]:
-    """Seconds of the calls of every side. The sides take turns, so that other load on the machine affects all alike."""
-    now = CLOCKS[clock]
-    seconds = {name: [] for name in sides}
-    for turn in range(-warm_up, repeats):
-        for name, run in sides.items():
-            begin = now()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn >= 0:
-                seconds[name].append(now() - begin)
-    return seconds
-
-
-def ratio(seconds: list[float], base: list[float]) -> float:
-    """``seconds`` as a multiple of ``base``: the median of the ratios of the rounds."""
-    return statistics.median(a / b for a, b in zip(seconds, base, strict=True))
 
 
 def peak_bytes(run: Callable, device: str, held: int) -> int:

@@ -10,7 +10,7 @@ import functools
 import statistics
 
 import torch
-from measure import SIZES, in_turns, parser, peak_bytes, print_table, ratio, rounds, start
+from measure import SIZES, parser, peak_bytes, print_table, rounds, start
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
@@ -19,6 +19,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from espnet_pinch import Pinch
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.budget import land
+from espnet_pinch.inference.timing import in_turns, ratio
 
 ETA, TARGET = 3e-5, 0.65
 

@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 from espnet_pinch.alignment import align
 from espnet_pinch.asr.decode import batches, frame_times, log_probs_of, transcript_of
 from espnet_pinch.asr.forced import align_tokens, ids_of
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.recogniser import Recogniser
 from espnet_pinch.asr.search import Search
 from espnet_pinch.asr.search_options import add_search_options, make_search
 from espnet_pinch.data.audio import read_audio
@@ -43,10 +43,7 @@ def read_ctm(path: Path) -> dict[str, list[Word]]:
     return words
 
 
-@torch.inference_mode()
-def found_and_forced(
-    model: PruningASRModel, batch: list[Utterance], search: Search
-) -> list[tuple[Transcript, Transcript]]:
+def found_and_forced(model: Recogniser, batch: list[Utterance], search: Search) -> list[tuple[Transcript, Transcript]]:
     """For each utterance, what the search finds, and the forced alignment of its reference."""
     audio = [torch.from_numpy(read_audio(u.audio)) for u in batch]
     log_probs, counts = log_probs_of(model, audio)

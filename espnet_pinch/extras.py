@@ -22,6 +22,7 @@ MODULES = {
     "trainer": ("accelerate",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino", "onnx", "onnxscript"),
+    "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript"),
     "demo": ("espeakng_loader",),
 }
 

@@ -52,6 +52,13 @@ def test_cpu_inference(capsys, monkeypatch):
     assert [row[2] for row in rows] == 2 * ["dense float32", "sparse", "auto", "dense bfloat16"]
 
 
+def test_structured(capsys, monkeypatch):
+    options = "--size tiny --seconds 1 --targets 0.5 --repeats 1 --runtimes torch --dtypes float32"
+    first, second = run(capsys, monkeypatch, "structured", options)[-2:]
+    assert first[0].endswith("/unpruned") and second[0].endswith("/50 % of MACs saved")
+    assert first[1:3] == second[1:3] == ["torch", "float32"] and first[-1] == "1.00" and float(second[-1]) > 0
+
+
 def test_decoding(capsys, monkeypatch):
     rows = run(capsys, monkeypatch, "decoding", "--size tiny --utterances 3 --seconds 2 --batch_sizes 1 2 --repeats 1")
     assert [row[:2] for row in rows] == [["1", "pipeline"], ["1", "ours"], ["2", "pipeline"], ["2", "ours"]]

@@ -23,6 +23,7 @@ from espnet_pinch import cli
 from espnet_pinch.asr.decode import recognise, transcribe
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.bin import run_main
+from espnet_pinch.commands import shared
 from espnet_pinch.export.long_audio import read_chunks, transcribe_file
 from espnet_pinch.export.sparse_file import write_sparse
 from espnet_pinch.inference import sparse_linear
@@ -32,7 +33,7 @@ from espnet_pinch.inference.sparse_linear import use_backend
 @pytest.fixture(autouse=True)
 def _loud():
     yield
-    logging.disable(logging.NOTSET)  # which load_quietly has changed
+    logging.disable(logging.NOTSET)  # which quiet() has changed
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_the_sparse_backend_says_the_same(file, tmp_path, capsys, monkeypatch):
     command = ("transcribe", file, tmp_path / "a.wav")
     said = {backend: run(capsys, monkeypatch, *command, "--backend", backend) for backend in sparse_linear.BACKENDS}
     assert said["dense"] == said["sparse"] == said["auto"] and said["dense"][0] == 0 and used == ["sparse"]
-    monkeypatch.setattr(cli, "WORTH_MEASURING", 1)
+    monkeypatch.setattr(shared, "WORTH_MEASURING", 1)
     assert run(capsys, monkeypatch, *command) == said["dense"]
     assert used == ["sparse", "auto"]
 

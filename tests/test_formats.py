@@ -139,7 +139,9 @@ def test_newcomers_are_written_only_where_they_are_named(toy):
 
 
 def test_a_name_that_is_unknown_gets_one_line(toy, experiment, tmp_path):
-    with pytest.raises(UserError, match="unknown format 'gguf'; there is: hf, sparse, onnx, espnet, openvino, toy"):
+    with pytest.raises(
+        UserError, match="unknown format 'gguf'; there is: hf, sparse, onnx, espnet, openvino, sherpa_onnx, toy"
+    ):
         export(experiment, tmp_path / "out", formats=["hf", "gguf"])
     there_is = "cannot store values as 'int4'; there is: fp32, fp16, bf16, int8, fp8"
     with pytest.raises(UserError, match=f"the formats sparse, toy {there_is}"):
@@ -152,7 +154,7 @@ def test_a_name_that_is_unknown_gets_one_line(toy, experiment, tmp_path):
 @pytest.mark.parametrize("name, reason", [("m.onnx", "onnxruntime loads"), ("m.xml", "openvino loads")])
 def test_a_file_that_others_load_is_named_as_such(name, reason, tmp_path):
     (tmp_path / name).write_bytes(b"whatever")
-    with pytest.raises(UserError, match=f"{name} is of the format .*, which {reason} and espnet_pinch does not"):
+    with pytest.raises(UserError, match=f"{name} is of the format .*, which {reason} and torch does not"):
         espnet_pinch.load(tmp_path / name)
 
 
@@ -225,3 +227,39 @@ def test_what_the_card_shows_of_openvino_runs(tiny_config, tmp_path, monkeypatch
     [want] = transcribe(espnet_pinch.load(exp), [samples])
     got = re.sub("<[^<> ]+>", "", capsys.readouterr().out.splitlines()[-1])
     assert " ".join(got.split()) == want and len(want) > 1
+
+
+# ---- sherpa-onnx
+
+
+def test_sherpa_onnx_says_what_the_model_says(tiny_config, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed: pip install -e '.[sherpa]'")
+    exp = fold_experiment(tmp_path, make_model(tiny_config))
+    figures = export(exp, tmp_path / "out", formats=["sherpa_onnx"])  # compares the logits and the texts
+    assert figures["files"]["sherpa_onnx/model.onnx"]["logit_difference"] < 1e-4
+    lines = (tmp_path / "out" / "sherpa_onnx" / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "<blank> 0" and lines[4] == "\u2581 4" and len(lines) == 11
+    with pytest.raises(UserError, match="model.onnx takes no padded batches, as it is for another program"):
+        espnet_pinch.load(tmp_path / "out" / "sherpa_onnx" / "model.onnx", "onnxruntime")
+    monkeypatch.chdir(tmp_path / "out")
+    [code] = re.findall("```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)
+    samples = noise(2)[1]
+    exec(code, {"samples": samples.numpy()})  # noqa: S102
+    [want] = transcribe(espnet_pinch.load(exp), [samples])
+    got = re.sub("<[^<> ]+>", "", capsys.readouterr().out.splitlines()[-1])
+    assert " ".join(got.split()) == want and len(want) > 1
+
+
+def test_what_sherpa_onnx_would_get_wrong_is_refused(tiny_config, tmp_path):
+    model, sherpa = make_model(tiny_config), all_formats()["sherpa_onnx"]
+    original = Original(model, tmp_path, Probe.of(model, AUDIO))
+    for field, value, line in (("do_normalize", False, "normalises every"), ("sampling_rate", 8000, "of 8000 Hz")):
+        before = getattr(model.frontend.processing, field)
+        object.__setattr__(model.frontend.processing, field, value)
+        with pytest.raises(UserError, match=line):
+            sherpa.write(tmp_path, original)
+        object.__setattr__(model.frontend.processing, field, before)
+    model.token_list[5] = "A B"
+    with pytest.raises(UserError, match="the token 'A B' holds white space"):
+        sherpa.write(tmp_path, original)
+    assert not list(tmp_path.rglob("*.onnx"))

@@ -1,15 +1,17 @@
 """Batched CTC decoding, of utterances and of data directories."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.asr.spans import Span, time_words
 from espnet_pinch.data.audio import read_audio
@@ -19,6 +21,9 @@ from espnet_pinch.progress import progress_bar
 from espnet_pinch.transcript.format import all_formats
 from espnet_pinch.transcript.words import Transcript
 
+if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
+
 
 def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utterance]]:
     """Batches of utterances of similar length, the longest first: if memory is too small, the first batch fails."""
@@ -26,12 +31,11 @@ def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utter
     return (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 
 
-@torch.inference_mode()
-def transcribe(model: PruningASRModel, audio: list[torch.Tensor], device: str = "cpu") -> list[str]:
+def transcribe(model: PruningASRModel | Recogniser, audio: list[torch.Tensor], device: str = "cpu") -> list[str]:
     """Greedy transcripts of one batch.
 
     Args:
-        model: in eval mode, on ``device``.
+        model: in eval mode, on ``device``; or what ``espnet_pinch.load(path, runtime)`` returns.
         audio: each (samples,), at the model's sample rate (usually 16 kHz).
 
     Returns: a transcript of each.
@@ -39,9 +43,8 @@ def transcribe(model: PruningASRModel, audio: list[torch.Tensor], device: str = 
     return [transcript.text for transcript in recognise(model, audio, device)]
 
 
-@torch.inference_mode()
 def recognise(
-    model: PruningASRModel,
+    model: PruningASRModel | Recogniser,
     audio: list[torch.Tensor],
     device: str = "cpu",
     search: Search | None = None,
@@ -54,38 +57,34 @@ def recognise(
         search: greedy search if None.
         names: of the recordings.
     """
-    log_probs, frames = log_probs_of(model, audio, device)
-    spans = (search or GreedySearch(model.blank_id))(log_probs, frames)
-    rate = model.frontend.processing.sampling_rate
+    recogniser = as_recogniser(model, device)
+    log_probs, frames = log_probs_of(recogniser, audio)
+    spans = (search or GreedySearch(recogniser.blank_id))(log_probs, frames)
     rows = zip(names or [""] * len(audio), spans, audio, frames.tolist())
     return [
-        transcript_of(name, found, model, frame_times(model, count), len(samples) / rate)
+        transcript_of(name, found, recogniser, frame_times(recogniser, count), len(samples) / recogniser.sampling_rate)
         for name, found, samples, count in rows
     ]
 
 
-def log_probs_of(
-    model: PruningASRModel, audio: list[torch.Tensor], device: str = "cpu"
-) -> tuple[torch.Tensor, torch.Tensor]:
+def log_probs_of(recogniser: Recogniser, audio: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """What a model says of one batch: log-probabilities (batch, frames, tokens), and numbers of frames (batch,)."""
-    lengths = torch.tensor([len(a) for a in audio], device=device)
-    speech = pad_sequence(audio, batch_first=True).to(device)  # (B, T)
-    hidden, frames = model.encode(speech, lengths)
-    return model.ctc.log_softmax(hidden), frames
+    logits, frames = recogniser(audio)
+    return logits.log_softmax(-1), frames
 
 
-def step_seconds(model: PruningASRModel) -> float:
+def step_seconds(recogniser: Recogniser) -> float:
     """Seconds from one frame to the next."""
-    return model.frontend.family.stride(model.frontend.upstream.config) / model.frontend.processing.sampling_rate
+    return recogniser.samples_per_frame / recogniser.sampling_rate
 
 
-def frame_times(model: PruningASRModel, count: int) -> np.ndarray:
+def frame_times(recogniser: Recogniser, count: int) -> np.ndarray:
     """(count,) seconds at which the first frames begin."""
-    return np.arange(count) * step_seconds(model)
+    return np.arange(count) * step_seconds(recogniser)
 
 
 def transcript_of(
-    name: str, spans: list[Span], model: PruningASRModel, times: np.ndarray, seconds: float
+    name: str, spans: list[Span], recogniser: Recogniser, times: np.ndarray, seconds: float
 ) -> Transcript:
     """The transcript that spans are of.
 
@@ -94,13 +93,13 @@ def transcript_of(
         times: (frames,) seconds at which the frames begin.
         seconds: length of the recording.
     """
-    end = times[-1] + step_seconds(model) if len(times) else 0.0
-    words = time_words(spans, model.token_list, np.minimum(np.append(times, end), seconds))
+    end = times[-1] + step_seconds(recogniser) if len(times) else 0.0
+    words = time_words(spans, recogniser.token_list, np.minimum(np.append(times, end), seconds))
     return Transcript(name, " ".join(word.text for word in words), seconds, tuple(words))
 
 
 def decode_data_dir(
-    model: PruningASRModel,
+    model: PruningASRModel | Recogniser,
     data: str | os.PathLike,
     out: str | os.PathLike,
     batch_size: int = 8,

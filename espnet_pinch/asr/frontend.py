@@ -90,6 +90,7 @@ class UpstreamFrontend(AbsFrontend):
             # Without a mask, transformers' processor includes the padding in mean and variance.
             speech = normalize_waveform(speech, valid if mask is not None else torch.ones_like(valid))
         frames = self.family.frames_of(self.upstream.config, lengths)
+        speech = speech.to(self.upstream.dtype)  # after the normalisation, which needs float32
         hidden = self.family.hidden_states(self.upstream, speech, mask, frames)  # (B, T', D)
         return self.dropout(hidden), frames
 

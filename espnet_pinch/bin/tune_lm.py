@@ -39,18 +39,17 @@ def main() -> None:
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     device = "cuda" if args.ngpu else "cpu"
     lm = read_arpa(args.lm)
-    model = load(args.model).to(device)
+    model = load(args.model, "torch", device=device, backend="dense")
     tokens, blank = model.token_list, model.blank_id
     if note := check_spelling(lm, tokens, str(args.lm)):
         print(f"note: {note}")
     utterances = sorted((u for data in args.data for u in read_data_dir(data)), key=lambda u: (-u.samples, u.id))
     groups = [utterances[i : i + args.batch_size] for i in range(0, len(utterances), args.batch_size)]
     encoded = []
-    with torch.inference_mode():
-        for group in progress_bar(groups, desc="running the model", unit="batches"):
-            audio = [torch.from_numpy(read_audio(u.audio)) for u in group]
-            log_probs, frames = log_probs_of(model, audio, device)
-            encoded.append((log_probs.cpu(), frames.cpu()))
+    for group in progress_bar(groups, desc="running the model", unit="batches"):
+        audio = [torch.from_numpy(read_audio(u.audio)) for u in group]
+        log_probs, frames = log_probs_of(model, audio)
+        encoded.append((log_probs.cpu(), frames.cpu()))
 
     def errors(search: Search) -> int:
         found = [

@@ -1,22 +1,28 @@
 """Align a transcript to a sound file of any sample rate, format and length."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from espnet_pinch.asr.decode import transcript_of
 from espnet_pinch.asr.forced import align_tokens, ids_of
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.long_audio import read_frames
 from espnet_pinch.transcript.words import Transcript
 
+if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
+
 
 def align_file(
-    model: PruningASRModel,
+    model: PruningASRModel | Recogniser,
     path: str | os.PathLike,
     text: str,
     chunk: int = 30,
@@ -27,7 +33,8 @@ def align_file(
     """When each word of a transcript is said in a sound file.
 
     Args:
-        model, path, chunk, stride, device: as ``read_frames``.
+        model, device: as ``transcribe_file``.
+        path, chunk, stride: as ``read_chunks``.
         text: what is said, in any case and form of accented letters. The words of the result are spelled as here.
         advance: called after every chunk with the number of seconds that it has added.
 
@@ -38,18 +45,19 @@ def align_file(
     words = text.split()
     if not words:
         raise UserError(f"{path}: the text has no word")
-    ids = ids_of(" ".join(words), model.token_list)
+    recogniser = as_recogniser(model, device)
+    ids = ids_of(" ".join(words), recogniser.token_list)
     rows, times, seconds = [], [], 0.0
-    for log_probs, begins, new in read_frames(model, path, chunk, stride, device):
+    for log_probs, begins, new in read_frames(recogniser, path, chunk, stride):
         rows.append(log_probs)
         times.append(begins)
         seconds += new
         advance(new)
     try:
-        spans = align_tokens(ids, torch.cat(rows), model.blank_id)
+        spans = align_tokens(ids, torch.cat(rows), recogniser.blank_id)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    found = transcript_of(str(path), spans, model, np.concatenate(times), seconds)
+    found = transcript_of(str(path), spans, recogniser, np.concatenate(times), seconds)
     if len(found.words) != len(words):  # the vocabulary has no space
         return found
     spelled = tuple(dataclasses.replace(word, text=own) for word, own in zip(found.words, words))

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.encoding import OTHERS
 from espnet_pinch.export.model import UPSTREAM, gated_layers, weights
@@ -94,12 +94,10 @@ class Probe:
                 raise UserError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
 
 
-@torch.inference_mode()
-def batch_logits(model: PruningASRModel, audio: Sequence[Tensor]) -> list[Tensor]:
+def batch_logits(model: PruningASRModel | Recogniser, audio: Sequence[Tensor]) -> list[Tensor]:
     """Logits of one padded batch, each (frames, tokens)."""
-    lengths = torch.tensor([len(samples) for samples in audio])
-    hidden, frames = model.encode(pad_sequence(list(audio), batch_first=True), lengths)
-    return [rows[:n] for rows, n in zip(model.ctc.ctc_lo(hidden), frames.tolist())]
+    logits, frames = as_recogniser(model)(audio)
+    return [rows[:n] for rows, n in zip(logits, frames.tolist())]
 
 
 def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, values: str) -> None:

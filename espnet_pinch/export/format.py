@@ -66,7 +66,7 @@ class Format(abc.ABC):
         extra: the extra of espnet_pinch that installs these packages; None if there is none.
         values: types that it can store weights as; the user may choose several. Empty if there is only one.
         default_values: those of ``values`` that are written if the user names none.
-        accepts: what a user may give to load, each with its article; empty if espnet_pinch does not load it.
+        accepts: what a user may give to load into torch, each with its article; empty if ``read`` does not.
         signs: what a folder in this format contains.
         snippet: how to load it, in Markdown for the card. ``{folder}``, ``{file}`` and ``{rate}`` (Hz) are filled in;
             other braces are doubled.
@@ -123,13 +123,21 @@ class Format(abc.ABC):
         Raises:
             UserError: the model is damaged, incomplete or inconsistent; the message is one line.
         """
-        raise UserError(
-            f"{found} is of the format {self.name} ({self.title}), which {self.library} loads and espnet_pinch does not"
+        raise self.refusal(found, "torch")
+
+    def refusal(self, found: Path, runtime: str) -> UserError:
+        """The error for a runtime that does not load the model that ``detect`` has found."""
+        return UserError(
+            f"{found} is of the format {self.name} ({self.title}), which {self.library} loads and {runtime} does not"
         )
 
     def weight_files(self, found: Path) -> list[Path]:
         """The files with the weights of the model that ``detect`` has found."""
         return [found]
+
+    def files(self, found: Path) -> list[Path]:
+        """All files that ``read`` reads, those with the weights first."""
+        return self.weight_files(found)
 
     def info(self, found: Path) -> dict:
         """Figures for ``espnet-pinch info`` that only models in this format have."""

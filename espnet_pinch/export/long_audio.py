@@ -1,21 +1,27 @@
 """Transcribe sound files of any sample rate, format and length: resampled, mixed to mono, in overlapping chunks."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.signal import resample_poly
 
-from espnet_pinch.asr.decode import frame_times, transcript_of
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.decode import frame_times, log_probs_of, transcript_of
+from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.asr.spans import Span
 from espnet_pinch.data.tokens import SPACE
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import open_sound
 from espnet_pinch.transcript.words import Transcript
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
 
 PIECE = 1500  # frames, usually 30 s
 
@@ -52,9 +58,8 @@ def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> 
             first = False
 
 
-@torch.inference_mode()
 def read_frames(
-    model: PruningASRModel, path: str | os.PathLike, chunk: int, stride: int, device: str = "cpu"
+    recogniser: Recogniser, path: str | os.PathLike, chunk: int, stride: int
 ) -> Iterator[tuple[torch.Tensor, np.ndarray, float]]:
     """What a model says of a sound file.
 
@@ -62,7 +67,6 @@ def read_frames(
     as in transformers' pipeline with ``chunk_length_s`` and ``stride_length_s``. A shorter file is taken as a whole.
 
     Args:
-        model: in eval mode, on ``device``.
         path, chunk, stride: as ``read_chunks``.
 
     Yields: for each chunk, log-probabilities (frames, tokens) on the CPU, (frames,) seconds of the file at which the
@@ -71,25 +75,21 @@ def read_frames(
     Raises:
         OSError, UserError: as ``read_chunks``; or the audio is too short for one frame.
     """
-    config, rate = model.frontend.upstream.config, model.frontend.processing.sampling_rate
-    family = model.frontend.family
-    ratio = family.stride(config)  # samples from one frame to the next
+    rate, ratio = recogniser.sampling_rate, recogniser.samples_per_frame
     begin = 0  # seconds of the file at which the chunk begins
     for samples, first, last in read_chunks(path, rate, chunk, stride):
-        if family.frames_of(config, len(samples)) < 1:
+        if len(samples) < recogniser.shortest:
             raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
-        speech = torch.from_numpy(samples)[None].to(device)
-        hidden, _ = model.encode(speech, torch.tensor([len(samples)], device=device))
+        [rows], _ = log_probs_of(recogniser, [torch.from_numpy(samples)])
         start, end = 0 if first else stride * rate // ratio, None if last else (chunk - stride) * rate // ratio
-        log_probs = model.ctc.log_softmax(hidden)[0, start:end].cpu()
-        times = begin + frame_times(model, start + len(log_probs))[start:]
+        log_probs = rows[start:end].cpu()
+        times = begin + frame_times(recogniser, start + len(log_probs))[start:]
         yield log_probs, times, len(samples) / rate - (0 if first else 2 * stride)
         begin += chunk - 2 * stride
 
 
-@torch.inference_mode()
 def transcribe_file(
-    model: PruningASRModel,
+    model: PruningASRModel | Recogniser,
     path: str | os.PathLike,
     chunk: int = 30,
     stride: int = 5,
@@ -103,20 +103,22 @@ def transcribe_file(
     the times of its frames (8 bytes each).
 
     Args:
-        model, path, chunk, stride, device: as ``read_frames``.
+        model: in eval mode, on ``device``; or what ``espnet_pinch.load(path, runtime)`` returns.
+        path, chunk, stride: as ``read_chunks``.
         advance: called after every chunk with the number of seconds that it has added.
         search: greedy search if None.
 
     Raises:
         OSError, UserError: as ``read_frames``.
     """
-    search = search or GreedySearch(model.blank_id)
+    recogniser = as_recogniser(model, device)
+    search = search or GreedySearch(recogniser.blank_id)
     times: list[np.ndarray] = []
     seconds = 0.0
 
     def log_probs() -> Iterator[torch.Tensor]:
         nonlocal seconds
-        for rows, begins, new in read_frames(model, path, chunk, stride, device):
+        for rows, begins, new in read_frames(recogniser, path, chunk, stride):
             times.append(begins)
             seconds += new
             yield rows
@@ -124,11 +126,11 @@ def transcribe_file(
 
     spans: list[Span] = []
     frames = 0
-    for piece in pieces(log_probs(), model.blank_id, model.token_list):
+    for piece in pieces(log_probs(), recogniser.blank_id, recogniser.token_list):
         [found] = search(piece[None], torch.tensor([len(piece)]))
         spans += [span.later(frames) for span in found]
         frames += len(piece)
-    return transcript_of(str(path), spans, model, np.concatenate(times), seconds)
+    return transcript_of(str(path), spans, recogniser, np.concatenate(times), seconds)
 
 
 def pieces(chunks: Iterable[torch.Tensor], blank: int, tokens: Sequence[str]) -> Iterator[torch.Tensor]:

@@ -48,3 +48,16 @@ def speed_up(run: Results) -> float:
     """How many times as fast as its baseline a run's model is; 0.0 where that was not measured."""
     own, baseline = run.figures.forward_seconds, run.baseline.forward_seconds
     return baseline / own if own and baseline else 0.0
+
+
+def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (speed, cost) that no other point beats: none is as fast at less cost, nor as cheap and faster.
+
+    >>> front([(1.0, 5.0), (2.0, 6.0), (1.5, 7.0), (2.0, 8.0)])
+    [(1.0, 5.0), (2.0, 6.0)]
+    """
+    best: list[tuple[float, float]] = []
+    for speed, cost in sorted(set(points), key=lambda point: (-point[0], point[1])):
+        if not best or cost < best[-1][1]:
+            best.append((speed, cost))
+    return best[::-1]

@@ -64,6 +64,9 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
     def weight_files(self, found: Path) -> list[Path]:
         return [found / "model.pth"]
 
+    def files(self, found: Path) -> list[Path]:
+        return [*self.weight_files(found), found / "config.yaml"]
+
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         write_packed(folder / "espnet.zip", original.folded)
         return {"espnet.zip": {"what": "dense float32"}}

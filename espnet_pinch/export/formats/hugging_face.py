@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
+from espnet_pinch.inference.cache import CACHE_FOLDER
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.model import PruningASRModel
@@ -54,8 +55,14 @@ print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a fi
 
         return weight_files(found)
 
+    def files(self, found: Path) -> list[Path]:
+        from espnet_pinch.data.upstream_files import check_folder
+
+        weights = self.weight_files(found)
+        return [*weights, *(found / name for name in check_folder(found) if found / name not in weights)]
+
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
-        shutil.copytree(original.folded / "hf", folder, dirs_exist_ok=True)
+        shutil.copytree(original.folded / "hf", folder, ignore=shutil.ignore_patterns(CACHE_FOLDER), dirs_exist_ok=True)
         smaller = ", in smaller layers that espnet_pinch loads and transformers does not" if _is_cut(original) else ""
         return {"model.safetensors": {"what": f"dense float32{smaller}"}}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
+from espnet_pinch.export.metadata import Metadata
 
 if TYPE_CHECKING:
+    import onnxruntime
     from numpy import ndarray
 
     from espnet_pinch.asr.model import PruningASRModel
@@ -51,6 +53,9 @@ print("".join(tokens[i] for i in ids).replace("<space>", " "))
     def detect(self, path: Path) -> Path | None:
         return path if path.suffix == ".onnx" and path.is_file() else None
 
+    def weight_files(self, found: Path) -> list[Path]:
+        return [found, *sorted(found.parent.glob(f"{found.name}.data"))]
+
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         write_onnx(folder / "model.onnx", original.model)
         size = sum(file.stat().st_size for file in folder.glob("model.onnx*"))
@@ -77,33 +82,63 @@ def write_onnx(path: Path, model: PruningASRModel) -> None:
 
     Inputs: ``speech``, float32 (batch, samples), zero-padded, not normalised; ``lengths``, int64 (batch,), number of
     samples of each utterance. Outputs: ``logits``, (batch, frames, tokens); ``frames``, (batch,), number of frames of
-    each utterance. The file's metadata has ``tokens`` (a JSON list, the blank first) and ``sampling_rate`` (Hz).
+    each utterance. The file's metadata is that of ``Metadata``.
     """
     rate = model.frontend.processing.sampling_rate
     example = (torch.randn(2, 2 * rate), torch.tensor([2 * rate, rate]))
     axes = {"speech": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
+    save_program(path, model, LogitsOfWaveform(model), example, axes, ["logits", "frames"])
+
+
+def save_program(
+    path: Path,
+    model: PruningASRModel,
+    program: nn.Module,
+    example: tuple[Tensor, ...],
+    axes: dict[str, dict[int, str]],
+    outputs: list[str],
+) -> None:
+    """Write a module that computes a model as ONNX, with the model's metadata.
+
+    Args:
+        program: holds the model's parts.
+        example: its inputs.
+        axes: ``{input: {dimension that varies: its name}}``, in the order of the inputs.
+        outputs: their names.
+    """
     with model.frontend.family.exporting(model.frontend.upstream):
-        program = torch.onnx.export(
-            LogitsOfWaveform(model).eval(),
+        exported = torch.onnx.export(
+            program.eval(),
             example,
             input_names=list(axes),
-            output_names=["logits", "frames"],
+            output_names=outputs,
             dynamic_shapes=axes,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # with dynamo=True it always is a program
-    for node in program.model.graph.all_nodes():
+    assert exported is not None  # with dynamo=True it always is a exported
+    for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # source lines of the exporting machine
-    program.model.metadata_props.update(tokens=json.dumps(model.token_list), sampling_rate=str(rate))
-    program.save(path, external_data=4 * sum(p.numel() for p in model.parameters()) > LARGEST)
+    exported.model.metadata_props.update(Metadata.of(model).strings())
+    exported.save(path, external_data=4 * sum(p.numel() for p in model.parameters()) > LARGEST)
 
 
-def inputs_of(audio: list[Tensor]) -> dict[str, ndarray]:
+def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
+    """The metadata of a file that is loaded; raises UserError, which names ``path``, if it is another program's."""
+    return Metadata.parse(session.get_modelmeta().custom_metadata_map, str(path))
+
+
+def check_inputs(names: Iterable[str], path: Path) -> None:
+    """Raise UserError if a file does not take the inputs of ``write_onnx``'s, such as one for another program."""
+    if set(names) != {"speech", "lengths"}:
+        raise UserError(f"{path} takes no padded batches, as it is for another program: give model.onnx of that export")
+
+
+def inputs_of(audio: Sequence[Tensor]) -> dict[str, ndarray]:
     """Inputs of ``write_onnx``'s file: utterances, each (samples,), in one padded batch."""
     lengths = torch.tensor([len(samples) for samples in audio])
-    return {"speech": pad_sequence(audio, batch_first=True).numpy(), "lengths": lengths.numpy()}
+    return {"speech": pad_sequence(list(audio), batch_first=True).numpy(), "lengths": lengths.numpy()}
 
 
 def check_onnx(path: Path, probe: Probe) -> float:
@@ -117,7 +152,6 @@ def check_onnx(path: Path, probe: Probe) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    tokens = json.loads(session.get_modelmeta().custom_metadata_map["tokens"])
-    if tokens != probe.tokens:
+    if metadata_of(session, path).tokens != probe.tokens:
         raise UserError("onnxruntime: the tokens in the file's metadata differ")
     return probe.compare_runtime("onnxruntime", lambda audio: session.run(["logits", "frames"], inputs_of(audio)))

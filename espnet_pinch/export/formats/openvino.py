@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +12,7 @@ from types import ModuleType
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
 from espnet_pinch.export.formats.onnx import inputs_of, write_onnx
+from espnet_pinch.export.metadata import Metadata
 
 KEY = "espnet_pinch"
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}  # on some processors the default is bfloat16
@@ -54,8 +55,8 @@ print("".join(tokens[i] for i in ids).replace("<space>", " "))
         with tempfile.TemporaryDirectory() as other:
             write_onnx(Path(other) / "model.onnx", original.model)
             model = openvino.Core().read_model(Path(other) / "model.onnx")
-            model.set_rt_info(json.dumps(original.model.token_list), [KEY, "tokens"])
-            model.set_rt_info(str(original.model.frontend.processing.sampling_rate), [KEY, "sampling_rate"])
+            for key, value in Metadata.of(original.model).strings().items():
+                model.set_rt_info(value, [KEY, key])
             openvino.save_model(model, folder / file, compress_to_fp16=False)
         size = sum(part.stat().st_size for part in self.weight_files(folder / file))
         return {file: {"what": "dense float32", "bytes": size}}
@@ -66,7 +67,7 @@ print("".join(tokens[i] for i in ids).replace("<space>", " "))
 
         core = openvino.Core()
         model = core.read_model(file)
-        if json.loads(model.get_rt_info([KEY, "tokens"]).astype(str)) != original.probe.tokens:
+        if metadata_of(model, file).tokens != original.probe.tokens:
             raise UserError("openvino: the tokens in the model's information differ")
         compiled = core.compile_model(model, "CPU", EXACT)
 
@@ -75,6 +76,14 @@ print("".join(tokens[i] for i in ids).replace("<space>", " "))
             return outputs["logits"], outputs["frames"]
 
         return Comparison(original.probe.compare_runtime("openvino", run))
+
+
+def metadata_of(model, path: Path) -> Metadata:
+    """The metadata of an ``openvino.Model``; raises UserError, which names ``path``, if it is another program's."""
+    keys = [field.name for field in dataclasses.fields(Metadata)]
+    block = "framework" if path.suffix == ".onnx" else KEY  # where OpenVINO puts an ONNX file's own
+    found = {key: model.get_rt_info([block, key]).astype(str) for key in keys if model.has_rt_info([block, key])}
+    return Metadata.parse(found, str(path))
 
 
 def import_quietly() -> ModuleType:

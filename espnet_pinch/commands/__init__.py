@@ -1,0 +1,1 @@
+"""The commands of ``espnet-pinch``, one file each: ``add`` puts one on the command line."""

@@ -1,0 +1,114 @@
+"""What several commands have in common: the model in its runtime, quiet libraries, what they print."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import espnet_pinch
+from espnet_pinch.errors import UserError
+from espnet_pinch.export.format import loadable
+from espnet_pinch.inference.runtime import DTYPES, FLOAT32, all_runtimes, usual_runtime
+from espnet_pinch.transcript.format import all_formats
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.recogniser import Recogniser
+
+WORTH_MEASURING = 300  # seconds of audio; with less, measuring backends takes longer than it saves
+
+
+def audio_path(argument: str) -> Path:
+    """The file that an argument names: ``-`` is standard input, ``./-`` a file of that name."""
+    return Path("/dev/stdin") if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, metavar="MODEL", help=any_model())
+
+
+def any_model() -> str:
+    """Help on a model that a runtime loads."""
+    return f"{loadable()}, or an ONNX file or OpenVINO model of our export"
+
+
+def add_format(command: argparse.ArgumentParser, default: str) -> None:
+    formats = all_formats()
+    about = "; ".join(f"{name}: {fmt.summary}" for name, fmt in formats.items())
+    command.add_argument("--format", choices=tuple(formats), default=default, help=f"{about} [{default}]")
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """Options of how the model is run."""
+    command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such chunks [30]")
+    command.add_argument("--stride", type=int, default=5, help="seconds of a chunk's context at each edge [5]")
+    command.add_argument(
+        "--backend",
+        choices=("auto", "dense", "sparse"),
+        default="auto",
+        help="torch's products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on "
+        "[auto]",
+    )
+    command.add_argument(
+        "--runtime",
+        choices=("auto", *all_runtimes()),
+        help="what computes the model; auto measures once which is the fastest here, and keeps the answer beside the "
+        "model [torch; of a file that torch does not read, its own]",
+    )
+    command.add_argument("--threads", type=int, help="of the CPU [$OMP_NUM_THREADS, or all cores]")
+    command.add_argument("--dtype", choices=DTYPES, default=FLOAT32, help=f"of weights and products [{FLOAT32}]")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+def check_machine(args: argparse.Namespace) -> None:
+    """Raise UserError where options of ``add_machine`` do not fit each other."""
+    if args.stride < 1 or args.chunk <= 2 * args.stride:
+        raise UserError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Callable[[str], None]]:
+    """Hide the notes that other libraries print. Yields a function that prints a line on stderr nevertheless."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    stderr = sys.stderr
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+        disable_progress_bar()
+        set_verbosity_error()
+        yield lambda line: print(printable(line), file=stderr, flush=True)
+
+
+def load_to_decode(args: argparse.Namespace, seconds: float) -> Recogniser:
+    """The model in its runtime.
+
+    Args:
+        args: ``model``, and the options of ``add_machine``.
+        seconds: of audio; torch's backend "auto" measures from ``WORTH_MEASURING`` on, or where the runtime is "auto".
+    """
+    with quiet() as say:
+        from espnet_pinch.export.load import locate
+
+        runtime = args.runtime or usual_runtime(locate(args.model)[0]).name
+        backend = args.backend
+        if backend == "auto" and runtime != "auto" and seconds < WORTH_MEASURING:
+            backend = "dense"
+        options = {"threads": args.threads, "dtype": args.dtype, "device": args.device, "backend": backend}
+        return espnet_pinch.load(args.model, runtime, say=say, **options)
+
+
+def printable(text: str) -> str:
+    r"""``text`` with escapes such as ``\xff`` for bytes that are not UTF-8, which names of files may have."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def write_now(text: str) -> None:
+    """Write to stdout, for a reader at the other end of a pipe to have it."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

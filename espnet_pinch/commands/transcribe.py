@@ -1,0 +1,175 @@
+"""``espnet-pinch transcribe``: sound files to text."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from espnet_pinch.asr.search_options import add_search_options, make_search
+from espnet_pinch.commands.shared import (
+    add_format,
+    add_machine,
+    add_model,
+    audio_path,
+    check_machine,
+    load_to_decode,
+    printable,
+    write_now,
+)
+from espnet_pinch.errors import UserError, one_line
+from espnet_pinch.explain import explain
+from espnet_pinch.files import write_text
+from espnet_pinch.transcript.format import TranscriptFormat, Writer, all_formats, whole
+from espnet_pinch.transcript.words import Transcript
+
+BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+
+ABOUT = """Sound files to text. Folders are searched with all subfolders and links. Files may have any length, a
+sample rate of 1 to 768 kHz, and any format that libsndfile reads. MPEG-4, AAC, WebM, WMA and the like need ffmpeg on
+the PATH. If a file has several sound tracks, the first is read. A file that cannot be transcribed as a whole, such as
+one that is cut short, is named in an error, and the exit status is 1. A file that states no length, as in a pipe, is
+read to its end."""
+
+
+def add(commands) -> None:
+    command = commands.add_parser("transcribe", help="sound files to text", description=ABOUT)
+    command.set_defaults(run=transcribe)
+    add_model(command)
+    command.add_argument(
+        "audio", type=audio_path, nargs="+", metavar="AUDIO", help="sound file, folder of them, or - for standard input"
+    )
+    add_format(command, "text")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="write a file for each sound file into DIR, under the same name"
+    )
+    add_search_options(command)
+    add_machine(command)
+
+
+def transcribe(args: argparse.Namespace) -> None:
+    """Print the transcripts of sound files. Files that fail are named on stderr; the exit status is then 1.
+
+    Args:
+        args: ``model``, ``audio`` (paths), ``format``, ``out``, and the options of ``add_search_options`` and
+            ``add_machine``.
+
+    Raises:
+        UserError: options do not fit each other or this machine; or as ``espnet_pinch.load`` and ``make_search``.
+    """
+    check_machine(args)
+    fmt = all_formats()[args.format]
+    audio = gather(args.audio)
+    if len(audio.files) > 1 and not fmt.several and not args.out:
+        raise UserError(f"a file of the format {fmt.name} holds one recording, not {len(audio.files)}: give --out DIR")
+    to_folder = FileWriter(fmt, args.out, audio.names) if args.out else None
+    to_stdout = Writer(fmt, write_now)
+    total = sum(audio.files.values())
+    model = load_to_decode(args, total)
+    search, _ = make_search(args, model.token_list, model.blank_id)
+    from tqdm import tqdm
+
+    from espnet_pinch.export.long_audio import transcribe_file
+
+    failed = 0
+
+    def fail(line: str) -> None:
+        nonlocal failed
+        failed += 1
+        tqdm.write(f"error: {printable(one_line(line))}", file=sys.stderr)
+
+    for line in audio.notes:
+        tqdm.write(printable(line), file=sys.stderr)
+    for line in audio.problems:
+        fail(line)
+    done = 0
+    with tqdm(total=total, bar_format=BAR, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+        for path in audio.files:
+            try:
+                transcript = transcribe_file(model, path, args.chunk, args.stride, advance=bar.update, search=search)
+            except Exception as error:
+                line = explain(error)
+                if line is None:
+                    raise
+                fail(line)
+            else:
+                bar.clear()
+                transcript = dataclasses.replace(transcript, audio=printable(str(path)))
+                if to_folder:
+                    to_folder(transcript, path)
+                else:
+                    to_stdout(transcript)
+                done += 1
+    if not to_folder:
+        to_stdout.close()
+    if failed:
+        if len(audio.files) > 1:
+            count = f"{done} of {len(audio.files)} files were transcribed"
+            print(f"error: {count}; the others are named above", file=sys.stderr)
+        sys.exit(1)
+
+
+@dataclasses.dataclass
+class Audio:
+    """Sound files that were found.
+
+    Attributes:
+        files: ``{path: seconds}``, 0 where the length is not known.
+        names: ``{path: its name}`` within the folder that was given.
+        problems: what is wrong with a path, one line each.
+        notes: what was left out.
+    """
+
+    files: dict[Path, float] = dataclasses.field(default_factory=dict)
+    names: dict[Path, Path] = dataclasses.field(default_factory=dict)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def gather(paths: list[Path]) -> Audio:
+    """The sound files of files and folders."""
+    from espnet_pinch.sound.find import find_audio
+    from espnet_pinch.sound.read import seconds_of
+
+    audio = Audio()
+    for path in paths:
+        try:
+            found = find_audio(path)
+        except OSError as error:
+            audio.problems.append(explain(error) or str(error))
+            continue
+        audio.problems += found.problems
+        if found.companions:
+            audio.notes.append(f"note: {path}: {found.companions} files ._* of macOS, which hold no sound, are skipped")
+        if not found.files:
+            audio.problems.append(f"{path}: no sound file in this folder")
+        audio.files.update((file, seconds_of(file)) for file in found.files)
+        audio.names.update((file, file.relative_to(path) if file != path else Path(file.name)) for file in found.files)
+    return audio
+
+
+class FileWriter:
+    """Writes a file for each transcript.
+
+    Args:
+        fmt: the format.
+        folder: is made if it is not there.
+        names: ``{sound file: its name}`` in the folder; with the ending of the format.
+
+    Raises:
+        UserError: two sound files would get the same name.
+    """
+
+    def __init__(self, fmt: TranscriptFormat, folder: Path, names: Mapping[Path, Path]):
+        self.format, self.files = fmt, {}
+        taken: dict[Path, Path] = {}
+        for audio, name in names.items():
+            file = folder / name.with_suffix(fmt.suffix)
+            if file in taken:
+                raise UserError(f"--out: {printable(str(file))} would be of both {taken[file]} and {audio}: rename one")
+            self.files[audio], taken[file] = file, audio
+
+    def __call__(self, transcript: Transcript, audio: Path) -> None:
+        file = self.files[audio]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, whole(self.format, transcript))

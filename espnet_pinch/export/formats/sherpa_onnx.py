@@ -1,0 +1,104 @@
+"""The folder for sherpa-onnx: ``sherpa_onnx/model.onnx``, which takes whole waveforms, and ``tokens.txt``.
+
+sherpa-onnx loads it as it loads omnilingual CTC models: one utterance at a time, 16 kHz, normalised by itself. The
+graph normalises again. That undoes sherpa-onnx's larger addend to the variance, so the logits are those of the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from espnet_pinch.errors import UserError
+from espnet_pinch.export.format import Comparison, Format, Original, register
+from espnet_pinch.export.formats.onnx import LogitsOfWaveform, save_program
+
+RATE = 16000  # Hz, what sherpa-onnx resamples to
+SPACE = "\u2581"  # which sherpa-onnx prints as a space
+
+
+@register
+class SherpaOnnx(Format):
+    name = "sherpa_onnx"
+    title = "sherpa-onnx folder"
+    library = "sherpa-onnx"
+    packages = ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript")
+    extra = "sherpa"
+    untested = "sherpa-onnx on other systems than this one, and its other programming languages."
+    snippet = """With sherpa-onnx, which normalises the waveform:
+
+```python
+import sherpa_onnx
+
+recognizer = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(model="{file}", tokens="sherpa_onnx/tokens.txt")
+stream = recognizer.create_stream()
+stream.accept_waveform({rate}, samples)  # float32 (samples,), in [-1, 1]
+recognizer.decode_stream(stream)
+print(" ".join(stream.result.text.split()))
+```"""
+
+    def write(self, folder: Path, original: Original) -> dict[str, dict]:
+        model, file = original.model, "sherpa_onnx/model.onnx"
+        processing = model.frontend.processing
+        if processing.sampling_rate != RATE:
+            raise UserError(f"sherpa-onnx takes models of {RATE} Hz, and this one is of {processing.sampling_rate} Hz")
+        if not processing.do_normalize:
+            raise UserError("sherpa-onnx normalises every utterance, and this model takes waveforms as they are")
+        (folder / file).parent.mkdir()
+        lines = [f"{symbol} {i}\n" for i, symbol in enumerate(symbols(model.token_list))]
+        (folder / file).with_name("tokens.txt").write_text("".join(lines), encoding="utf-8")
+        example, axes = (torch.randn(2, 2 * RATE),), {"speech": {0: "batch", 1: "samples"}}
+        save_program(folder / file, model, LogitsOfWhole(LogitsOfWaveform(model)), example, axes, ["logits"])
+        size = sum(part.stat().st_size for part in (folder / file).parent.iterdir())
+        return {file: {"what": "dense float32", "bytes": size}}
+
+    def check(self, file: Path, original: Original) -> Comparison:
+        """sherpa-onnx's texts and, as it gives no logits, those of onnxruntime; one utterance at a time."""
+        import onnxruntime
+        import sherpa_onnx
+
+        probe = original.probe
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        logits = [torch.from_numpy(session.run(None, {"speech": a[None].numpy()})[0][0]) for a in probe.audio]
+        difference = probe.compare("onnxruntime", logits)
+        recognizer = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
+            model=str(file), tokens=str(file.with_name("tokens.txt"))
+        )
+        streams = [recognizer.create_stream() for _ in probe.audio]
+        for stream, samples in zip(streams, probe.audio):
+            stream.accept_waveform(RATE, samples.numpy())
+        recognizer.decode_streams(streams)
+        probe.compare_texts("sherpa-onnx", [stream.result.text for stream in streams])
+        return Comparison(difference)
+
+
+class LogitsOfWhole(nn.Module):
+    """Logits, (batch, frames, tokens), of waveforms without padding, (batch, samples)."""
+
+    def __init__(self, logits: LogitsOfWaveform):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, speech: Tensor) -> Tensor:
+        lengths = torch.ones_like(speech[:, 0], dtype=torch.long) * speech.size(1)
+        return self.logits(speech, lengths)[0]
+
+
+def symbols(tokens: list[str]) -> list[str]:
+    """The tokens as sherpa-onnx writes them. A special token keeps its name, such as "<unk>", and is printed so.
+
+    Raises:
+        UserError: a token holds white space, which the file cannot say.
+
+    >>> symbols(["<blank>", "<space>", "A"])[::2]
+    ['<blank>', 'A']
+    """
+    from espnet_pinch.data.tokens import token_of
+
+    found = [SPACE if name == "<space>" else token_of(name) for name in tokens]
+    wrong = next((name for name, symbol in zip(tokens, found) if len(symbol.split()) != 1), None)
+    if wrong is not None:
+        raise UserError(f"the token {wrong!r} holds white space, which sherpa-onnx's tokens.txt cannot say")
+    return found

@@ -1,0 +1,81 @@
+"""What a file in another library's format says of its model: what decoding needs, and its size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from espnet_pinch.errors import UserError
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.model import PruningASRModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """The fields are the keys in the file. The values there are strings: JSON.
+
+    Attributes:
+        tokens: names of the outputs, the blank first.
+        sampling_rate: Hz.
+        samples_per_frame: samples from one frame to the next.
+        shortest: samples that make one frame.
+        parameters: of the whole model.
+        zeros: parameters that are 0.
+        macs: multiplications of 10 s of audio by part of the upstream, as ``espnet_pinch.asr.macs.count_by_part``.
+    """
+
+    tokens: list[str]
+    sampling_rate: int
+    samples_per_frame: int
+    shortest: int
+    parameters: int
+    zeros: int
+    macs: dict[str, float]
+
+    @classmethod
+    def of(cls, model: PruningASRModel) -> Metadata:
+        from espnet_pinch.asr.macs import SECONDS, count_by_part
+        from espnet_pinch.asr.recogniser import TorchRecogniser
+
+        recogniser = TorchRecogniser(model)
+        weights = list(model.parameters())
+        return cls(
+            tokens=recogniser.token_list,
+            sampling_rate=recogniser.sampling_rate,
+            samples_per_frame=recogniser.samples_per_frame,
+            shortest=recogniser.shortest,
+            parameters=sum(weight.numel() for weight in weights),
+            zeros=sum(weight.numel() - int(weight.count_nonzero()) for weight in weights),
+            macs=count_by_part(model.frontend.upstream, SECONDS * recogniser.sampling_rate),
+        )
+
+    def strings(self) -> dict[str, str]:
+        """``{key: JSON}``."""
+        return {key: json.dumps(value) for key, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def parse(cls, strings: Mapping[str, str], where: str) -> Metadata:
+        """What ``strings`` has returned.
+
+        Args:
+            where: the file, for the message.
+
+        Raises:
+            UserError: a key is missing or holds no value of its kind: the file is another program's.
+        """
+        values = {}
+        for field in dataclasses.fields(cls):
+            try:
+                values[field.name] = json.loads(strings[field.name])
+            except (KeyError, ValueError):
+                values[field.name] = None
+            kind = {"tokens": list, "macs": dict}.get(field.name, int)
+            if type(values[field.name]) is not kind:
+                raise UserError(
+                    f"{where} is not a file that this release of espnet_pinch wrote: its metadata has no "
+                    f"{field.name}; export the model again"
+                )
+        return cls(**values)

@@ -1,0 +1,1 @@
+"""The runtimes, one file each; ``espnet_pinch.inference.runtime`` finds them."""

@@ -1,0 +1,59 @@
+"""onnxruntime: ONNX files on the CPU, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_pinch.asr.recogniser import Recogniser, checked
+from espnet_pinch.inference.exported import ExportedRecogniser
+from espnet_pinch.inference.runtime import Options, Runtime, cannot_be_read, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class OnnxRuntime(Runtime):
+    name = "onnxruntime"
+    place = 20
+    packages = ("onnxruntime",)
+    reads = ("onnx",)
+
+    def open(self, file: Path, options: Options) -> Recogniser:
+        return Session(file, options.count_threads())
+
+
+class Session(ExportedRecogniser):
+    """A file of ``espnet_pinch.export.formats.onnx``.
+
+    Args:
+        threads: that one call may use.
+    """
+
+    def __init__(self, file: Path, threads: int):
+        import onnxruntime
+
+        from espnet_pinch.export.formats.onnx import check_inputs, metadata_of
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+        settings.log_severity_level = 3  # errors; its warnings are for those who write graphs
+        try:
+            session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise
+        except Exception as error:  # onnxruntime's errors have no base class of their own
+            raise cannot_be_read(file, "onnxruntime", error) from None
+        super().__init__(metadata_of(session, file))
+        check_inputs((tensor.name for tensor in session.get_inputs()), file)
+        self._session = session
+
+    def __call__(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        import torch
+
+        from espnet_pinch.export.formats.onnx import inputs_of
+
+        logits, frames = self._session.run(["logits", "frames"], inputs_of(audio))
+        return checked(torch.from_numpy(logits)), torch.from_numpy(frames)

@@ -1,0 +1,96 @@
+"""OpenVINO: its own models and ONNX files on the CPU, in float32 or, where the processor has it, in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_pinch.asr.recogniser import Recogniser, checked
+from espnet_pinch.errors import UserError
+from espnet_pinch.inference.exported import ExportedRecogniser
+from espnet_pinch.inference.runtime import FLOAT32, Options, Runtime, cannot_be_read, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Largest root mean square that rounding may add to logits, as a fraction of theirs; what is wrong adds 1 and more.
+ROUNDING = 0.5
+PRECISIONS = {FLOAT32: "f32", "bfloat16": "bf16"}
+
+
+@register
+class OpenVINO(Runtime):
+    name = "openvino"
+    place = 30
+    packages = ("openvino",)
+    reads = ("openvino", "onnx")
+
+    def dtypes(self, device: str = "cpu") -> tuple[str, ...]:
+        if device != "cpu":
+            return ()
+        from espnet_pinch.export.formats.openvino import import_quietly
+
+        able = import_quietly().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return tuple(dtype for dtype, name in PRECISIONS.items() if dtype == FLOAT32 or name.upper() in able)
+
+    def import_packages(self) -> None:
+        from espnet_pinch.export.formats.openvino import import_quietly
+
+        import_quietly()
+
+    def open(self, file: Path, options: Options) -> Recogniser:
+        model = CompiledModel(file, options.count_threads(), options.dtype)
+        if options.dtype != FLOAT32 and not agrees(model, CompiledModel(file, options.count_threads(), FLOAT32)):
+            raise UserError(
+                f"openvino {version('openvino')} computes {file} wrong in {options.dtype}: choose the runtime torch, "
+                f"or the dtype {FLOAT32}"
+            )
+        return model
+
+
+def agrees(model: Recogniser, exact: Recogniser) -> bool:
+    """Whether ``model`` computes what ``exact`` computes, apart from rounding, on noise.
+
+    In bfloat16, OpenVINO 2026.4 returns memory that it has not written to for some models with an attention mask.
+    """
+    from espnet_pinch.export.check import noise
+
+    audio = noise(2, exact.sampling_rate)
+    (got, frames), (want, wanted) = model(audio), exact(audio)
+    if got.shape != want.shape or frames.tolist() != wanted.tolist():
+        return False
+    return bool((got - want).square().mean() <= ROUNDING**2 * want.square().mean())
+
+
+class CompiledModel(ExportedRecogniser):
+    """A file of ``espnet_pinch.export.formats.openvino`` or ``.onnx``.
+
+    Args:
+        threads: that one call may use.
+        dtype: a key of ``PRECISIONS``.
+    """
+
+    def __init__(self, file: Path, threads: int, dtype: str):
+        from espnet_pinch.export.formats.onnx import check_inputs
+        from espnet_pinch.export.formats.openvino import import_quietly, metadata_of
+
+        core = import_quietly().Core()
+        settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "INFERENCE_NUM_THREADS": threads}
+        settings |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}  # so that others can share the cores
+        try:
+            model = core.read_model(file)
+        except RuntimeError as error:
+            raise cannot_be_read(file, "openvino", error) from None
+        super().__init__(metadata_of(model, file))
+        check_inputs((tensor.any_name for tensor in model.inputs), file)
+        self._run = core.compile_model(model, "CPU", settings)
+
+    def __call__(self, audio: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        import torch
+
+        from espnet_pinch.export.formats.onnx import inputs_of
+
+        outputs = self._run(inputs_of(audio))
+        return checked(torch.from_numpy(outputs["logits"].copy())), torch.from_numpy(outputs["frames"].copy())
