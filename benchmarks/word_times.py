@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
-    model = load(args.model)
+    model = load(args.model, "torch")
     search, _ = make_search(args, model.token_list, model.blank_id)
     truth = read_ctm(args.reference) if args.reference else {}
     times, sure, curves = [], [], {}

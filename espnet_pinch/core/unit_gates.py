@@ -159,9 +159,10 @@ def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
 def _give_back(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
     """Lower single thresholds until no further block may come back: blocks differ much in size."""
     stuck: set[int] = set()  # gates with units that are too much alike
+    multiples = [gate.groups[0].multiple for gate in gates]
     while True:
         left, best = counts(gates), None
-        for i in _fitting(gates, left, cost, target):
+        for i in cost.room(left, multiples, target):
             if i not in stuck:
                 ranked = gates[i].ranked()
                 nearness = float(ranked[left[i]] / gates[i].current.square())
@@ -175,20 +176,6 @@ def _give_back(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
         if counts(gates) == left or cost.saved(counts(gates)) < target:
             gates[i].current.copy_(before)
             stuck.add(i)
-
-
-def _fitting(gates: Sequence[UnitGate], left: Sequence[int], cost: Cost, target: float) -> list[int]:
-    """Places of the gates of which a block may come back: the target is met with it, too.
-
-    Args:
-        left: units that each gate keeps.
-    """
-    found = []
-    for i, gate in enumerate(gates):
-        more = min(left[i] + gate.groups[0].multiple, cost.widths[i])
-        if more > left[i] and cost.saved([*left[:i], more, *left[i + 1 :]]) >= target:
-            found.append(i)
-    return found
 
 
 class UnitGates(GroupGates[UnitGate]):
@@ -210,7 +197,8 @@ class UnitGates(GroupGates[UnitGate]):
     def overshoots(self, target: float) -> bool:
         """Whether more is saved than the target needs: a block of units may come back."""
         gates = list(self.gates.values())
-        return bool(_fitting(gates, counts(gates), self.budget, target))
+        multiples = [gate.groups[0].multiple for gate in gates]
+        return bool(self.budget.room(counts(gates), multiples, target))
 
     def collapsed(self) -> dict[str, str]:
         """The groups that would keep fewer units than they must."""

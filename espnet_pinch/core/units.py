@@ -138,6 +138,19 @@ class Cost:
         full = self.full
         return (full - self.of(kept)) / full  # of whole numbers, the float nearest to the fraction
 
+    def room(self, kept: Sequence[int], multiples: Sequence[int], target: float) -> list[int]:
+        """Places of the gates to which one more block of units may come back: ``target`` is still saved.
+
+        Args:
+            multiples: units in a block of each gate.
+        """
+        found = []
+        for i, multiple in enumerate(multiples):
+            more = min(kept[i] + multiple, self.widths[i])
+            if more > kept[i] and self.saved([*kept[:i], more, *kept[i + 1 :]]) >= target:
+                found.append(i)
+        return found
+
 
 def weight_cost(model: nn.Module, sets: Sequence[Sequence[Group]]) -> Cost:
     """The gated weights of a model that has no gates yet. The groups of a set keep the same number of units."""

@@ -104,13 +104,16 @@ class HardConcreteGate(GroupGate):
         """What the weights that read the units are multiplied with, (units,)."""
         if self.sample is not None and self.training:
             return self.sample
-        return self.left if self.sample is None else self.still() * self.most_likely()
+        return self.left if self.sample is None else self.still() * self.likeliest(self.expected())
 
-    def most_likely(self, bonus: float = 0.0) -> Tensor:
-        """The mask of as many units as are open by expectation, the likeliest ones, (units,)."""
+    def expected(self, bonus: float = 0.0) -> int:
+        """The number of units that are open by expectation, if ``bonus`` is added to each ``log_alpha``; allowed."""
         group = self.groups[0]
-        expected = (self.log_alpha.detach() + bonus - _SHIFT).sigmoid().sum()
-        number = math.ceil(max(float(expected.round()), 1) / group.multiple) * group.multiple
+        number = float((self.log_alpha.detach() + bonus - _SHIFT).sigmoid().sum().round())
+        return min(math.ceil(max(number, 1) / group.multiple) * group.multiple, group.units)
+
+    def likeliest(self, number: int) -> Tensor:
+        """The mask of that many units, the likeliest ones, (units,)."""
         rank = self.log_alpha.detach().argsort(descending=True, stable=True).argsort()
         return (rank < number).to(self.log_alpha)
 
@@ -128,9 +131,9 @@ class HardConcreteGate(GroupGate):
         return self.value() > 0
 
     @torch.no_grad()
-    def end(self, bonus: float) -> None:
+    def end(self, number: int) -> None:
         """End the search: keep the likeliest units, their gates' values multiplied into the weights that read them."""
-        self.left.copy_(self.most_likely(bonus))
+        self.left.copy_(self.likeliest(number))
         for slices, weight in zip(self.slices[0], self.weights[0]):
             if slices.axis == 1:
                 weight.mul_(slices.spread(torch.where(self.left > 0, self.still().clamp(min=1e-3), 1.0), weight))
@@ -150,7 +153,8 @@ class L0(PruningMethod):
 
     The loss gets ``m1 d + m2 d^2``, ``d`` being the budget that is expected to be saved less the target, and ``m1`` and
     ``m2`` learnt by ascent. With ``landing="hold"`` the search ends after ``reach_by`` of the run: one bonus on all
-    ``log_alpha``, bisected, brings the numbers of units within the budget. With ``landing="free"`` it lasts to the end.
+    ``log_alpha``, bisected, brings the numbers of units within the budget; blocks that still fit come back. With
+    ``landing="free"`` it lasts to the end.
 
     The noise of a step depends on torch's seed at construction and on the step alone, as NAS-CP's.
 
@@ -229,12 +233,11 @@ class L0(PruningMethod):
             self._choose()
 
     def _choose(self) -> None:
-        """End the search within the budget."""
-        gates = self.gated.gates.values()
+        """End the search within the budget, and so near that no further block of units fits."""
+        gates, budget, target = list(self.gated.gates.values()), self.gated.budget, self.settings.target
 
         def enough(bonus: float) -> bool:
-            saved = self.gated.budget.saved([int(gate.most_likely(bonus).sum()) for gate in gates])
-            return saved >= self.settings.target
+            return budget.saved([gate.expected(bonus) for gate in gates]) >= target
 
         low, high = -1.0, 1.0  # of the bonus: enough is saved, and not enough
         while not enough(low) and low > -1e3:
@@ -244,11 +247,16 @@ class L0(PruningMethod):
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if enough(middle) else (low, middle)
-        self._end(low)
+        numbers, multiples = [gate.expected(low) for gate in gates], [gate.groups[0].multiple for gate in gates]
+        ranked = [gate.log_alpha.sort(descending=True).values.tolist() for gate in gates]
+        while places := budget.room(numbers, multiples, target):
+            nearest = max(places, key=lambda i: ranked[i][numbers[i]])
+            numbers[nearest] = min(numbers[nearest] + multiples[nearest], budget.widths[nearest])
+        self._end(numbers)
 
-    def _end(self, bonus: float) -> None:
-        for gate in self.gated.gates.values():
-            gate.end(bonus)
+    def _end(self, numbers: list[int]) -> None:
+        for gate, number in zip(self.gated.gates.values(), numbers):
+            gate.end(number)
         self.chosen = True
 
     @torch.no_grad()
@@ -260,7 +268,7 @@ class L0(PruningMethod):
         elif self.settings.landing == "hold":
             self._choose()
         else:
-            self._end(0.0)
+            self._end([gate.expected() for gate in self.gated.gates.values()])
 
     # -- the state of the method
 
