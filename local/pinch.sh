@@ -16,7 +16,7 @@ What to run
   --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro
                                                                                                   [UPSTREAM_HELP]
   --method NAME            pinch, ump, mixed_sparsity, nas_cp, l0, dense or one of your own, instead of the YAML's
-  --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's target
+  --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's target; of pinch several, "0.5 0.65"
   --target_macs X          0.5 saves half of the model's multiplications (structured units), instead of the YAML's target
   --unit U                 of pinch: weight, or structured (whole heads and channels), instead of the YAML's
   --conv true              of structured units and l0: the convolutions' filters too, instead of the YAML's
