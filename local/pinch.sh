@@ -16,7 +16,7 @@ What to run
   --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro
                                                                                                   [UPSTREAM_HELP]
   --method NAME            pinch, ump, mixed_sparsity, nas_cp, l0, dense or one of your own, instead of the YAML's
-  --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's target
+  --target_sparsity X      0.65 prunes 65 % of the gated weights, instead of the YAML's target; of pinch several, "0.5 0.65"
   --target_macs X          0.5 saves half of the model's multiplications (structured units), instead of the YAML's target
   --unit U                 of pinch: weight, or structured (whole heads and channels), instead of the YAML's
   --conv true              of structured units and l0: the convolutions' filters too, instead of the YAML's
@@ -190,6 +190,7 @@ fi
 trained=
 [ "${stage}" -lt 5 ] || trained=--trained
 pruning_options=
+parts= # the targets of a run that has several
 checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" ${trained} \
     ${baseline_config:+--baseline_config "${baseline_config}"} \
     --from_run "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
@@ -407,9 +408,9 @@ fi
 
 # ---- Stages 5 and 6: decoding and scoring
 
-# decode EXP: all test sets
+# decode EXP [PART]: all test sets; of a run with several targets, with the model of PART
 decode() {
-    local dir=$1 inputs program
+    local dir=$1 part=${2:+/$2} inputs program
     inputs=("${dir}/fold.done" "${dump}/dump.done" "=${test_sets} ${inference_args} ${inference_batch_size}")
     if [ -n "${inference_config}" ]; then
         program=(-m espnet_pinch.bin.asr_beam_search --inference_config "${inference_config}" --nj "${inference_nj}")
@@ -419,9 +420,9 @@ decode() {
         [ -z "${lm}" ] || inputs+=("${lm}")
     fi
     # shellcheck disable=SC2086
-    step "${dir}/${decoded}/decode.done" "decoding ${dir}" "${inputs[@]}" -- \
-        ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded" --data "${test_sets_in_dump[@]}" \
-        --out "${dir}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
+    step "${dir}${part}/${decoded}/decode.done" "decoding ${dir}${2:+, target $2}" "${inputs[@]}" -- \
+        ${decode_cmd} "${python}" "${program[@]}" --model "${dir}/folded${part}" --data "${test_sets_in_dump[@]}" \
+        --out "${dir}${part}/${decoded}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${inference_args}
 }
 
 if within 5 || within 6 || within 7; then
@@ -440,23 +441,30 @@ if ! "${skip_eval}"; then
     if within 5; then
         log "stage 5: decoding"
         need "${dump}/dump.done" 2
-        for dir in "${baseline}" "${run}"; do
-            need "${dir}/fold.done" 4
-            decode "${dir}"
+        need "${baseline}/fold.done" 4
+        need "${run}/fold.done" 4
+        decode "${baseline}"
+        for part in ${parts:-""}; do
+            decode "${run}" "${part}"
         done
     fi
 
     if within 6; then
         log "stage 6: scoring"
-        for dir in "${baseline}" "${run}"; do
-            need "${dir}/${decoded}/decode.done" 5
+        need "${baseline}/${decoded}/decode.done" 5
+        for part in ${parts:-""}; do
+            report=${run}${part:+/${part}}
+            need "${report}/${decoded}/decode.done" 5
+            [ "${decoded}" = decode_ctc_greedy ] || report+=/${decoded} # beside the report on greedy search
+            # shellcheck disable=SC2086
+            "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
+                --part "${part}" --out "${report}" --references "${dump}" --sets ${test_sets} \
+                --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
         done
-        report=${run}
-        [ "${decoded}" = decode_ctc_greedy ] || report=${run}/${decoded} # beside the report on greedy search
-        # shellcheck disable=SC2086
-        "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
-            --out "${report}" --references "${dump}" --sets ${test_sets} \
-            --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
+        if [ -n "${parts}" ] && [ "${decoded}" = decode_ctc_greedy ]; then
+            "${python}" -m espnet_pinch.bin.curve --exp "${run}"
+            report=${run}
+        fi
         log "results: $(absolute "${report}/RESULTS.md")"
     fi
 fi
@@ -467,13 +475,16 @@ if within 7; then
     log "stage 7: export"
     need "${run}/fold.done" 4
     need "${dump}/dump.done" 2
-    inputs=("${run}/fold.done" "${dump}/dump.done" "=${test_sets} ${export_args} ${upstream_source} ${corpus}")
-    [ ! -f "${run}/results.json" ] || inputs+=("${run}/results.json")
-    # shellcheck disable=SC2086
-    step "${run}/export.done" "exporting ${run}" "${inputs[@]}" -- \
-        ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --data "${test_sets_in_dump[@]}" \
-        --upstream "${upstream_source}" --corpus "${corpus}" --batch_size "${inference_batch_size}" \
-        --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${export_args}
-    log "exported: $(absolute "${run}/export/README.md")"
+    for part in ${parts:-""}; do
+        dir=${run}${part:+/${part}}
+        inputs=("${run}/fold.done" "${dump}/dump.done" "=${test_sets} ${export_args} ${upstream_source} ${corpus}")
+        [ ! -f "${dir}/results.json" ] || inputs+=("${dir}/results.json")
+        # shellcheck disable=SC2086
+        step "${dir}/export.done" "exporting ${run}${part:+, target ${part}}" "${inputs[@]}" -- \
+            ${decode_cmd} "${python}" -m espnet_pinch.bin.export --exp "${run}" --part "${part}" \
+            --data "${test_sets_in_dump[@]}" --upstream "${upstream_source}" --corpus "${corpus}" \
+            --batch_size "${inference_batch_size}" --ngpu "$("${gpu_inference}" && echo 1 || echo 0)" ${export_args}
+        log "exported: $(absolute "${dir}/export/README.md")"
+    done
 fi
 log "finished"

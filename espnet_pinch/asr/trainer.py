@@ -109,12 +109,14 @@ class PruningTrainer(Trainer):
                 trainer_options=trainer_options,
                 **kwargs,
             )
-        if _rank() == 0 and not model.pruning.on_target():
-            print(
-                f"warning: the run ended with {100 * model.pruning.reached():.2f} % pruned, below its target "
-                f"of {100 * model.pruning.settings.target:g} %{model.pruning.advice}",
-                flush=True,
-            )
+        for target in model.pruning.targets:
+            model.pruning.use(target)
+            if _rank() == 0 and not model.pruning.on_target():
+                print(
+                    f"warning: the run ended with {100 * model.pruning.reached():.2f} % pruned, below its target "
+                    f"of {100 * target:g} %{model.pruning.advice}",
+                    flush=True,
+                )
 
     @staticmethod
     def resume(checkpoint, model, reporter, **kwargs) -> None:
@@ -189,12 +191,18 @@ class PruningTrainer(Trainer):
     @classmethod
     @torch.no_grad()
     def validate_one_epoch(cls, model, reporter: SubReporter, options, **kwargs) -> None:
-        super().validate_one_epoch(model=model, reporter=reporter, options=options, **kwargs)
         pruning = getattr(model, "module", model).pruning
+        wers, short = {}, 0.0
+        for target in pruning.targets:  # of several, the rates are means over all of them
+            done = len(reporter.stats["words"]) if wers else 0
+            pruning.use(target)
+            super().validate_one_epoch(model=model, reporter=reporter, options=options, **kwargs)
+            wers[target] = _ratio(reporter, "word_errors", "words", done)
+            short = short if pruning.on_target() else SHORT_OF_TARGET
         wer = _ratio(reporter, "word_errors", "words")
-        short = 0.0 if pruning.on_target() else SHORT_OF_TARGET
         rates = {"wer": wer, "cer": _ratio(reporter, "char_errors", "chars"), "wer_on_target": wer + short}
-        reporter.register({**rates, **pruning.scalars()}, weight=1.0)
+        own = {f"wer_{target}": rate for target, rate in wers.items()} if len(wers) > 1 else {}
+        reporter.register({**rates, **own, **pruning.scalars()}, weight=1.0)
         reporter.next()
         cls._record(reporter)
         if _rank() == 0:
@@ -281,7 +289,11 @@ def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> s
     )
 
 
-def _ratio(reporter: SubReporter, part: str, whole: str) -> float:
-    """The mean of one figure divided by the mean of another: the error rate of a set from the means of its batches."""
+def _ratio(reporter: SubReporter, part: str, whole: str, start: int = 0) -> float:
+    """The mean of one figure divided by the mean of another: the error rate of a set from the means of its batches.
+
+    Args:
+        start: of the batches, the first one that counts.
+    """
     stats: dict[str, Sequence] = reporter.stats
-    return float(aggregate(stats[part]) / aggregate(stats[whole]))
+    return float(aggregate(stats[part][start:]) / aggregate(stats[whole][start:]))

@@ -1,11 +1,12 @@
 """Before stage 0: check the settings of a run and print what they come to, one "name=value" a line.
 
-``method``; ``target_sparsity`` or ``target_macs``, the other one empty; ``unit`` and ``conv``, empty if the method has
-no such setting; ``pruning_options``, asr_train's options for all this; ``from_run``, the finished run that the method
-reads, and ``from_run_setting``, the setting that names it (both empty if it reads none, or the YAML names it);
-``other_source``, the upstream that the baseline's YAML names (empty if it is the same); ``upstream_name``, the folder
-that stage 0 puts the upstream into (empty for a folder); ``upstream_source``, the upstream (absolute folder, hub id,
-"mini" or "micro"); ``unknown_characters``.
+``method``; ``target_sparsity`` or ``target_macs``, the other one empty, of several "_" between; ``parts``, the targets
+of a run that has several, empty otherwise; ``unit`` and ``conv``, empty if the method has no such setting;
+``pruning_options``, asr_train's options for all this; ``from_run``, the finished run that the method reads, and
+``from_run_setting``, the setting that names it (both empty if it reads none, or the YAML names it); ``other_source``,
+the upstream that the baseline's YAML names (empty if it is the same); ``upstream_name``, the folder that stage 0 puts
+the upstream into (empty for a folder); ``upstream_source``, the upstream (absolute folder, hub id, "mini" or "micro");
+``unknown_characters``.
 """
 
 import argparse
@@ -68,9 +69,10 @@ def main() -> None:
         block.update(target_sparsity=None, target_macs=None)
     for name, value in given.items():
         try:
-            block[name] = float(value)
+            numbers = [float(number) for number in value.replace(",", " ").split()]
         except ValueError:
-            raise UserError(f"--{name} must be a number such as 0.65, not {value!r}") from None
+            raise UserError(f"--{name} must be a number such as 0.65, or several, not {value!r}") from None
+        block[name] = numbers[0] if len(numbers) == 1 else numbers
     if block.get("target_macs") is not None:
         block.setdefault("target_sparsity", None)
     target = block.get("target_sparsity", MethodSettings.target_sparsity)
@@ -91,15 +93,18 @@ def main() -> None:
     except (UserError, FileNotFoundError) as error:
         where = "" if args.method or given or args.unit or args.conv else f"{args.config}: "
         raise UserError(f"{where}{error}") from None
+    targets, macs = [str(target) for target in built.targets], built.settings.target_macs is not None
     if method.name == UNPRUNED:
-        target = 0.0
-    named = [f"method={method.name}", f"target_sparsity={'null' if target is None else target}"]
-    named += [f"target_macs={block['target_macs']}"] if target is None else []
+        targets = ["0.0"]
+    given_as = targets[0] if len(targets) == 1 else f"[{','.join(targets)}]"
+    named = [f"method={method.name}", f"target_sparsity={'null' if macs else given_as}"]
+    named += [f"target_macs={given_as}"] if macs else []
     other = "" if other in (None, upstream) else one_line(other)
     found = {
         "method": method.name,
-        "target_sparsity": "" if target is None else target,
-        "target_macs": "" if target is not None else block["target_macs"],
+        "target_sparsity": "" if macs else "_".join(targets),
+        "target_macs": "_".join(targets) if macs else "",
+        "parts": " ".join(targets) if len(targets) > 1 else "",
         "pruning_options": " ".join(f"--pruning {option}" for option in [*named, *options]),
         "unit": getattr(built.settings, "unit", ""),
         "conv": str(getattr(built.settings, "conv", "")).lower(),

@@ -16,7 +16,8 @@ def main() -> None:
     chosen = "; ".join(f"{name}: {' '.join(fmt.default_values)}" for name, fmt in formats.items() if fmt.values)
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.export", description=__doc__)
     parser.add_argument("--exp", type=Path, required=True, help="experiment folder with folded/")
-    parser.add_argument("--out", type=Path, help="folder to write [EXP/export]")
+    parser.add_argument("--out", type=Path, help="folder to write [EXP/export, or EXP/PART/export]")
+    parser.add_argument("--part", default="", help="of a run with several targets, the one to export: 0.65")
     parser.add_argument("--formats", nargs="+", choices=formats, default=[], help=f"{titles} [{defaults}]")
     parser.add_argument(
         "--values",
@@ -39,7 +40,7 @@ def main() -> None:
         raise UserError("--wer needs data directories to decode: give --data")
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     options = {key: value for key, value in vars(args).items() if key not in ("exp", "out", "ngpu")}
-    export(args.exp, args.out or args.exp / "export", device="cuda" if args.ngpu else "cpu", **options)
+    export(args.exp, args.out or args.exp / args.part / "export", device="cuda" if args.ngpu else "cpu", **options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Fold an experiment's best checkpoint, or an untrained upstream, into plain weights with zeros."""
 
 import argparse
+import copy
 from pathlib import Path
 
 import yaml
@@ -37,11 +38,17 @@ def main() -> None:
             with owned(args.exp):
                 average_again(args.exp, trained["best_model_criterion"], trained["keep_nbest_models"])
         model, config = load_model(args.exp / "config.yaml", checkpoint)
-    counts = write_folded(model, config, args.exp / "folded")
-    print(
-        f"{args.exp}/folded: {counts.params_kept:,} of {counts.params_total:,} parameters kept, "
-        f"sparsity {100 * counts.sparsity:.2f} % ({counts.pruned:,} of {counts.gated:,} gated weights)"
-    )
+    targets = model.pruning.targets
+    model.pruning.land()  # all of several targets; folding is of one
+    for target in targets:
+        folder = args.exp / "folded" / str(target) if len(targets) > 1 else args.exp / "folded"
+        one = copy.deepcopy(model) if len(targets) > 1 else model
+        one.pruning.use(target)
+        counts = write_folded(one, config, folder)
+        print(
+            f"{folder}: {counts.params_kept:,} of {counts.params_total:,} parameters kept, "
+            f"sparsity {100 * counts.sparsity:.2f} % ({counts.pruned:,} of {counts.gated:,} gated weights)"
+        )
 
 
 if __name__ == "__main__":

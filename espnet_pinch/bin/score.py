@@ -15,9 +15,9 @@ from espnet_pinch.inference.timing import seconds
 from espnet_pinch.results.experiment import Experiment, significance_table, table, write_report
 
 
-def measure(experiments: list[Path]) -> tuple[list[float], str]:
-    """``forward_seconds`` of experiments' folded models on the CPU, on noise, and what that CPU is."""
-    models = [load(folder / "folded") for folder in experiments]
+def measure(folders: list[Path]) -> tuple[list[float], str]:
+    """``forward_seconds`` of folded models on the CPU, on noise, and what that CPU is."""
+    models = [load(folder) for folder in folders]
     rate = models[0].frontend.processing.sampling_rate
     speech = torch.randn(1, SECONDS * rate, generator=torch.Generator().manual_seed(0))
     return seconds([functools.partial(_logits, model) for model in models], speech, repeats=5), device_name()
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--baseline", type=Path, required=True, help="the baseline's folder, decoded")
     parser.add_argument("--out", type=Path, help="folder of the report; the experiment's where not given")
     parser.add_argument("--decoded", default="decode_ctc_greedy", help="name of the decoding folder in both")
+    parser.add_argument("--part", default="", help="of a run with several targets, the one to score: 0.65")
     parser.add_argument("--references", type=Path, required=True, help="dump folder that holds SET/text")
     parser.add_argument("--sets", nargs="+", required=True)
     parser.add_argument("--upstream", required=True)
@@ -41,9 +42,12 @@ def main() -> None:
     parser.add_argument("--command", default="", help="the command line to state in the report")
     args = parser.parse_args()
     run, baseline = (
-        Experiment(folder, args.decoded, args.references, tuple(args.sets)) for folder in (args.exp, args.baseline)
+        Experiment(folder, args.decoded, args.references, tuple(args.sets), part)
+        for folder, part in ((args.exp, args.part), (args.baseline, ""))
     )
-    results = write_report(args.out or args.exp, run, baseline, args.upstream, args.corpus, args.command, measure)
+    results = write_report(
+        args.out or args.exp / args.part, run, baseline, args.upstream, args.corpus, args.command, measure
+    )
     print("\n".join([*table(results), *significance_table(results)]))
 
 

@@ -67,7 +67,7 @@ def land(gates: Sequence[GatedLinear], target: float, tolerance: float) -> None:
         else:
             low = middle
     for gate in gates:
-        gate.threshold.mul_(high)
+        gate.current.copy_(gate.times(high))
 
 
 class WeightGates:
@@ -77,12 +77,13 @@ class WeightGates:
         model: gets the gates.
         layers: pattern of the layers' names.
         threshold: initial value of every threshold.
+        targets: number of thresholds of each gate.
     """
 
-    def __init__(self, model: nn.Module, layers: str, threshold: float):
+    def __init__(self, model: nn.Module, layers: str, threshold: float, targets: int = 1):
         self.gates: dict[str, GatedLinear] = {}
         for name, linear in find_linears(model, layers).items():
-            self.gates[name] = GatedLinear(linear, threshold)
+            self.gates[name] = GatedLinear(linear, threshold, targets=targets)
             replace_module(model, name, self.gates[name])
 
     def kept(self) -> Tensor:

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from espnet_pinch.core.score import MAGNITUDE, Score, Units
+from espnet_pinch.core.thresholds import WithThreshold, new_threshold
 
 
 def _units(scores: Tensor | None, kept: Tensor | None) -> Units | None:
@@ -127,7 +128,7 @@ def kept_units(
     return _KeptUnits.apply(weight, threshold, tau, score, *(units or (None, None)))
 
 
-class GatedLinear(nn.Module):
+class GatedLinear(WithThreshold, nn.Module):
     """A linear layer with a self-pinching gate. It replaces an ``nn.Linear`` and shares its parameters.
 
     ``weight_orig`` holds the unpruned weight (named as in ``torch.nn.utils.prune``), and ``threshold`` the gate's
@@ -138,6 +139,7 @@ class GatedLinear(nn.Module):
         linear: the layer to replace.
         threshold: initial value of the threshold.
         tau: temperature of the soft mask, > 0.
+        targets: number of thresholds.
 
     >>> layer = GatedLinear(nn.Linear(4, 3), threshold=0.1)
     >>> layer(torch.zeros(2, 5, 4)).shape
@@ -146,36 +148,36 @@ class GatedLinear(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, linear: nn.Linear, threshold: float = 1e-5, tau: float = 0.5):
+    def __init__(self, linear: nn.Linear, threshold: float = 1e-5, tau: float = 0.5, targets: int = 1):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight_orig = linear.weight  # (out, in)
         self.register_parameter("bias", linear.bias)  # (out,) or None
-        self.threshold = nn.Parameter(linear.weight.new_tensor(threshold))  # ()
+        self.threshold = new_threshold(linear.weight, threshold, targets)
         self.tau = tau
 
     @property
     def weight(self) -> Tensor:
-        return masked_weight(self.weight_orig, self.threshold, self.tau)
+        return masked_weight(self.weight_orig, self.current, self.tau)
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        return masked_linear(x, self.weight_orig, self.bias, self.threshold, self.tau)
+        return masked_linear(x, self.weight_orig, self.bias, self.current, self.tau)
 
     def kept(self) -> Tensor:
         """Number of kept weights, differentiable (``kept_units``)."""
-        return kept_units(self.weight_orig, self.threshold, self.tau)
+        return kept_units(self.weight_orig, self.current, self.tau)
 
     @torch.no_grad()
     def count_kept(self, factor: float = 1.0) -> Tensor:
         """Number of weights that are kept if the threshold is multiplied by ``factor``, a scalar of int64."""
-        return MAGNITUDE.count(self.weight_orig, self.threshold * factor)
+        return MAGNITUDE.count(self.weight_orig, self.times(factor))
 
     @torch.no_grad()
     def fold(self) -> nn.Linear:
         """An ``nn.Linear`` with zeros where the gate prunes. It computes the same without a gate."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         linear.weight = self.weight_orig
-        linear.weight.copy_(MAGNITUDE.apply(self.weight_orig, self.threshold))
+        linear.weight.copy_(MAGNITUDE.apply(self.weight_orig, self.current))
         linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
 

@@ -104,6 +104,19 @@ class PruningMethod(nn.Module):
         _attached.discard(self)
         return widths
 
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """The targets of the run, fractions that rise."""
+        return self.settings.targets
+
+    def use(self, target: float) -> None:
+        """Of a run with several targets, take this one: an evaluation, ``sparsity``, ``fold`` and so on are of it.
+
+        Raises:
+            ValueError: the run has no such target.
+        """
+        self.targets.index(target)
+
     # -- what a method overrides
 
     def put_gates(self, model: nn.Module) -> None:

@@ -10,9 +10,9 @@ pruning:
 import dataclasses
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS
 from espnet_pinch.errors import UserError
@@ -23,24 +23,30 @@ class MethodSettings:
     """Settings that all methods share.
 
     Attributes:
-        target_sparsity: fraction of the gated weights to prune, 0 <= x < 1; None with ``target_macs``.
+        target_sparsity: fraction of the gated weights to prune, 0 <= x < 1; None with ``target_macs``. For a method
+            that takes several targets, a list of them that rises, each over 0.
         target_macs: fraction of the whole model's multiplications to save, 0 <= x < 1, for a method that prunes whole
-            units; None with ``target_sparsity``.
+            units; None with ``target_sparsity``. Or a list, likewise.
         layers: regular expression that the names of the gated linear layers match.
     """
 
     takes_macs: ClassVar[bool] = False  # whether the target may be one of multiplications
+    takes_several: ClassVar[bool] = False  # whether one run may have several targets
 
-    target_sparsity: float | None = 0.65
-    target_macs: float | None = None
+    target_sparsity: float | Sequence[float] | None = 0.65
+    target_macs: float | Sequence[float] | None = None
     layers: str = TRANSFORMER_LINEARS
 
     @property
-    def target(self) -> float:
-        """The target, a fraction, whichever of the two is given."""
+    def targets(self) -> tuple[float, ...]:
+        """The targets, fractions that rise, of whichever kind is given."""
         given = self.target_macs if self.target_sparsity is None else self.target_sparsity
-        assert given is not None  # as checked
-        return given
+        return tuple(given) if isinstance(given, Sequence) else (cast(float, given),)
+
+    @property
+    def target(self) -> float:
+        """The target, or the highest of several."""
+        return self.targets[-1]
 
     def __post_init__(self):
         if (self.target_sparsity is None) == (self.target_macs is None):
@@ -52,12 +58,13 @@ class MethodSettings:
                     else f"not both ({self.target_sparsity}, {self.target_macs})"
                 )
             )
-        if self.target_sparsity is not None:
-            check_target_sparsity(self.target_sparsity)
-        else:
-            check_target_sparsity(self.target_macs, "target_macs")
-            if not self.takes_macs:
-                raise UserError("target_macs needs a method that prunes whole units, such as pinch.unit: structured")
+        name = "target_macs" if self.target_sparsity is None else "target_sparsity"
+        given = check_targets(getattr(self, name), name)
+        object.__setattr__(self, name, given)
+        if isinstance(given, tuple) and not self.takes_several:
+            raise UserError(f"{name} has {len(given)} targets, which needs method: pinch; other methods take one")
+        if self.target_macs is not None and not self.takes_macs:
+            raise UserError("target_macs needs a method that prunes whole units, such as pinch.unit: structured")
         if not isinstance(self.layers, str):
             raise UserError(f"layers must be a regular expression, not {shown(self.layers)}")
         try:
@@ -71,6 +78,25 @@ def check_target_sparsity(value, name: str = "target_sparsity") -> float:
     if not _is_number(value) or not 0 <= value < 1:
         raise UserError(f"{name} must be a number of at least 0 and under 1 (0.65 prunes 65 %), not {shown(value)}")
     return float(value)
+
+
+def check_targets(value, name: str = "target_sparsity") -> float | tuple[float, ...]:
+    """A target, or several: a list of one is that one.
+
+    Raises:
+        UserError: a target is out of its range, or the list is empty, does not rise, or has a 0.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return check_target_sparsity(value, name)
+    targets = tuple(check_target_sparsity(target, f"each {name}") for target in value)
+    if not targets:
+        raise UserError(f"{name} is an empty list")
+    if len(targets) == 1:
+        return targets[0]
+    if targets[0] == 0 or any(a >= b for a, b in zip(targets, targets[1:])):
+        right = ", ".join(f"{target:g}" for target in sorted({*targets} - {0.0}))
+        raise UserError(f"{name}: several targets must rise, each over 0: [{right}], not {shown(list(value))}")
+    return targets
 
 
 def check_number(name, value, above=None):

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from espnet_pinch.core.gate import kept_units, masked_weight
 from espnet_pinch.core.group_gates import GroupGate, GroupGates, counts
 from espnet_pinch.core.score import Units
+from espnet_pinch.core.thresholds import WithThreshold, new_threshold
 from espnet_pinch.core.units import Cost, Group
 from espnet_pinch.errors import UserError
 
 
-class UnitGate(GroupGate):
+class UnitGate(WithThreshold, GroupGate):
     """The self-pinching gate of a group, or of several: one threshold for all of them.
 
     How many units are kept is rounded up to the group's ``multiple``: the largest of those under the threshold stay.
@@ -29,19 +30,25 @@ class UnitGate(GroupGate):
         groups, weights: as for ``GroupGate``.
         threshold: initial value of the threshold.
         tau: temperature of the soft mask, > 0.
+        targets: number of thresholds.
     """
 
     scale: Tensor
 
     def __init__(
-        self, groups: Sequence[Group], weights: Sequence[Sequence[Tensor]], threshold: float = 1e-5, tau: float = 0.5
+        self,
+        groups: Sequence[Group],
+        weights: Sequence[Sequence[Tensor]],
+        threshold: float = 1e-5,
+        tau: float = 0.5,
+        targets: int = 1,
     ):
         super().__init__(groups, weights)
         self.tau = tau
-        self.threshold = nn.Parameter(weights[0][0].new_tensor(threshold))  # ()
+        self.threshold = new_threshold(weights[0][0], threshold, targets)
         self._cached: tuple[tuple, list[Units]] | None = None
         self._spent = self._with_grad = False  # of the cached scores: a backward pass has used them; they have a graph
-        self.register_buffer("scale", torch.ones_like(self.threshold))
+        self.register_buffer("scale", torch.ones_like(self.current))
         with torch.no_grad():
             self.scale.copy_(torch.stack([units.scores for units in self.units()]).mean())
         self._cached = None
@@ -49,12 +56,13 @@ class UnitGate(GroupGate):
     def units(self) -> list[Units]:
         """The units of each group; their scores are differentiable."""
         weights = [weight for of_group in self.weights for weight in of_group]
-        key = tuple((t._version, t.data_ptr()) for t in (self.threshold, *weights))  # changed, moved to a device
+        key = tuple((t._version, t.data_ptr()) for t in (self.current, *weights))  # changed, moved to a device
         new_graph = torch.is_grad_enabled() and (self._spent or not self._with_grad)
         if self._cached is None or self._cached[0] != key or new_graph:
             scores = [self._scores(i) for i in range(len(self.groups))]
             ranks = [s.detach().argsort(descending=True, stable=True).argsort() for s in scores]  # 0 for the largest
-            left = self._left(torch.stack([s.detach().sort(descending=True).values for s in scores]).mean(0))
+            ranked = torch.stack([s.detach().sort(descending=True).values for s in scores]).mean(0)
+            left = self._left(ranked, self.current.detach())
             self._cached = key, [Units(s, rank < left) for s, rank in zip(scores, ranks)]
             self._spent, self._with_grad = False, torch.is_grad_enabled()
             for score in scores:
@@ -68,10 +76,10 @@ class UnitGate(GroupGate):
         per_unit = sum(weight.numel() for weight in self.weights[i]) // self.groups[i].units
         return torch.stack(squares).sum(0) / (per_unit * self.scale)
 
-    def _left(self, ranked: Tensor) -> Tensor:
+    def _left(self, ranked: Tensor, threshold: Tensor) -> Tensor:
         """The number of units to keep, a scalar, from the scores in falling order."""
         group = self.groups[0]
-        left = (ranked >= self.threshold.detach().square()).sum().clamp(min=1)
+        left = (ranked >= threshold.square()).sum().clamp(min=1)
         return (left + group.multiple - 1) // group.multiple * group.multiple
 
     def _backward_came(self, _) -> None:
@@ -79,10 +87,10 @@ class UnitGate(GroupGate):
 
     def masked(self, weight: Tensor, i: int, axis: int) -> Tensor:
         slices = next(slices for slices in self.slices[i] if slices.axis == axis)
-        return masked_weight(weight, self.threshold, self.tau, slices, self.units()[i])
+        return masked_weight(weight, self.current, self.tau, slices, self.units()[i])
 
     def kept(self) -> Tensor:
-        counts = [kept_units(None, self.threshold, self.tau, self.slices[0][0], units) for units in self.units()]
+        counts = [kept_units(None, self.current, self.tau, self.slices[0][0], units) for units in self.units()]
         return torch.stack(counts).mean()
 
     @torch.no_grad()
@@ -93,6 +101,11 @@ class UnitGate(GroupGate):
     def ranked(self) -> Tensor:
         """What is compared with the threshold's square, in falling order, (units)."""
         return torch.stack([units.scores.sort(descending=True).values for units in self.units()]).mean(0)
+
+    @torch.no_grad()
+    def fewest(self) -> int:
+        """The number of units that the next target keeps, which the target in use keeps too; 0 without a next one."""
+        return 0 if self.next is None else int(self._left(self.ranked(), self.next))
 
 
 @torch.no_grad()
@@ -112,8 +125,8 @@ def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
     """
     events = []  # (the square of the factor over which a group loses its next block, place of the group, units left)
     for i, gate in enumerate(gates):
-        ratios = (gate.ranked().double() / gate.threshold.double().square()).tolist()
-        events += [(ratios[left], i, left) for left in gate.groups[0].smaller_widths]
+        ratios, fewest = (gate.ranked().double() / gate.current.double().square()).tolist(), gate.fewest()
+        events += [(ratios[left], i, left) for left in gate.groups[0].smaller_widths if left >= fewest]
     events.sort()
 
     def kept(number: int) -> list[int]:
@@ -136,7 +149,7 @@ def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
     factor = (below * above) ** 0.25  # between the two, on a scale of ratios
     for _ in range(100):
         for gate in gates:
-            gate.threshold.mul_(factor)
+            gate.current.copy_(gate.times(factor))
         if cost.saved(counts(gates)) >= target:
             break
         factor = 1 + 1e-6  # two events closer than the numbers can tell
@@ -152,16 +165,16 @@ def _give_back(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
         for i in cost.room(left, multiples, target):
             if i not in stuck:
                 ranked = gates[i].ranked()
-                nearness = float(ranked[left[i]] / gates[i].threshold.square())
+                nearness = float(ranked[left[i]] / gates[i].current.square())
                 if best is None or nearness > best[0]:
                     best = nearness, i, ranked[left[i] : left[i] + 2]
         if best is None:
             return
         _, i, around = best
-        before = gates[i].threshold.clone()
-        gates[i].threshold.copy_(around.prod().pow(0.25) if len(around) == 2 else around[0].sqrt() * (1 - 1e-6))
+        before = gates[i].current.clone()
+        gates[i].current.copy_(around.prod().pow(0.25) if len(around) == 2 else around[0].sqrt() * (1 - 1e-6))
         if counts(gates) == left or cost.saved(counts(gates)) < target:
-            gates[i].threshold.copy_(before)
+            gates[i].current.copy_(before)
             stuck.add(i)
 
 
@@ -170,11 +183,12 @@ class UnitGates(GroupGates[UnitGate]):
 
     Args:
         threshold: initial value of every threshold.
+        targets: number of thresholds of each gate.
         options: as for ``GroupGates``.
     """
 
-    def __init__(self, model: nn.Module, layers: str, threshold: float, **options):
-        super().__init__(model, layers, functools.partial(UnitGate, threshold=threshold), **options)
+    def __init__(self, model: nn.Module, layers: str, threshold: float, targets: int = 1, **options):
+        super().__init__(model, layers, functools.partial(UnitGate, threshold=threshold, targets=targets), **options)
 
     def land(self, target: float) -> None:
         """As ``land``, on a fraction of the budget."""
@@ -191,7 +205,7 @@ class UnitGates(GroupGates[UnitGate]):
         found = {}
         for name, gate in self.gates.items():
             group, left = gate.groups[0], int(gate.hard().sum())
-            over = int((gate.ranked() >= gate.threshold.square()).sum())
+            over = int((gate.ranked() >= gate.current.square()).sum())
             if over < group.fewest == left:
                 found[name] = f"the threshold leaves {over} of {group.units} {group.kind}; {left} are held, the fewest"
         return found

@@ -38,6 +38,7 @@ def export(
     decoded: str = "decode_ctc_greedy",
     upstream: str = "unknown",
     corpus: str = "unknown",
+    part: str = "",
     batch_size: int = 8,
     device: str = "cpu",
 ) -> dict:
@@ -54,6 +55,7 @@ def export(
         data: data directories. Formats are compared on some of their utterances; on noise if there is none.
         wer: decode all of ``data`` with every file that rounds weights and that ``load`` reads, and score it.
         decoded: folder in ``exp`` with the model's own transcripts, for a significance test of such a WER.
+        part: of a run with several targets, the one to export, such as "0.65".
         upstream, corpus: names for the card. ``upstream`` is used if the model does not know its own; only the last
             part of a folder is shown.
         batch_size, device: of this decoding.
@@ -73,7 +75,7 @@ def export(
         if value not in possible:
             which = f"the formats {', '.join(fmt.name for fmt in chosen)}"
             raise UserError(f"{which} cannot store values as {value!r}; there is: {', '.join(possible) or 'no choice'}")
-    folded = exp / "folded"
+    folded = exp / "folded" / part
     for name in ("config.yaml", "model.pth", "parameters.json"):
         if not (folded / name).is_file():
             raise FileNotFoundError(f"{folded / name} is missing: finish the training first (stage 4)")
@@ -84,9 +86,10 @@ def export(
     packages = sorted({*NEEDED, *(package for fmt in chosen for package in fmt.packages)})
     source = model.frontend.source or dict.fromkeys(KEYS)
     parameters = Parameters.read(folded / "parameters.json")
-    results = Results.read(exp / "results.json") if (exp / "results.json").is_file() else None
+    report = exp / part / "results.json"
+    results = Results.read(report) if report.is_file() else None
     figures = {
-        "name": exp.absolute().name,
+        "name": "_".join([exp.absolute().name, *([part] if part else [])]),
         "upstream": source["repo"] or (Path(upstream).name if Path(upstream).is_dir() else upstream),
         "upstream_source": source,
         "corpus": corpus,
@@ -108,7 +111,7 @@ def export(
                     flush=True,
                 )
                 if wer and entry.get("rounded") and fmt.accepts:
-                    entry["wer"] = _score(load(new / file), data, exp / decoded, batch_size, device)
+                    entry["wer"] = _score(load(new / file), data, exp / part / decoded, batch_size, device)
                 figures["files"][file] = entry
         write_card(new, figures, parameters, results)
         write_json(new / "export.json", figures)

@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -31,26 +32,33 @@ class Experiment:
         decoded: name of its decoding folder, such as "decode_ctc_greedy".
         references: ``dump/.../raw``, whose SET/text are the references.
         sets: names of the sets to score.
+        part: of a run with several targets, the one of this system, such as "0.65"; "" where there is one alone. The
+            model is in folded/0.65, everything else that is made of it in 0.65.
     """
 
     folder: Path
     decoded: str
     references: Path
     sets: tuple[str, ...]
+    part: str = ""
+
+    @property
+    def folded(self) -> Path:
+        return self.folder / "folded" / self.part
 
     def reference(self, name: str) -> Path:
         return self.references / name / "text"
 
     def hypothesis(self, name: str) -> Path:
-        return self.folder / self.decoded / name / "text"
+        return self.folder / self.part / self.decoded / name / "text"
 
     def upstream_source(self) -> dict | None:
         """What was known of the upstream's origin when its weights were read; None of runs that did not note it."""
-        with open(self.folder / "folded" / "config.yaml", encoding="utf-8") as file:
+        with open(self.folded / "config.yaml", encoding="utf-8") as file:
             return yaml.safe_load(file)["frontend_conf"].get("built", {}).get("source")
 
     def parameters(self) -> Parameters:
-        return Parameters.read(self.folder / "folded" / "parameters.json")
+        return Parameters.read(self.folded / "parameters.json")
 
     def figures(self) -> SystemFigures:
         """Score the system, and gather what else is known of it."""
@@ -112,17 +120,18 @@ def write_report(
         config = yaml.safe_load(file)
     pruning = config["pruning"]
     prunes = pruning["method"] != "dense"
-    times, device = measure([baseline.folder, run.folder]) if measure else ([None, None], "")
+    times, device = measure([baseline.folded, run.folded]) if measure else ([None, None], "")
     results = Results(
         upstream=upstream,
         corpus=corpus,
         method=pruning["method"],
-        target_sparsity=pruning.get("target_sparsity") if prunes else 0.0,
-        target_macs=pruning.get("target_macs") if prunes else None,
+        target_sparsity=_target(pruning.get("target_sparsity"), run.part) if prunes else 0.0,
+        target_macs=_target(pruning.get("target_macs"), run.part) if prunes else None,
         seed=config["seed"],
         settings={
             **{k: v for k, v in (pruning.get(pruning["method"]) or {}).items() if k != "layer_sparsities"},
             **({"budget": "multiplications"} if pruning.get("target_macs") is not None else {}),
+            **({"targets in one run": " ".join(map(str, _targets(pruning)))} if run.part else {}),
             **{f"distill {k}": v for k, v in (config.get("distill") or {}).items()},
             "lr": config["optim_conf"].get("lr"),
             "max_epoch": config["max_epoch"],
@@ -139,7 +148,7 @@ def write_report(
         command=command,
     )
     epochs = history.read(run.folder)
-    plot_course(epochs, out / "images" / "course", results.target if prunes else None)
+    plot_course(epochs, out / "images" / "course", max(_targets(pruning)) if prunes else None)
     parameters = run.parameters()
     plot_layers(parameters.layers, out / "images" / "layers")
     if parameters.widths:
@@ -195,6 +204,17 @@ def markdown(results: Results, widths: bool = False) -> str:
             *(["![Filters, channels and heads that are left](images/widths.png)", ""] if widths else []),
         ]
     )
+
+
+def _target(given: float | list[float] | None, part: str) -> float | None:
+    """The target of a system: the one that is given, or that of several which ``part`` names."""
+    return float(part) if isinstance(given, list) else given
+
+
+def _targets(pruning: dict) -> list[float]:
+    """The targets of a run, one or several."""
+    given: Any = pruning.get("target_macs") if pruning.get("target_sparsity") is None else pruning["target_sparsity"]
+    return given if isinstance(given, list) else [given]
 
 
 def _unknown_characters(dump: Path) -> dict:

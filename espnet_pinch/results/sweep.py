@@ -39,7 +39,13 @@ def read_runs(exp: Path) -> list[Run]:
         raise FileNotFoundError(f"the experiment folder {exp} does not exist")
     # Folders asr_stats_* are left from earlier releases.
     folders = [folder for folder in sorted(exp.glob("asr_*")) if folder.is_dir()]
-    return [_read(f) for f in folders if not f.name.startswith("asr_stats") and not f.name.endswith("_baseline")]
+    folders = [f for f in folders if not f.name.startswith("asr_stats") and not f.name.endswith("_baseline")]
+    return [_read(part) for folder in folders for part in _parts(folder)]
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Where the results of a run are: in its folder, or in one folder for each of several targets."""
+    return [folder / part.name for part in sorted((folder / "folded").glob("0.*"))] or [folder]
 
 
 def _read(folder: Path) -> Run:

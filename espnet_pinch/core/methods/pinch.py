@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core.budget import WeightGates
-from espnet_pinch.core.method import cosine
+from espnet_pinch.core.method import cosine, generator_of_step
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.registry import register
@@ -34,6 +34,7 @@ class PinchSettings(OnePassSettings):
     """
 
     takes_macs: ClassVar[bool] = True
+    takes_several: ClassVar[bool] = True
 
     eta: float | Mapping[float, float] = dataclasses.field(default_factory=lambda: {0.0: 2e-5, 0.65: 3e-5})
     threshold_init: float = 1e-5
@@ -47,6 +48,8 @@ class PinchSettings(OnePassSettings):
         super().__post_init__()
         if self.unit not in UNITS:
             raise UserError(f"pinch.unit must be one of {', '.join(UNITS)}, not {shown(self.unit)}")
+        if len(self.targets) > 1 and self.landing != "hold":
+            raise UserError("several targets need landing: hold")
         check_flag("pinch.conv", self.conv)
         check_flag("pinch.uniform", self.uniform)
         check_count("pinch.multiple", self.multiple)
@@ -83,6 +86,11 @@ class Pinch(OnePassMethod):
     are too short to reach it by eta alone. With ``landing="paper"`` neither happens: when ``eta`` is 0, the thresholds
     follow the rest of the loss.
 
+    **Several targets** share the weights; each has thresholds of its own, nested: what one prunes, the next one prunes
+    too. A run passes every sparsity on its way to the highest target. There a lower target takes over the thresholds
+    of the moment, exactly landed. From then on it is held, as above. Once all have been reached, the steps train the
+    highest, the lowest, and one drawn from those between, in turn. ``use`` says which target an evaluation is of.
+
     Args:
         settings: keyword arguments of ``PinchSettings``.
 
@@ -98,10 +106,12 @@ class Pinch(OnePassMethod):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.landed = False
+        self.landed = [False] * len(self.targets)
+        self.place = len(self.targets) - 1  # of the target in use
+        self.seed = torch.initial_seed()
         self.pinched: WeightGates | UnitGates  # no submodules: the model holds the gates and saves their parameters
-        self._reached: float | None = None
-        self._thresholds: list[Tensor] | None = None  # after the landing, their values before the current step
+        self._reached: list[float | None] = [None] * len(self.targets)
+        self._thresholds: list[Tensor] | None = None  # after a landing, their values before the current step
 
     def put_gates(self, model: nn.Module) -> None:
         """Gate the linear layers of ``model`` whose names match ``settings.layers``, or their heads and channels.
@@ -111,12 +121,13 @@ class Pinch(OnePassMethod):
         """
         own = self.settings
         if own.unit == "weight":
-            self.pinched = WeightGates(model, own.layers, own.threshold_init)
+            self.pinched = WeightGates(model, own.layers, own.threshold_init, len(self.targets))
         else:
             self.pinched = UnitGates(
                 model,
                 own.layers,
                 own.threshold_init,
+                len(self.targets),
                 structure=self.structure,
                 conv=own.conv,
                 multiple=own.multiple,
@@ -124,6 +135,15 @@ class Pinch(OnePassMethod):
                 target=own.target,
                 uniform=own.uniform,
             )
+        self._use(self.place)
+
+    def use(self, target: float) -> None:
+        self._use(self.targets.index(target))
+
+    def _use(self, place: int) -> None:
+        self.place = place
+        for gate in self.pinched.gates.values():
+            gate.in_use = place
 
     @property
     def gates(self) -> Mapping[str, nn.Module]:
@@ -153,8 +173,21 @@ class Pinch(OnePassMethod):
     def begin_step(self) -> None:
         for gate in self.pinched.gates.values():
             gate.tau = self.tau
-        if self.landed:
+        self._use(self._turn())
+        if any(self.landed):
             self._thresholds = [threshold.detach().clone() for threshold in self.new_parameters()]
+
+    def _turn(self) -> int:
+        """The place of the target that a step trains."""
+        highest = len(self.targets) - 1
+        if not all(self.landed):
+            return highest
+        between = range(1, highest)
+        turns = [highest, 0, *between[:1]]
+        place = turns[self.step % len(turns)]
+        if place in between:
+            place += int(torch.randint(len(between), (), generator=generator_of_step(self.seed, self.step)))
+        return place
 
     def penalty(self) -> Tensor | float:
         """``eta * sum_l |M_l|_0``, a scalar; 0.0 while the target is met."""
@@ -166,27 +199,45 @@ class Pinch(OnePassMethod):
     def after_step(self) -> None:
         """Count the optimizer step, then keep the sparsity within its bounds."""
         super().after_step()
-        self._reached = None
-        if self.landed and self._thresholds:
+        self._reached = [None] * len(self.targets)
+        if self._thresholds:
             # Restored, not frozen: DistributedDataParallel needs their gradients, and momentum moves them anyway.
+            landed = torch.tensor(self.landed, device=self._thresholds[0].device)
             for threshold, before in zip(self.new_parameters(), self._thresholds):
-                threshold.copy_(before)
+                threshold.copy_(torch.where(landed.view(threshold.shape), before, threshold))
         if self.settings.landing == "hold" and self.settings.target > 0:
-            self._hold()
+            self._hold_all()
 
+    @torch.no_grad()
     def land(self) -> None:
         if self.settings.landing == "hold" and self.settings.target > 0:
-            self.landed = True
-            self._hold()
+            self.landed = [True] * len(self.targets)
+            self._hold_all()
+
+    def _hold_all(self) -> None:
+        """Hold the targets, the highest first, as it bounds the thresholds of those below it."""
+        before = self.place
+        for place in reversed(range(len(self.targets))):
+            self._use(place)
+            if place < len(self.targets) - 1:
+                for gate in self.pinched.gates.values():
+                    if not self.landed[place]:
+                        gate.threshold[place] = gate.threshold[-1]
+                    gate.current.copy_(gate.times(1.0))
+            if self.landed[place] or place == len(self.targets) - 1 or self.reached() >= self.targets[place]:
+                self._hold()
+        self._use(before)
 
     def _hold(self) -> None:
-        target = self.settings.target
-        self.landed = self.landed or self.reached() >= target
-        bound = target if self.landed else self._lowest()
+        """Keep the target in use within its bounds."""
+        target = self.targets[self.place]
+        landed = self.landed[self.place] or self.reached() >= target
+        bound = target if landed else self._lowest()
         if self.reached() < bound or (self.reached() >= target and self.pinched.overshoots(target)):
             self.pinched.land(bound if self.reached() < bound else target)
-            self._reached = None
-            self.landed = self.landed or self.reached() >= target
+            self._reached[self.place] = None
+            landed = landed or self.reached() >= target
+        self.landed[self.place] = landed
 
     def _lowest(self) -> float:
         """The lowest sparsity allowed before the target is reached: a line from 0 at reach_by / 2 up to the target."""
@@ -194,27 +245,62 @@ class Pinch(OnePassMethod):
         part = (self.progress - reach_by / 2) / (reach_by / 2)
         return self.settings.target * min(max(part, 0.0), 1.0)
 
+    @torch.no_grad()
+    def aim(self, target: float) -> None:
+        """After a training: give the run another target, landed exactly.
+
+        Between two trained targets the thresholds are interpolated, on a scale of ratios. Outside of them one common
+        factor scales those of the nearest.
+
+        Args:
+            target: 0 < target < 1, of the kind that the run has.
+
+        Raises:
+            UserError: as ``check_target_sparsity``; or the thresholds do not reach it.
+        """
+        if self.settings.target_macs is None:
+            settings = dataclasses.replace(self.settings, target_sparsity=target)
+        else:
+            settings = dataclasses.replace(self.settings, target_macs=target)
+        high = next((i for i, trained in enumerate(self.targets) if trained >= target), len(self.targets) - 1)
+        low = max(high - 1, 0) if self.targets[high] >= target else high
+        span = self.targets[high] - self.targets[low]
+        part = (target - self.targets[low]) / span if span else 0.0
+        for gate in self.pinched.gates.values():
+            trained = gate.threshold.abs().view(-1)
+            between = trained[low] ** (1 - part) * trained[high] ** part
+            gate.threshold = nn.Parameter(between.view(()))
+        self.settings, self.landed, self._reached = settings, [True], [None]
+        self._use(0)
+        self.pinched.land(target)
+        self._reached = [None]
+
     # -- the state of the method
 
     def reached(self) -> float:
         """The fraction of the budget, weights or multiplications, that is pruned."""
-        if self._reached is None:
-            self._reached = self.pinched.reached()
-        return self._reached
+        found = self._reached[self.place]
+        if found is None:
+            found = self._reached[self.place] = self.pinched.reached()
+        return found
 
     def sparsity(self) -> float:
         """Overall sparsity: pruned weights over gated weights."""
         return self.reached() if self.settings.target_macs is None else self.pinched.sparsity()
 
     def on_target(self) -> bool:
-        return self.reached() >= self.settings.target
+        return self.reached() >= self.targets[self.place]
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
         return self.pinched.layer_counts()
 
     def scalars(self) -> dict[str, float]:
+        in_use = self.place
+        self._use(len(self.targets) - 1)  # the highest, whichever a step trains
         more = {} if self.settings.target_macs is None else {"macs_saved": self.reached()}
-        return {**super().scalars(), **more}
+        found = {**super().scalars(), **more}
+        self._use(in_use)
+        return found
 
     def collapsed(self) -> dict[str, str]:
         return super().collapsed() if isinstance(self.pinched, WeightGates) else self.pinched.collapsed()
@@ -230,9 +316,9 @@ class Pinch(OnePassMethod):
     # -- resume
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([float(self.step), float(self.landed)], dtype=torch.float64)
+        return torch.tensor([float(self.step), *map(float, self.landed)], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
-        self.landed = bool(state[1] > 0.5)
-        self._reached = None
+        self.landed = [bool(landed > 0.5) for landed in state[1:]]
+        self._reached = [None] * len(self.targets)

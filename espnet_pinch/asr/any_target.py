@@ -1,0 +1,101 @@
+"""A trained run, folded at any target: no more training."""
+
+import copy
+import math
+import tempfile
+from pathlib import Path
+
+from espnet_pinch.asr.checkpoint import load_model, write_folded
+from espnet_pinch.asr.decode import decode_data_dir
+from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.core.methods.pinch import Pinch
+from espnet_pinch.core.parameters import Parameters
+from espnet_pinch.core.settings import check_number, check_target_sparsity
+from espnet_pinch.errors import UserError
+from espnet_pinch.results.scoring import score_files
+
+CHECKPOINT = "valid.wer_on_target.ave.pth"
+STEP = 0.005  # of the target, between the models that a search may find
+HIGHEST = 0.98
+
+
+class Trained:
+    """A run of ``pinch`` after its training.
+
+    Args:
+        exp: its folder.
+        checkpoint: name of a file in it.
+
+    Raises:
+        FileNotFoundError, UserError: as ``load_model``; or it is not a run of pinch.
+    """
+
+    def __init__(self, exp: Path, checkpoint: str = CHECKPOINT):
+        self.exp = exp
+        self.model, self.config = load_model(exp / "config.yaml", exp / checkpoint)
+        if not isinstance(self.model.pruning, Pinch):
+            name = self.config.pruning.get("method")
+            raise UserError(
+                f"{exp} is a run of {name}; only the thresholds of pinch give other targets without training"
+            )
+        self.model.pruning.land()
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """The targets that it was trained for."""
+        return self.model.pruning.targets
+
+    def at(self, target: float) -> PruningASRModel:
+        """A copy of the model that is landed on ``target``; a trained one if it was trained for it."""
+        model = copy.deepcopy(self.model)
+        if target in self.targets:
+            model.pruning.use(target)
+        else:
+            model.pruning.aim(target)
+        return model
+
+    def fold(self, target: float, out: Path) -> Parameters:
+        """Write the model of a target, as ``write_folded``.
+
+        Raises:
+            UserError: a target that is none, or that the thresholds do not reach.
+        """
+        if not check_target_sparsity(target, "the target"):
+            raise UserError("the target must be over 0")
+        return write_folded(self.at(target), self.config, out)
+
+    def sparsest(self, increase: float, data: Path, batch_size: int = 8, say=print) -> float:
+        """The highest target whose word error rate exceeds that of the lowest trained one by no more than ``increase``.
+
+        Bisected in steps of ``STEP`` up to ``HIGHEST``, as if the error rate rose with the target.
+
+        Args:
+            increase: points of WER, 0 or more.
+            data: a data directory with a text.
+            say: is told of each model that was tried.
+
+        Raises:
+            UserError: as ``check_number``.
+        """
+        check_number("the increase of the WER", increase)
+        lowest = self.targets[0]
+        low, high = math.floor(lowest / STEP), round(HIGHEST / STEP) + 1
+        most = self._wer(lowest, data, batch_size)
+        say(f"target {100 * lowest:g} %: WER {most:.2f} %, the reference")
+        while high - low > 1:
+            middle = (low + high) // 2
+            wer = self._wer(middle * STEP, data, batch_size)
+            say(f"target {100 * middle * STEP:g} %: " + (f"WER {wer:.2f} %" if wer < math.inf else "out of reach"))
+            low, high = (middle, high) if wer <= most + increase else (low, middle)
+        return max(round(low * STEP, 6), lowest)
+
+    def _wer(self, target: float, data: Path, batch_size: int) -> float:
+        """In per cent; infinite where the floors of the units do not allow the target."""
+        try:
+            model = self.at(target)
+        except UserError:
+            return math.inf
+        model.fold()
+        with tempfile.TemporaryDirectory() as folder:
+            decode_data_dir(model, data, folder, batch_size)
+            return 100 * score_files(data / "text", Path(folder) / "text").wer

@@ -1,0 +1,56 @@
+"""``espnet-pinch fold``: a trained run at any sparsity."""
+
+import argparse
+from pathlib import Path
+
+from espnet_pinch.commands.shared import quiet
+from espnet_pinch.errors import UserError
+
+ABOUT = """The model of a trained run at another sparsity, without more training. Between two trained targets the
+thresholds are interpolated; outside of them one common factor scales those of the nearest. The sparsity is exact. With
+--max_wer_increase, the word error rate on SET is compared with that of the lowest trained target."""
+
+
+def add(commands) -> None:
+    command = commands.add_parser("fold", help="a trained run at any sparsity", description=ABOUT)
+    command.set_defaults(run=fold)
+    command.add_argument(
+        "experiment", type=Path, metavar="EXPERIMENT", help="folder of a run of pinch: exp/.../asr_..."
+    )
+    wanted = command.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--sparsity", type=float, help="the target, of the kind that the run has: 0.7")
+    wanted.add_argument(
+        "--max_wer_increase",
+        type=float,
+        metavar="POINTS",
+        help="search the highest target within this on SET",
+    )
+    command.add_argument("--data", type=Path, metavar="SET", help="of the search: a data directory with a text")
+    command.add_argument("--out", type=Path, help="folder to write [EXPERIMENT/folded/TARGET]")
+
+
+def fold(args: argparse.Namespace) -> None:
+    """Fold a trained run at a target that it may not have been trained for.
+
+    Args:
+        args: ``experiment``; ``sparsity``, or ``max_wer_increase`` and ``data``; ``out``.
+
+    Raises:
+        FileNotFoundError, UserError: as ``espnet_pinch.asr.any_target.Trained``; or there is something at ``out``.
+    """
+    if (args.max_wer_increase is None) != (args.data is None):
+        raise UserError("--max_wer_increase and --data SET go together")
+    with quiet():
+        from espnet_pinch.asr.any_target import Trained
+
+        trained = Trained(args.experiment)
+    target = args.sparsity
+    if target is None:
+        target = trained.sparsest(args.max_wer_increase, args.data)
+    out = args.out or args.experiment / "folded" / str(target)
+    if out.exists():
+        raise UserError(f"{out} is there already: remove it, or give another --out")
+    with quiet():
+        counts = trained.fold(target, out)
+    share = f"{100 * counts.sparsity:.2f} % pruned"
+    print(f"{out}: {counts.params_kept:,} of {counts.params_total:,} parameters kept, {share}")

@@ -1,0 +1,191 @@
+"""Several targets in one run: thresholds of their own, landed exactly, nested; what comes out; bad lists."""
+
+import copy
+import json
+import sys
+
+import pytest
+import test_espnet
+import torch
+from test_espnet import options
+from torch import nn
+
+import espnet_pinch
+from espnet_pinch import Pinch
+from espnet_pinch.asr.task import PruningASRTask
+from espnet_pinch.bin import fold
+from espnet_pinch.core.parameters import Parameters
+from espnet_pinch.core.registry import build_method
+
+data, upstream = test_espnet.data, test_espnet.upstream
+
+TARGETS = [0.5, 0.65, 0.75, 0.9]
+UNIT = dict(unit="structured", multiple=2)
+
+
+class Net(nn.Module):
+    """Two feed-forward networks, named as a Transformer's."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (48, 32)
+        self.nets = nn.ModuleList(
+            nn.ModuleDict({"intermediate_dense": nn.Linear(16, width), "output_dense": nn.Linear(width, 16)})
+            for width in widths
+        )
+
+    def forward(self, x):
+        for net in self.nets:
+            x = x + net["output_dense"](net["intermediate_dense"](x).relu())
+        return x
+
+
+def train(pinch, net, optimizer, steps, start=0):
+    course = []
+    for step in range(start, start + steps):
+        x = torch.randn(16, 16, generator=torch.Generator().manual_seed(step))
+        loss = (net(x) - x.flip(1)).square().mean() + pinch.penalty()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        course.append(pinch.place)
+    return course
+
+
+def begin(targets, steps=60, **more):
+    torch.manual_seed(0)
+    net = Net()
+    pinch = Pinch(target_sparsity=targets, layers="dense$", eta=1e-4, threshold_lr=2e-2, **more)
+    pinch.attach(net, total_steps=steps)
+    return pinch, net, torch.optim.AdamW(pinch.parameter_groups(lr=2e-3))
+
+
+def kept(pinch, target):
+    pinch.use(target)
+    if pinch.settings.unit == "structured":
+        return [gate.hard() for gate in pinch.gates.values()]
+    return [gate.weight != 0 for gate in pinch.gates.values()]
+
+
+@pytest.mark.parametrize("more", [{}, UNIT], ids=["weight", "structured"])
+def test_every_target_is_landed_exactly_and_lower_ones_keep_more(more):
+    pinch, net, optimizer = begin(TARGETS, **more)
+    course = train(pinch, net, optimizer, 60)
+    first = course.index(0)  # once all have been reached: the highest, the lowest and one between, in turn
+    assert set(course[:first]) <= {3} and set(course[first:]) == {0, 1, 2, 3}
+    assert all({3, 0} < set(course[i : i + 3]) for i in range(first, 57))
+    masks = [kept(pinch, target) for target in TARGETS]
+    for target in TARGETS:
+        pinch.use(target)
+        assert pinch.on_target() and not pinch.pinched.overshoots(target)
+        assert pinch.sparsity() == pytest.approx(target, abs=0.03 if more else 5e-4)
+    for more_kept, fewer_kept in zip(masks, masks[1:]):
+        assert all((fewer <= more).all() for more, fewer in zip(more_kept, fewer_kept))
+    assert len(pinch.new_parameters()) == (2 if more else 4) and all(p.shape == (4,) for p in pinch.new_parameters())
+
+
+@pytest.mark.parametrize("more", [{}, UNIT], ids=["weight", "structured"])
+def test_a_list_of_one_is_that_target_bitwise(more):
+    states = []
+    for target in (0.75, [0.75]):
+        pinch, net, optimizer = begin(target, **more)
+        train(pinch, net, optimizer, 30)
+        states.append({**net.state_dict(), "method": pinch.state_dict()["_extra_state"]})
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("more", [{}, UNIT], ids=["weight", "structured"])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(more):
+    pinch, net, optimizer = begin(TARGETS, **more)
+    train(pinch, net, optimizer, 25)
+    saved = copy.deepcopy([net.state_dict(), pinch.state_dict(), optimizer.state_dict()])
+    train(pinch, net, optimizer, 20, start=25)
+    want = net.state_dict()
+    pinch, net, optimizer = begin(TARGETS, **more)
+    for part, state in zip((net, pinch, optimizer), saved):
+        part.load_state_dict(state)
+    train(pinch, net, optimizer, 20, start=25)
+    assert all(torch.equal(value, want[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("more", [{}, UNIT], ids=["weight", "structured"])
+def test_folding_is_of_the_target_in_use(more):
+    pinch, net, optimizer = begin(TARGETS, **more)
+    train(pinch, net, optimizer, 60)
+    x = torch.randn(8, 16)
+    for target in TARGETS:
+        other = copy.deepcopy(nn.ModuleList([net, pinch]))
+        own_net, own = other
+        own.use(target)
+        own_net.eval()
+        with torch.no_grad():
+            want, sparsity = own_net(x), own.sparsity()
+            own.fold()
+            torch.testing.assert_close(own_net(x), want, rtol=1e-5, atol=1e-6)
+        left = sum(int((m.weight != 0).sum()) for m in own_net.modules() if isinstance(m, nn.Linear))
+        assert left == round((1 - sparsity) * 2 * 16 * (48 + 32))
+
+
+def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_path, monkeypatch):
+    exp = tmp_path / "exp"
+    targets = (
+        "--pruning",
+        "method=pinch",
+        "--pruning",
+        "target_sparsity=[0.4,0.6,0.8]",
+        "--pruning",
+        "pinch.reach_by=0.3",
+    )
+    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *targets, "--max_epoch", "3"))
+    last = json.loads((exp / "history.json").read_text())["3"]["valid"]
+    own = [last[f"wer_{target}"] for target in (0.4, 0.6, 0.8)]
+    assert last["wer"] == last["wer_on_target"] == pytest.approx(sum(own) / 3)
+    assert last["sparsity"] == pytest.approx(0.8, abs=5e-4)
+    monkeypatch.setattr(sys, "argv", ["fold", "--exp", str(exp)])
+    fold.main()
+    zeros = []
+    for target in (0.4, 0.6, 0.8):
+        folder = exp / "folded" / str(target)
+        found = Parameters.read(folder / "parameters.json")
+        assert target <= found.sparsity <= target + 5e-4
+        upstream_left = espnet_pinch.load(folder).frontend.upstream
+        zeros.append({name: upstream_left.get_submodule(name).weight == 0 for name in found.layers})
+    for fewer, more in zip(zeros, zeros[1:]):
+        assert all((fewer[name] <= more[name]).all() for name in fewer)
+
+
+@pytest.mark.parametrize(
+    "block, message",
+    [
+        ({"target_sparsity": []}, "target_sparsity is an empty list"),
+        ({"target_sparsity": [0.65, 0.5]}, r"must rise, each over 0: \[0.5, 0.65\], not \[0.65, 0.5\]"),
+        ({"target_sparsity": [0.5, 0.5]}, r"must rise, each over 0: \[0.5\], not"),
+        ({"target_sparsity": [0, 0.5]}, r"must rise, each over 0: \[0.5\], not"),
+        ({"target_sparsity": [0.5, 1.5]}, "each target_sparsity must be a number of at least 0 and under 1"),
+        ({"target_sparsity": [0.5, "x"]}, "each target_sparsity must be a number"),
+        ({"method": "ump", "target_sparsity": [0.5, 0.6]}, "target_sparsity has 2 targets, which needs method: pinch"),
+        ({"target_sparsity": [0.5, 0.6], "pinch": {"landing": "paper"}}, "several targets need landing: hold"),
+    ],
+)
+def test_lists_that_do_not_fit_get_one_line(block, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_method(block)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [{}, UNIT], ids=["weight", "structured"])
+def test_any_target_can_be_had_after_the_training(more):
+    pinch, net, optimizer = begin(TARGETS, **more)
+    train(pinch, net, optimizer, 60)
+    trained = {target: kept(pinch, target) for target in TARGETS}
+    for target in (0.3, 0.55, 0.7, 0.8, 0.95):
+        _, own = copy.deepcopy(nn.ModuleList([net, pinch]))
+        own.aim(target)
+        assert own.targets == (target,) and own.on_target() and not own.pinched.overshoots(target)
+        thresholds = [float(gate.threshold) for gate in own.gates.values()]
+        around = [t for t in TARGETS if t < target][-1:] + [t for t in TARGETS if t > target][:1]
+        if len(around) == 2 and not more:  # interpolated: between the masks of its neighbours, but for a few
+            for mask, fewer, more_kept in zip(kept(own, target), trained[around[1]], trained[around[0]]):
+                assert float((fewer & ~mask).sum() + (mask & ~more_kept).sum()) <= 0.02 * mask.numel()
+        assert all(0 < t < 1e3 for t in thresholds)
