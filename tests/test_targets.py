@@ -55,7 +55,7 @@ def train(pinch, net, optimizer, steps, start=0):
 def begin(targets, steps=60, **more):
     torch.manual_seed(0)
     net = Net()
-    pinch = Pinch(target_sparsity=targets, layers="dense$", eta=1e-4, threshold_lr=2e-2, **more)
+    pinch = Pinch(target_sparsity=targets, layers="dense$", threshold_lr=2e-2, **{"eta": 1e-4, **more})
     pinch.attach(net, total_steps=steps)
     return pinch, net, torch.optim.AdamW(pinch.parameter_groups(lr=2e-3))
 
@@ -125,6 +125,22 @@ def test_folding_is_of_the_target_in_use(more):
             torch.testing.assert_close(own_net(x), want, rtol=1e-5, atol=1e-6)
         left = sum(int((m.weight != 0).sum()) for m in own_net.modules() if isinstance(m, nn.Linear))
         assert left == round((1 - sparsity) * 2 * 16 * (48 + 32))
+
+
+def test_units_are_frozen_once_the_target_is_met_and_the_search_is_over():
+    pinch, net, optimizer = begin(0.5, **UNIT, eta=1e-2)
+    train(pinch, net, optimizer, 28)
+    assert pinch.landed == [True] and not pinch.on_target()  # its units may still change places
+    train(pinch, net, optimizer, 2, start=28)
+    assert pinch.on_target()
+    before = kept(pinch, 0.5)
+    with torch.no_grad():
+        for gate in pinch.gates.values():
+            for weight in gate.weights[0]:
+                weight.copy_(torch.randn_like(weight))
+    train(pinch, net, optimizer, 10, start=30)
+    assert all(torch.equal(now, then) for now, then in zip(kept(pinch, 0.5), before))
+    assert pinch.on_target() and pinch.penalty() == 0.0
 
 
 def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_path, monkeypatch):

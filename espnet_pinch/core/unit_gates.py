@@ -34,6 +34,7 @@ class UnitGate(WithThreshold, GroupGate):
     """
 
     scale: Tensor
+    frozen: Tensor
 
     def __init__(
         self,
@@ -49,21 +50,28 @@ class UnitGate(WithThreshold, GroupGate):
         self._cached: tuple[tuple, list[Units]] | None = None
         self._spent = self._with_grad = False  # of the cached scores: a backward pass has used them; they have a graph
         self.register_buffer("scale", torch.ones_like(self.current))
+        # Of each target and group the units that are kept from then on: 1, 0 for the others; 0 for all before.
+        self.register_buffer("frozen", self.scale.new_zeros(targets, len(groups), groups[0].units))
         with torch.no_grad():
             self.scale.copy_(torch.stack([units.scores for units in self.units()]).mean())
         self._cached = None
 
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_cached": None}  # its tensors are in a graph, which cannot be copied
+
     def units(self) -> list[Units]:
         """The units of each group; their scores are differentiable."""
         weights = [weight for of_group in self.weights for weight in of_group]
-        key = tuple((t._version, t.data_ptr()) for t in (self.current, *weights))  # changed, moved to a device
+        key = tuple((t._version, t.data_ptr()) for t in (self.current, self.frozen, *weights))  # changed, moved
         new_graph = torch.is_grad_enabled() and (self._spent or not self._with_grad)
         if self._cached is None or self._cached[0] != key or new_graph:
             scores = [self._scores(i) for i in range(len(self.groups))]
             ranks = [s.detach().argsort(descending=True, stable=True).argsort() for s in scores]  # 0 for the largest
             ranked = torch.stack([s.detach().sort(descending=True).values for s in scores]).mean(0)
+            frozen = self.frozen[self.in_use] > 0.5
             left = self._left(ranked, self.current.detach())
-            self._cached = key, [Units(s, rank < left) for s, rank in zip(scores, ranks)]
+            kept = frozen if not frozen.is_meta and frozen.any() else [rank < left for rank in ranks]
+            self._cached = key, [Units(s, mask) for s, mask in zip(scores, kept)]
             self._spent, self._with_grad = False, torch.is_grad_enabled()
             for score in scores:
                 if score.requires_grad:
@@ -96,6 +104,11 @@ class UnitGate(WithThreshold, GroupGate):
     @torch.no_grad()
     def hard(self, i: int = 0) -> Tensor:
         return self.units()[i].kept
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Keep the units that the target in use keeps now, whatever becomes of their scores."""
+        self.frozen[self.in_use] = torch.stack([units.kept for units in self.units()]).to(self.frozen)
 
     @torch.no_grad()
     def ranked(self) -> Tensor:
@@ -193,6 +206,15 @@ class UnitGates(GroupGates[UnitGate]):
     def land(self, target: float) -> None:
         """As ``land``, on a fraction of the budget."""
         land(list(self.gates.values()), self.budget, target)
+
+    def freeze(self) -> None:
+        """Keep the units that the target in use keeps now, to the end of the run."""
+        for gate in self.gates.values():
+            gate.freeze()
+
+    def frozen(self) -> bool:
+        """Whether ``freeze`` has been called for the target in use."""
+        return all(bool(gate.frozen[gate.in_use].any()) for gate in self.gates.values())
 
     def overshoots(self, target: float) -> bool:
         """Whether more is saved than the target needs: a block of units may come back."""

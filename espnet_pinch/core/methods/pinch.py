@@ -13,7 +13,7 @@ from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import check_count, check_flag, check_number, shown
-from espnet_pinch.core.unit_gates import UnitGates
+from espnet_pinch.core.unit_gates import UnitGate, UnitGates
 from espnet_pinch.errors import UserError
 
 UNITS = ("weight", "structured")
@@ -85,6 +85,9 @@ class Pinch(OnePassMethod):
     sparsity is also kept above a line that reaches the target at the fraction ``reach_by`` of the run, for runs that
     are too short to reach it by eta alone. With ``landing="paper"`` neither happens: when ``eta`` is 0, the thresholds
     follow the rest of the loss.
+
+    Whole units are frozen once the target is met and the fraction ``reach_by`` of the run is over: the rest fine-tunes
+    what is left. Units that change places late would spoil the mean of checkpoints.
 
     **Several targets** share the weights; each has thresholds of its own, nested: what one prunes, the next one prunes
     too. A run passes every sparsity on its way to the highest target. There a lower target takes over the thresholds
@@ -166,7 +169,7 @@ class Pinch(OnePassMethod):
     @property
     def eta(self) -> float:
         """The current weight of the penalty: 0 while the target is met."""
-        return 0.0 if self.on_target() else self.settings.eta_for_target
+        return 0.0 if self.reached() >= self.targets[self.place] else self.settings.eta_for_target
 
     # -- training
 
@@ -231,6 +234,8 @@ class Pinch(OnePassMethod):
     def _hold(self) -> None:
         """Keep the target in use within its bounds."""
         target = self.targets[self.place]
+        if self._frozen():
+            return
         landed = self.landed[self.place] or self.reached() >= target
         bound = target if landed else self._lowest()
         if self.reached() < bound or (self.reached() >= target and self.pinched.overshoots(target)):
@@ -238,6 +243,12 @@ class Pinch(OnePassMethod):
             self._reached[self.place] = None
             landed = landed or self.reached() >= target
         self.landed[self.place] = landed
+        if landed and isinstance(self.pinched, UnitGates) and self.progress >= self.settings.reach_by:
+            self.pinched.freeze()
+
+    def _frozen(self) -> bool:
+        """Whether the units of the target in use stay as they are, to the end of the run."""
+        return isinstance(self.pinched, UnitGates) and self.pinched.frozen()
 
     def _lowest(self) -> float:
         """The lowest sparsity allowed before the target is reached: a line from 0 at reach_by / 2 up to the target."""
@@ -270,9 +281,13 @@ class Pinch(OnePassMethod):
             trained = gate.threshold.abs().view(-1)
             between = trained[low] ** (1 - part) * trained[high] ** part
             gate.threshold = nn.Parameter(between.view(()))
+            if isinstance(gate, UnitGate):
+                gate.frozen = torch.zeros_like(gate.frozen[:1])
         self.settings, self.landed, self._reached = settings, [True], [None]
         self._use(0)
         self.pinched.land(target)
+        if isinstance(self.pinched, UnitGates):
+            self.pinched.freeze()
         self._reached = [None]
 
     # -- the state of the method
@@ -289,7 +304,10 @@ class Pinch(OnePassMethod):
         return self.reached() if self.settings.target_macs is None else self.pinched.sparsity()
 
     def on_target(self) -> bool:
-        return self.reached() >= self.targets[self.place]
+        """Whether the target is met; by whole units, once they are frozen: checkpoints with others have no mean."""
+        met = self.reached() >= self.targets[self.place]
+        free = isinstance(self.pinched, WeightGates) or self.settings.landing == "paper" or not self.settings.target
+        return met and (free or self._frozen())
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
         return self.pinched.layer_counts()
