@@ -116,6 +116,22 @@ def test_our_own_figures_by_target(exp):
     ]
 
 
+def test_each_target_of_a_run_is_a_system_and_a_later_fold_is_none(exp, tmp_path):
+    several = exp / "asr_wav2vec2_base_pinch_0.65_0.85"
+    for target, errors in ((0.65, 53), (0.85, 66)):
+        several.mkdir(exist_ok=True)
+        write_run(tmp_path, "wav2vec2_base", "pinch", target, errors, several="yes").rename(several / str(target))
+    for run in (several, exp / "asr_wav2vec2_base_pinch_0.65_seed0"):
+        (run / "folded" / "0.7").mkdir(parents=True)  # of espnet-pinch fold
+    found = [s for s in systems(read_runs(exp)) if (s.upstream, s.method) == ("wav2vec2_base", "pinch")]
+    assert sorted((s.target, len(s.runs), "several" in s.variant) for s in found) == [
+        (0.65, 1, False),
+        (0.65, 1, True),
+        (0.85, 1, True),
+        (0.85, 2, False),
+    ]
+
+
 def test_the_other_methods_are_compared_with_pinch_on_the_seeds_that_both_have(tmp_path):
     exp = tmp_path / "exp"
     for seed, (pinch, ump, nas) in enumerate([(50, 51, 40), (60, 60, 30)]):

@@ -66,8 +66,8 @@ def test_a_run_ends_on_its_budget_with_a_smaller_model_that_everything_loads(
         assert [p.numel() for p in model.pruning.new_parameters()] == [1] * (2 * 2 + 2)
     else:
         gated = model.pruning.gated
-        kept, multiples = units_left(gated.gates.values()), [gate.groups[0].multiple for gate in gated.gates.values()]
-        assert model.pruning.on_target() and not gated.budget.room(kept, multiples, model.pruning.settings.target)
+        kept = units_left(gated.gates.values())
+        assert model.pruning.on_target() and not gated.budget.room(kept, model.pruning.settings.target)
         # a gate for each head, channel and filter, and two multipliers
         assert sum(p.numel() for p in model.pruning.new_parameters()) == 2 * (2 + 24) + 2 * 8 + 2
     extra = sum(p.numel() for p in model.pruning.new_parameters())

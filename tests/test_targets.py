@@ -171,6 +171,15 @@ def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_
         assert all((fewer[name] <= more[name]).all() for name in fewer)
 
 
+@pytest.mark.parametrize("target, message", [(0.0, "the target must be over 0"), (1.0, "at least 0 and under 1")])
+def test_a_target_that_is_none_is_refused_after_the_training_too(target, message):
+    pinch, net, optimizer = begin(TARGETS)
+    train(pinch, net, optimizer, 60)
+    with pytest.raises(ValueError, match=message):
+        pinch.aim(target)
+    assert list(pinch.targets) == TARGETS
+
+
 @pytest.mark.parametrize(
     "block, message",
     [

@@ -1,16 +1,21 @@
-"""A trained run, folded at any target: no more training."""
+"""The models of a trained run: of the targets that it was trained for, and of any other, without more training."""
 
 import copy
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import yaml
 
 from espnet_pinch.asr.checkpoint import load_model, write_folded
 from espnet_pinch.asr.decode import decode_data_dir
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.resume import average_again, owned
+from espnet_pinch.asr.safe_load import damage
 from espnet_pinch.core.methods.pinch import Pinch
 from espnet_pinch.core.parameters import Parameters
-from espnet_pinch.core.settings import check_number, check_target_sparsity
+from espnet_pinch.core.settings import check_number
 from espnet_pinch.errors import UserError
 from espnet_pinch.results.scoring import score_files
 
@@ -20,24 +25,26 @@ HIGHEST = 0.98
 
 
 class Trained:
-    """A run of ``pinch`` after its training.
+    """A run after its training, landed on all of its targets.
 
     Args:
         exp: its folder.
-        checkpoint: name of a file in it.
+        checkpoint: name of a file in it. A mean of the best epochs that is missing or damaged is written again.
+        say: is told so.
 
     Raises:
-        FileNotFoundError, UserError: as ``load_model``; or it is not a run of pinch.
+        FileNotFoundError, UserError: as ``load_model``.
     """
 
-    def __init__(self, exp: Path, checkpoint: str = CHECKPOINT):
-        self.exp = exp
-        self.model, self.config = load_model(exp / "config.yaml", exp / checkpoint)
-        if not isinstance(self.model.pruning, Pinch):
-            name = self.config.pruning.get("method")
-            raise UserError(
-                f"{exp} is a run of {name}; only the thresholds of pinch give other targets without training"
-            )
+    def __init__(self, exp: Path, checkpoint: str = CHECKPOINT, say: Callable[[str], None] = print):
+        self.exp, file = exp, exp / checkpoint
+        if ".ave" in checkpoint and (not file.exists() or damage(file)):
+            say(f"warning: {file} is missing or damaged: written again from the best epochs")
+            with open(exp / "config.yaml", encoding="utf-8") as config:
+                trained = yaml.safe_load(config)
+            with owned(exp):
+                average_again(exp, trained["best_model_criterion"], trained["keep_nbest_models"])
+        self.model, self.config = load_model(exp / "config.yaml", file)
         self.model.pruning.land()
 
     @property
@@ -46,25 +53,31 @@ class Trained:
         return self.model.pruning.targets
 
     def at(self, target: float) -> PruningASRModel:
-        """A copy of the model that is landed on ``target``; a trained one if it was trained for it."""
+        """A copy of the model that is landed on ``target``, whether it was trained for it or not.
+
+        Raises:
+            UserError: it was not, and the run is not one of pinch; or a target that is none, or out of reach.
+        """
         model = copy.deepcopy(self.model)
         if target in self.targets:
             model.pruning.use(target)
-        else:
-            model.pruning.aim(target)
+            return model
+        self._require_pinch()
+        model.pruning.aim(target)
         return model
 
-    def fold(self, target: float, out: Path) -> Parameters:
-        """Write the model of a target, as ``write_folded``.
+    def _require_pinch(self) -> None:
+        if not isinstance(self.model.pruning, Pinch):
+            name = self.config.pruning.get("method")
+            raise UserError(
+                f"{self.exp} is a run of {name}; only the thresholds of pinch give other targets without training"
+            )
 
-        Raises:
-            UserError: a target that is none, or that the thresholds do not reach.
-        """
-        if not check_target_sparsity(target, "the target"):
-            raise UserError("the target must be over 0")
+    def fold(self, target: float, out: Path) -> Parameters:
+        """Write the model of a target, as ``at`` and ``write_folded``."""
         return write_folded(self.at(target), self.config, out)
 
-    def sparsest(self, increase: float, data: Path, batch_size: int = 8, say=print) -> float:
+    def sparsest(self, increase: float, data: Path, batch_size: int = 8, say: Callable[[str], None] = print) -> float:
         """The highest target whose word error rate exceeds that of the lowest trained one by no more than ``increase``.
 
         Bisected in steps of ``STEP`` up to ``HIGHEST``, as if the error rate rose with the target.
@@ -75,9 +88,10 @@ class Trained:
             say: is told of each model that was tried.
 
         Raises:
-            UserError: as ``check_number``.
+            UserError: as ``check_number``; or the run is not one of pinch.
         """
         check_number("the increase of the WER", increase)
+        self._require_pinch()
         lowest = self.targets[0]
         low, high = math.floor(lowest / STEP), round(HIGHEST / STEP) + 1
         most = self._wer(lowest, data, batch_size)

@@ -116,7 +116,7 @@ def decode_data_dir(
     Returns: the content of ``decode.json``: ``seconds`` of decoding, ``audio_seconds``, their ratio ``rtf`` (real-time
         factor), the number of ``utterances``, and ``batch_size``.
     """
-    utterances = read_data_dir(data)
+    utterances, recogniser = read_data_dir(data), as_recogniser(model, device)
     transcripts: dict[str, Transcript] = {}
     start = time.perf_counter()
     progress = progress_bar(total=len(utterances), desc=f"decoding {Path(data).name}", unit="utts")
@@ -124,7 +124,7 @@ def decode_data_dir(
         for batch in batches(utterances, batch_size):
             audio = [torch.from_numpy(read_audio(u.audio)) for u in batch]
             names = [u.id for u in batch]
-            transcripts.update(zip(names, recognise(model, audio, device, search, names)))
+            transcripts.update(zip(names, recognise(recogniser, audio, search=search, names=names)))
             progress.update(len(batch))
     seconds = time.perf_counter() - start
     write_text(Path(out) / "ctm", "".join(all_formats()["ctm"].write(row) for _, row in sorted(transcripts.items())))

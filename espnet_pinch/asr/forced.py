@@ -8,7 +8,7 @@ from torch import Tensor
 
 from espnet_pinch.asr.spans import Span, spans_of
 from espnet_pinch.data.spelling import Spelling, describe
-from espnet_pinch.data.tokens import SPACE, token_of
+from espnet_pinch.data.tokens import SPACE, frames_needed, token_of
 from espnet_pinch.errors import UserError
 
 LARGEST = 4 << 30  # bytes that torchaudio may take: one for each frame and state
@@ -27,7 +27,7 @@ def align_tokens(ids: Sequence[int], log_probs: Tensor, blank: int) -> list[Span
     """
     if not ids:
         return []
-    needed = len(ids) + sum(a == b for a, b in zip(ids, ids[1:]))
+    needed = frames_needed(ids)
     if len(log_probs) < needed:
         raise UserError(
             f"the audio is too short for the text: it has {len(log_probs)} frames, and the text needs {needed}"

@@ -98,10 +98,14 @@ def device_name() -> str:
     """Name of the GPU in use, or else of the CPU with the number of threads."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{cpu_info().get('model name', 'CPU')}, {torch.get_num_threads()} threads"
+
+
+def cpu_info() -> dict[str, str]:
+    """What Linux says of the processor's last core, such as "model name"; empty where it says nothing."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _points(reporter: SubReporter, steps_before: int) -> list[dict]:

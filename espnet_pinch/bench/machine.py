@@ -5,6 +5,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from espnet_pinch.asr.history import cpu_info
+
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  # that decide the speed
 
 
@@ -14,9 +16,7 @@ def machine(threads: int, device: str = "cpu") -> str:
     Args:
         threads: that are used.
     """
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    info = cpu_info()
     name = info.get("model name", platform.processor())
     has = [flag for flag in FEATURES if flag in info.get("flags", "").split()]
     gpu = ""

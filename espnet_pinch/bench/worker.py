@@ -56,11 +56,9 @@ class Answers:
             end.record()
             torch.cuda.synchronize()
             return start.elapsed_time(end) / 1000
-        from espnet_pinch.inference.timing import CLOCKS
+        from espnet_pinch.inference.timing import CLOCKS, taken
 
-        begin = CLOCKS[clock]()
-        self.recogniser(audio)
-        return CLOCKS[clock]() - begin
+        return taken(functools.partial(self.recogniser, audio), CLOCKS[clock])
 
     def peak(self) -> int:
         """Bytes: the most that the process has held; on a GPU the most that torch has held there."""

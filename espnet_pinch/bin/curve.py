@@ -17,10 +17,11 @@ def main() -> None:
     parser.add_argument("--exp", type=Path, required=True, help="folder of the run, its targets scored")
     args = parser.parse_args()
     found = [run for run in read_runs(args.exp.parent) if run.results]
-    own = [run.results for run in found if run.folder.parent == args.exp]
+    own = {run.folder.name: run.results for run in found if run.folder.parent == args.exp and run.results}
     if not own:
         raise UserError(f"{args.exp} has no results of several targets: score them first (stage 6)")
-    upstream, method = own[0].upstream, own[0].method
+    first = next(iter(own.values()))
+    upstream, method = first.upstream, first.method
     beside = [s for s in systems(found) if s.upstream == upstream and s.method in (method, BASELINE)]
     plot_figure2(upstream, beside, args.exp / "images" / "curve")
     against = head_to_head(beside)
@@ -34,12 +35,7 @@ def main() -> None:
         *([*to_markdown(against), ""] if against[1] else []),
         *to_markdown(costs(beside)),
         "",
-        *(
-            f"- [target {100 * r.target:g} %]({f.folder.name}/RESULTS.md)"
-            for f in found
-            for r in [f.results]
-            if r in own
-        ),
+        *(f"- [target {100 * results.target:g} %]({part}/RESULTS.md)" for part, results in own.items()),
         "",
     ]
     write_text(args.exp / "RESULTS.md", "\n".join(lines))

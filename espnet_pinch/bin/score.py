@@ -1,14 +1,12 @@
 """Score an experiment beside its baseline; write RESULTS.md, results.json and pictures."""
 
 import argparse
-import functools
 from pathlib import Path
 
 import torch
 
 from espnet_pinch.asr.history import device_name
 from espnet_pinch.asr.macs import SECONDS
-from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.bin import run_main
 from espnet_pinch.export.load import load
 from espnet_pinch.inference.timing import seconds
@@ -17,15 +15,9 @@ from espnet_pinch.results.experiment import Experiment, significance_table, tabl
 
 def measure(folders: list[Path]) -> tuple[list[float], str]:
     """``forward_seconds`` of folded models on the CPU, on noise, and what that CPU is."""
-    models = [load(folder) for folder in folders]
-    rate = models[0].frontend.processing.sampling_rate
-    speech = torch.randn(1, SECONDS * rate, generator=torch.Generator().manual_seed(0))
-    return seconds([functools.partial(_logits, model) for model in models], speech, repeats=5), device_name()
-
-
-def _logits(model: PruningASRModel, speech: torch.Tensor) -> torch.Tensor:
-    hidden, _ = model.encode(speech, torch.tensor([speech.shape[1]]))
-    return model.ctc.ctc_lo(hidden)
+    models = [load(folder, "torch") for folder in folders]
+    speech = torch.randn(SECONDS * models[0].sampling_rate, generator=torch.Generator().manual_seed(0))
+    return seconds(models, [speech], repeats=5), device_name()
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.asr.beam import BEAM_SIZE, BeamSearch
-from espnet_pinch.asr.decode import log_probs_of
+from espnet_pinch.asr.decode import batches, log_probs_of
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.bin import run_main
 from espnet_pinch.data.audio import read_audio
@@ -43,8 +43,8 @@ def main() -> None:
     tokens, blank = model.token_list, model.blank_id
     if note := check_spelling(lm, tokens, str(args.lm)):
         print(f"note: {note}")
-    utterances = sorted((u for data in args.data for u in read_data_dir(data)), key=lambda u: (-u.samples, u.id))
-    groups = [utterances[i : i + args.batch_size] for i in range(0, len(utterances), args.batch_size)]
+    utterances = [u for data in args.data for u in read_data_dir(data)]
+    groups = list(batches(utterances, args.batch_size))
     encoded = []
     for group in progress_bar(groups, desc="running the model", unit="batches"):
         audio = [torch.from_numpy(read_audio(u.audio)) for u in group]

@@ -40,10 +40,10 @@ def fold(args: argparse.Namespace) -> None:
     """
     if (args.max_wer_increase is None) != (args.data is None):
         raise UserError("--max_wer_increase and --data SET go together")
-    with quiet():
+    with quiet() as say:
         from espnet_pinch.asr.any_target import Trained
 
-        trained = Trained(args.experiment)
+        trained = Trained(args.experiment, say=say)
     target = args.sparsity
     if target is None:
         target = trained.sparsest(args.max_wer_increase, args.data)

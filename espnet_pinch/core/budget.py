@@ -80,6 +80,8 @@ class WeightGates:
         targets: number of thresholds of each gate.
     """
 
+    freezes = False  # single weights come and go to the end of a run
+
     def __init__(self, model: nn.Module, layers: str, threshold: float, targets: int = 1):
         self.gates: dict[str, GatedLinear] = {}
         for name, linear in find_linears(model, layers).items():
@@ -99,6 +101,12 @@ class WeightGates:
     def land(self, target: float) -> None:
         """As ``land``, to within half the tolerance."""
         land(list(self.gates.values()), target, TOLERANCE / 2)
+
+    def freeze(self) -> None:
+        """Nothing, see ``freezes``."""
+
+    def frozen(self) -> bool:
+        return False
 
     def overshoots(self, target: float) -> bool:
         """Whether more is pruned than the target and the tolerance allow."""

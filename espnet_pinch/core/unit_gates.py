@@ -66,11 +66,8 @@ class UnitGate(WithThreshold, GroupGate):
         new_graph = torch.is_grad_enabled() and (self._spent or not self._with_grad)
         if self._cached is None or self._cached[0] != key or new_graph:
             scores = [self._scores(i) for i in range(len(self.groups))]
-            ranks = [s.detach().argsort(descending=True, stable=True).argsort() for s in scores]  # 0 for the largest
-            ranked = torch.stack([s.detach().sort(descending=True).values for s in scores]).mean(0)
             frozen = self.frozen[self.in_use] > 0.5
-            left = self._left(ranked, self.current.detach())
-            kept = frozen if not frozen.is_meta and frozen.any() else [rank < left for rank in ranks]
+            kept = frozen if not frozen.is_meta and frozen.any() else self._over([s.detach() for s in scores])
             self._cached = key, [Units(s, mask) for s, mask in zip(scores, kept)]
             self._spent, self._with_grad = False, torch.is_grad_enabled()
             for score in scores:
@@ -83,6 +80,13 @@ class UnitGate(WithThreshold, GroupGate):
         squares = [slices.gather(weight.square()) for slices, weight in zip(self.slices[i], self.weights[i])]
         per_unit = sum(weight.numel() for weight in self.weights[i]) // self.groups[i].units
         return torch.stack(squares).sum(0) / (per_unit * self.scale)
+
+    def _over(self, scores: list[Tensor]) -> list[Tensor]:
+        """The units of each group whose scores the threshold leaves: boolean masks, (units) each."""
+        ranks = [s.argsort(descending=True, stable=True).argsort() for s in scores]  # 0 for the largest
+        ranked = torch.stack([s.sort(descending=True).values for s in scores]).mean(0)
+        left = self._left(ranked, self.current.detach())
+        return [rank < left for rank in ranks]
 
     def _left(self, ranked: Tensor, threshold: Tensor) -> Tensor:
         """The number of units to keep, a scalar, from the scores in falling order."""
@@ -104,6 +108,10 @@ class UnitGate(WithThreshold, GroupGate):
     @torch.no_grad()
     def hard(self, i: int = 0) -> Tensor:
         return self.units()[i].kept
+
+    def restart(self, threshold: Tensor) -> None:
+        super().restart(threshold)
+        self.frozen = torch.zeros_like(self.frozen[:1])
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -172,10 +180,9 @@ def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
 def _give_back(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
     """Lower single thresholds until no further block may come back: blocks differ much in size."""
     stuck: set[int] = set()  # gates with units that are too much alike
-    multiples = [gate.groups[0].multiple for gate in gates]
     while True:
         left, best = counts(gates), None
-        for i in cost.room(left, multiples, target):
+        for i in cost.room(left, target):
             if i not in stuck:
                 ranked = gates[i].ranked()
                 nearness = float(ranked[left[i]] / gates[i].current.square())
@@ -200,6 +207,8 @@ class UnitGates(GroupGates[UnitGate]):
         options: as for ``GroupGates``.
     """
 
+    freezes = True
+
     def __init__(self, model: nn.Module, layers: str, threshold: float, targets: int = 1, **options):
         super().__init__(model, layers, functools.partial(UnitGate, threshold=threshold, targets=targets), **options)
 
@@ -214,13 +223,11 @@ class UnitGates(GroupGates[UnitGate]):
 
     def frozen(self) -> bool:
         """Whether ``freeze`` has been called for the target in use."""
-        return all(bool(gate.frozen[gate.in_use].any()) for gate in self.gates.values())
+        return bool(torch.stack([gate.frozen[gate.in_use].any() for gate in self.gates.values()]).all())
 
     def overshoots(self, target: float) -> bool:
         """Whether more is saved than the target needs: a block of units may come back."""
-        gates = list(self.gates.values())
-        multiples = [gate.groups[0].multiple for gate in gates]
-        return bool(self.budget.room(counts(gates), multiples, target))
+        return bool(self.budget.room(counts(self.gates.values()), target))
 
     def collapsed(self) -> dict[str, str]:
         """The groups that would keep fewer units than they must."""

@@ -111,10 +111,12 @@ class Cost:
         terms: ``(amount, places)``: what a part of the model costs at full width, and the places of the gates whose
             numbers of units it is proportional to.
         widths: units of each gate at full width.
+        multiples: units in a block of each gate.
     """
 
     terms: tuple[tuple[float, tuple[int, ...]], ...]
     widths: tuple[int, ...]
+    multiples: tuple[int, ...]
 
     def of(self, kept):
         """The cost of a model.
@@ -138,15 +140,15 @@ class Cost:
         full = self.full
         return (full - self.of(kept)) / full  # of whole numbers, the float nearest to the fraction
 
-    def room(self, kept: Sequence[int], multiples: Sequence[int], target: float) -> list[int]:
-        """Places of the gates to which one more block of units may come back: ``target`` is still saved.
+    def wider(self, kept: Sequence[int], i: int) -> int:
+        """The number of units of gate ``i`` with one more block of them, if there is one."""
+        return min(kept[i] + self.multiples[i], self.widths[i])
 
-        Args:
-            multiples: units in a block of each gate.
-        """
+    def room(self, kept: Sequence[int], target: float) -> list[int]:
+        """Places of the gates to which one more block of units may come back: ``target`` is still saved."""
         found = []
-        for i, multiple in enumerate(multiples):
-            more = min(kept[i] + multiple, self.widths[i])
+        for i in range(len(self.widths)):
+            more = self.wider(kept, i)
             if more > kept[i] and self.saved([*kept[:i], more, *kept[i + 1 :]]) >= target:
                 found.append(i)
         return found
@@ -162,6 +164,7 @@ def weight_cost(model: nn.Module, sets: Sequence[Sequence[Group]]) -> Cost:
     return Cost(
         tuple((float(sizes[name]), tuple(of_layer)) for name, of_layer in layers.items()),
         tuple(groups[0].units for groups in sets),
+        tuple(groups[0].multiple for groups in sets),
     )
 
 
@@ -181,7 +184,11 @@ def mac_cost(sets: Sequence[Sequence[Group]], macs: Mapping[str, float]) -> Cost
                 shares.setdefault(name, []).append(i)
     terms = [(macs[name], tuple(of_module)) for name, of_module in shares.items()]
     rest = macs[""] - sum(amount for amount, _ in terms)
-    return Cost((*terms, (rest, ())), tuple(groups[0].units for groups in sets))
+    return Cost(
+        (*terms, (rest, ())),
+        tuple(groups[0].units for groups in sets),
+        tuple(groups[0].multiple for groups in sets),
+    )
 
 
 @torch.no_grad()

@@ -101,6 +101,10 @@ def write_tokens(path: str | os.PathLike, tokens: Sequence[str]) -> None:
     write_text(path, "".join(f"{token}\n" for token in tokens))
 
 
-def frames_needed(text: str) -> int:
-    """Least number of frames that CTC can align a transcript to: its length plus a blank between equal neighbours."""
+def frames_needed(text: Sequence) -> int:
+    """Least number of frames that CTC can align a transcript to: its length plus a blank between equal neighbours.
+
+    Args:
+        text: characters, or token indices.
+    """
     return len(text) + sum(a == b for a, b in zip(text, text[1:]))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.export import formats as package
-from espnet_pinch.plugins import import_all
+from espnet_pinch.plugins import in_order
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.model import PruningASRModel
@@ -171,8 +171,7 @@ def register(build: type[Format]) -> type[Format]:
 
 def all_formats() -> dict[str, Format]:
     """``{name: format}``, sorted by ``place`` and name."""
-    import_all(package)
-    return {fmt.name: fmt for fmt in sorted(_found.values(), key=lambda fmt: (fmt.place, fmt.name))}
+    return in_order(package, _found)
 
 
 def choose_formats(names: Sequence[str] = ()) -> list[Format]:

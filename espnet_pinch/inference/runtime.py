@@ -22,7 +22,7 @@ from espnet_pinch.export.format import Format, Original, all_formats
 from espnet_pinch.extras import how_to_install
 from espnet_pinch.inference import runtimes as package
 from espnet_pinch.inference.cache import kept
-from espnet_pinch.plugins import import_all
+from espnet_pinch.plugins import in_order
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.recogniser import Recogniser
@@ -174,8 +174,7 @@ def register(build: type[Runtime]) -> type[Runtime]:
 
 def all_runtimes() -> dict[str, Runtime]:
     """``{name: runtime}``, sorted by ``place`` and name."""
-    import_all(package)
-    return {runtime.name: runtime for runtime in sorted(_found.values(), key=lambda r: (r.place, r.name))}
+    return in_order(package, _found)
 
 
 def find_runtime(name: str) -> Runtime:

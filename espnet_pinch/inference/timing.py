@@ -7,7 +7,6 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 T = TypeVar("T")
 
@@ -39,10 +38,11 @@ def in_turns(
         clock: "wall", or "cpu" for the processor time of all threads of this process.
         repeats, warm_up: as ``take_turns``.
     """
-    return take_turns({name: partial(_taken, run, CLOCKS[clock]) for name, run in sides.items()}, repeats, warm_up)
+    return take_turns({name: partial(taken, run, CLOCKS[clock]) for name, run in sides.items()}, repeats, warm_up)
 
 
-def _taken(run: Callable[[], object], now: Callable[[], float]) -> float:
+def taken(run: Callable[[], object], now: Callable[[], float]) -> float:
+    """How far the clock ``now`` goes on during a call."""
     begin = now()
     run()
     if torch.cuda.is_initialized():
@@ -56,7 +56,7 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
 
 
 @torch.inference_mode()
-def seconds(functions: Sequence[Callable[[Tensor], object]], x: Tensor, repeats: int = 7) -> list[float]:
+def seconds(functions: Sequence[Callable[[T], object]], x: T, repeats: int = 7) -> list[float]:
     """The shortest time of each function on ``x``. The functions take turns, and their first calls do not count."""
-    taken = in_turns({str(i): partial(run, x) for i, run in enumerate(functions)}, repeats)
-    return [min(times) for times in taken.values()]
+    found = in_turns({str(i): partial(run, x) for i, run in enumerate(functions)}, repeats)
+    return [min(times) for times in found.values()]

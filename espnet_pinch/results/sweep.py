@@ -44,8 +44,8 @@ def read_runs(exp: Path) -> list[Run]:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """Where the results of a run are: in its folder, or in one folder for each of several targets."""
-    return [folder / part.name for part in sorted((folder / "folded").glob("0.*"))] or [folder]
+    """Where the results of a run are: in its folder, or in one folder for each of several targets that is scored."""
+    return sorted(path.parent for path in folder.glob("0.*/results.json")) or [folder]
 
 
 def _read(folder: Path) -> Run:

@@ -8,7 +8,7 @@ import abc
 from collections.abc import Iterator
 from typing import ClassVar
 
-from espnet_pinch.plugins import import_all
+from espnet_pinch.plugins import in_order
 from espnet_pinch.transcript import formats as package
 from espnet_pinch.transcript.words import Transcript
 
@@ -81,8 +81,7 @@ def register(build: type[TranscriptFormat]) -> type[TranscriptFormat]:
 
 def all_formats() -> dict[str, TranscriptFormat]:
     """``{name: format}``, sorted by ``place`` and name."""
-    import_all(package)
-    return {fmt.name: fmt for fmt in sorted(_found.values(), key=lambda fmt: (fmt.place, fmt.name))}
+    return in_order(package, _found)
 
 
 def clock(seconds: float, point: str) -> str:

@@ -247,11 +247,11 @@ class L0(PruningMethod):
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if enough(middle) else (low, middle)
-        numbers, multiples = [gate.expected(low) for gate in gates], [gate.groups[0].multiple for gate in gates]
+        numbers = [gate.expected(low) for gate in gates]
         ranked = [gate.log_alpha.sort(descending=True).values.tolist() for gate in gates]
-        while places := budget.room(numbers, multiples, target):
+        while places := budget.room(numbers, target):
             nearest = max(places, key=lambda i: ranked[i][numbers[i]])
-            numbers[nearest] = min(numbers[nearest] + multiples[nearest], budget.widths[nearest])
+            numbers[nearest] = budget.wider(numbers, nearest)
         self._end(numbers)
 
     def _end(self, numbers: list[int]) -> None:

@@ -12,8 +12,8 @@ from espnet_pinch.core.method import cosine, generator_of_step
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.registry import register
-from espnet_pinch.core.settings import check_count, check_flag, check_number, shown
-from espnet_pinch.core.unit_gates import UnitGate, UnitGates
+from espnet_pinch.core.settings import check_count, check_flag, check_number, check_target_sparsity, shown
+from espnet_pinch.core.unit_gates import UnitGates
 from espnet_pinch.errors import UserError
 
 UNITS = ("weight", "structured")
@@ -234,7 +234,7 @@ class Pinch(OnePassMethod):
     def _hold(self) -> None:
         """Keep the target in use within its bounds."""
         target = self.targets[self.place]
-        if self._frozen():
+        if self.pinched.frozen():
             return
         landed = self.landed[self.place] or self.reached() >= target
         bound = target if landed else self._lowest()
@@ -243,12 +243,8 @@ class Pinch(OnePassMethod):
             self._reached[self.place] = None
             landed = landed or self.reached() >= target
         self.landed[self.place] = landed
-        if landed and isinstance(self.pinched, UnitGates) and self.progress >= self.settings.reach_by:
+        if landed and self.progress >= self.settings.reach_by:
             self.pinched.freeze()
-
-    def _frozen(self) -> bool:
-        """Whether the units of the target in use stay as they are, to the end of the run."""
-        return isinstance(self.pinched, UnitGates) and self.pinched.frozen()
 
     def _lowest(self) -> float:
         """The lowest sparsity allowed before the target is reached: a line from 0 at reach_by / 2 up to the target."""
@@ -269,6 +265,8 @@ class Pinch(OnePassMethod):
         Raises:
             UserError: as ``check_target_sparsity``; or the thresholds do not reach it.
         """
+        if not check_target_sparsity(target, "the target"):
+            raise UserError("the target must be over 0")
         if self.settings.target_macs is None:
             settings = dataclasses.replace(self.settings, target_sparsity=target)
         else:
@@ -279,15 +277,11 @@ class Pinch(OnePassMethod):
         part = (target - self.targets[low]) / span if span else 0.0
         for gate in self.pinched.gates.values():
             trained = gate.threshold.abs().view(-1)
-            between = trained[low] ** (1 - part) * trained[high] ** part
-            gate.threshold = nn.Parameter(between.view(()))
-            if isinstance(gate, UnitGate):
-                gate.frozen = torch.zeros_like(gate.frozen[:1])
+            gate.restart(trained[low] ** (1 - part) * trained[high] ** part)
         self.settings, self.landed, self._reached = settings, [True], [None]
         self._use(0)
         self.pinched.land(target)
-        if isinstance(self.pinched, UnitGates):
-            self.pinched.freeze()
+        self.pinched.freeze()
         self._reached = [None]
 
     # -- the state of the method
@@ -306,8 +300,8 @@ class Pinch(OnePassMethod):
     def on_target(self) -> bool:
         """Whether the target is met; by whole units, once they are frozen: checkpoints with others have no mean."""
         met = self.reached() >= self.targets[self.place]
-        free = isinstance(self.pinched, WeightGates) or self.settings.landing == "paper" or not self.settings.target
-        return met and (free or self._frozen())
+        free = not self.pinched.freezes or self.settings.landing == "paper" or not self.settings.target
+        return met and (free or self.pinched.frozen())
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
         return self.pinched.layer_counts()

@@ -117,7 +117,7 @@ def save_program(
             dynamo=True,
             verbose=False,
         )
-    assert exported is not None  # with dynamo=True it always is a exported
+    assert exported is not None  # with dynamo=True it always is a program
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # source lines of the exporting machine
     exported.model.metadata_props.update(Metadata.of(model).strings())
