@@ -1,14 +1,18 @@
 """``espnet-pinch``: sound files of every kind, long ones in chunks, bad ones in one line; what a model holds."""
 
+import contextlib
 import fcntl
+import io
 import json
 import logging
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
 import termios
+import threading
 
 import numpy as np
 import pytest
@@ -252,6 +256,78 @@ def test_the_program_prints_nothing_but_transcripts(file, tmp_path):
         [*command, "--chunk", "3", "--stride", "1"], stdout=subprocess.PIPE, stderr=theirs, text=True
     )
     assert again.stdout == done.stdout and "| 1/1 s of audio [" in os.read(ours, 10000).decode()
+
+
+@contextlib.contextmanager
+def standard_input(feed):
+    """A pipe as standard input, into which ``feed(write)`` writes from another thread."""
+    out, into = os.pipe()
+    saved = os.dup(0)
+    os.dup2(out, 0)
+    os.close(out)
+
+    def run_feed():
+        with os.fdopen(into, "wb", buffering=0) as pipe:
+            feed(pipe.write)
+
+    thread = threading.Thread(target=run_feed)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+        thread.join()
+
+
+def endless_wav(samples: np.ndarray, rate: int) -> bytes:
+    """As a program writes it that cannot go back to state the length."""
+    data = io.BytesIO()
+    soundfile.write(data, samples, rate, format="WAV", subtype="PCM_16")
+    whole = data.getvalue()
+    return whole[:4] + b"\xff" * 4 + whole[8:40] + b"\xff" * 4 + whole[44:]
+
+
+def test_a_stream_is_transcribed_while_it_grows(file, tmp_path, capsys, monkeypatch):
+    sound = endless_wav(speech(30, 8000), 8000)
+    half, read = len(sound) // 2, []
+    go_on = threading.Event()
+
+    def feed(write):
+        write(sound[:half])
+        read.append(go_on.wait(60))  # the second half comes when words of the first have been printed
+        write(sound[half:])
+
+    def write_now(text):
+        written.append(text)
+        go_on.set()
+
+    written: list[str] = []
+    monkeypatch.setattr("espnet_pinch.commands.transcribe.write_now", write_now)
+    with standard_input(feed):
+        status, _, err = run(capsys, monkeypatch, "transcribe", file, "-", "--follow", "--format", "ctm")
+    assert status == 0 and read == [True] and "at most 8 s after they are said" in err
+    rows = [line.split() for text in written for line in text.splitlines()]
+    starts = [float(row[2]) for row in rows]
+    assert starts == sorted(starts) and starts[-1] > 15 and {row[0] for row in rows} == {"-"}
+
+
+@pytest.mark.parametrize(
+    "data, arguments, message",
+    [
+        (b"hello", ["-"], "-: Format not recognised; what is followed must be WAV"),
+        (b"", ["-"], "-: .*; what is followed must be WAV"),
+        (b"", ["a.wav"], "--follow takes - alone, without --out, and a format of: text, json, ctm"),
+        (b"", ["-", "--out", "x"], "--follow takes - alone"),
+        (b"", ["-", "--format", "srt"], "--follow takes - alone"),
+        (b"", ["-", "--chunk", "4"], "--chunk 4 must be more than twice --stride 2"),
+        (b"", ["-", "--chunk", "0"], "--chunk 0 must be more than twice --stride 2"),
+    ],
+)
+def test_a_stream_that_cannot_be_followed_gets_one_line(data, arguments, message, file, capsys, monkeypatch):
+    with standard_input(lambda write: write(data)):
+        status, out, err = run(capsys, monkeypatch, "transcribe", file, *arguments, "--follow")
+    assert status == 1 and out == "" and re.search(f"^error: {message}", err.splitlines()[-1])
 
 
 def test_subtitles_of_several_files_go_to_a_folder(file, tmp_path, capsys, monkeypatch):

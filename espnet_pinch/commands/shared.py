@@ -20,12 +20,14 @@ from espnet_pinch.transcript.format import all_formats
 if TYPE_CHECKING:
     from espnet_pinch.asr.recogniser import Recogniser
 
+STDIN = Path("/dev/stdin")
+WHOLE, FOLLOWED = (30, 5), (8, 2)  # seconds of a chunk and of its context, of a recording and of a stream
 WORTH_MEASURING = 300  # seconds of audio; with less, measuring backends takes longer than it saves
 
 
 def audio_path(argument: str) -> Path:
     """The file that an argument names: ``-`` is standard input, ``./-`` a file of that name."""
-    return Path("/dev/stdin") if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
+    return STDIN if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -45,8 +47,8 @@ def add_format(command: argparse.ArgumentParser, default: str) -> None:
 
 def add_machine(command: argparse.ArgumentParser) -> None:
     """Options of how the model is run."""
-    command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such chunks [30]")
-    command.add_argument("--stride", type=int, default=5, help="seconds of a chunk's context at each edge [5]")
+    command.add_argument("--chunk", type=int, help="seconds; longer files are decoded in such chunks [30; 8 to follow]")
+    command.add_argument("--stride", type=int, help="seconds of a chunk's context at each edge [5; 2 to follow]")
     command.add_argument(
         "--backend",
         choices=("auto", "dense", "sparse"),
@@ -66,7 +68,10 @@ def add_machine(command: argparse.ArgumentParser) -> None:
 
 
 def check_machine(args: argparse.Namespace) -> None:
-    """Raise UserError where options of ``add_machine`` do not fit each other."""
+    """Fill in ``chunk`` and ``stride``; raise UserError where options of ``add_machine`` do not fit each other."""
+    chunk, stride = FOLLOWED if getattr(args, "follow", False) else WHOLE
+    args.chunk = chunk if args.chunk is None else args.chunk
+    args.stride = stride if args.stride is None else args.stride
     if args.stride < 1 or args.chunk <= 2 * args.stride:
         raise UserError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
 
