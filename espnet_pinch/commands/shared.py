@@ -20,8 +20,6 @@ from espnet_pinch.transcript.format import all_formats
 if TYPE_CHECKING:
     from espnet_pinch.asr.recogniser import Recogniser
 
-WORTH_MEASURING = 300  # seconds of audio; with less, measuring backends takes longer than it saves
-
 
 def audio_path(argument: str) -> Path:
     """The file that an argument names: ``-`` is standard input, ``./-`` a file of that name."""
@@ -47,13 +45,6 @@ def add_machine(command: argparse.ArgumentParser) -> None:
     """Options of how the model is run."""
     command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such chunks [30]")
     command.add_argument("--stride", type=int, default=5, help="seconds of a chunk's context at each edge [5]")
-    command.add_argument(
-        "--backend",
-        choices=("auto", "dense", "sparse"),
-        default="auto",
-        help="torch's products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on "
-        "[auto]",
-    )
     command.add_argument(
         "--runtime",
         choices=("auto", *all_runtimes()),
@@ -85,21 +76,17 @@ def quiet() -> Iterator[Callable[[str], None]]:
         yield lambda line: print(printable(line), file=stderr, flush=True)
 
 
-def load_to_decode(args: argparse.Namespace, seconds: float) -> Recogniser:
+def load_to_decode(args: argparse.Namespace) -> Recogniser:
     """The model in its runtime.
 
     Args:
         args: ``model``, and the options of ``add_machine``.
-        seconds: of audio; torch's backend "auto" measures from ``WORTH_MEASURING`` on, or where the runtime is "auto".
     """
     with quiet() as say:
         from espnet_pinch.export.load import locate
 
         runtime = args.runtime or usual_runtime(locate(args.model)[0]).name
-        backend = args.backend
-        if backend == "auto" and runtime != "auto" and seconds < WORTH_MEASURING:
-            backend = "dense"
-        options = {"threads": args.threads, "dtype": args.dtype, "device": args.device, "backend": backend}
+        options = {"threads": args.threads, "dtype": args.dtype, "device": args.device}
         return espnet_pinch.load(args.model, runtime, say=say, **options)
 
 

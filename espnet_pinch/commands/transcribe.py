@@ -65,7 +65,7 @@ def transcribe(args: argparse.Namespace) -> None:
     to_folder = FileWriter(fmt, args.out, audio.names) if args.out else None
     to_stdout = Writer(fmt, write_now)
     total = sum(audio.files.values())
-    model = load_to_decode(args, total)
+    model = load_to_decode(args)
     search, _ = make_search(args, model.token_list, model.blank_id)
     from tqdm import tqdm
 
