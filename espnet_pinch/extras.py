@@ -12,7 +12,6 @@ MODULES = {
         "kaldiio",
         "jiwer",
         "yaml",
-        "numba",
         "scipy",
         "matplotlib",
         "tensorboard",

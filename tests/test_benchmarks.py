@@ -47,11 +47,6 @@ def test_train_step(capsys, monkeypatch):
     assert memory["pinch-on-target"] < 1.05 < memory["autograd-gate"] < memory["l0"]
 
 
-def test_cpu_inference(capsys, monkeypatch):
-    rows = run(capsys, monkeypatch, "cpu_inference", "--size tiny --seconds 1 --sparsities 0.9 --repeats 1")
-    assert [row[2] for row in rows] == 2 * ["dense float32", "sparse", "auto", "dense bfloat16"]
-
-
 def test_structured(capsys, monkeypatch):
     options = "--size tiny --seconds 1 --targets 0.5 --repeats 1 --runtimes torch --dtypes float32"
     first, second = run(capsys, monkeypatch, "structured", options)[-2:]

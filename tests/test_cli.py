@@ -27,11 +27,8 @@ from espnet_pinch import cli
 from espnet_pinch.asr.decode import recognise, transcribe
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.bin import run_main
-from espnet_pinch.commands import shared
 from espnet_pinch.export.long_audio import read_chunks, transcribe_file
 from espnet_pinch.export.sparse_file import write_sparse
-from espnet_pinch.inference import sparse_linear
-from espnet_pinch.inference.sparse_linear import use_backend
 
 
 @pytest.fixture(autouse=True)
@@ -109,18 +106,6 @@ def test_any_rate_format_and_number_of_channels(tmp_path, rate, suffix, channels
     whole = soundfile.read(tmp_path / f"a.{suffix}", dtype="float32", always_2d=True)[0].mean(1)
     divisor = np.gcd(rate, 16000)
     assert np.abs(joined - resample_poly(whole, 16000 // divisor, rate // divisor)).max() < 1e-4  # no seams
-
-
-def test_the_sparse_backend_says_the_same(file, tmp_path, capsys, monkeypatch):
-    soundfile.write(tmp_path / "a.wav", speech(4), 16000)
-    used = []
-    monkeypatch.setattr(sparse_linear, "use_backend", lambda *a: used.append(a[1]) or use_backend(*a))
-    command = ("transcribe", file, tmp_path / "a.wav")
-    said = {backend: run(capsys, monkeypatch, *command, "--backend", backend) for backend in sparse_linear.BACKENDS}
-    assert said["dense"] == said["sparse"] == said["auto"] and said["dense"][0] == 0 and used == ["sparse"]
-    monkeypatch.setattr(shared, "WORTH_MEASURING", 1)
-    assert run(capsys, monkeypatch, *command) == said["dense"]
-    assert used == ["sparse", "auto"]
 
 
 def test_a_long_file_is_joined_as_transformers_joins_it(model, tmp_path):

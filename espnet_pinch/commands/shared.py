@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 STDIN = Path("/dev/stdin")
 WHOLE, FOLLOWED = (30, 5), (8, 2)  # seconds of a chunk and of its context, of a recording and of a stream
-WORTH_MEASURING = 300  # seconds of audio; with less, measuring backends takes longer than it saves
 
 
 def audio_path(argument: str) -> Path:
@@ -49,13 +48,6 @@ def add_machine(command: argparse.ArgumentParser) -> None:
     """Options of how the model is run."""
     command.add_argument("--chunk", type=int, help="seconds; longer files are decoded in such chunks [30; 8 to follow]")
     command.add_argument("--stride", type=int, help="seconds of a chunk's context at each edge [5; 2 to follow]")
-    command.add_argument(
-        "--backend",
-        choices=("auto", "dense", "sparse"),
-        default="auto",
-        help="torch's products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on "
-        "[auto]",
-    )
     command.add_argument(
         "--runtime",
         choices=("auto", *all_runtimes()),
@@ -90,21 +82,17 @@ def quiet() -> Iterator[Callable[[str], None]]:
         yield lambda line: print(printable(line), file=stderr, flush=True)
 
 
-def load_to_decode(args: argparse.Namespace, seconds: float) -> Recogniser:
+def load_to_decode(args: argparse.Namespace) -> Recogniser:
     """The model in its runtime.
 
     Args:
         args: ``model``, and the options of ``add_machine``.
-        seconds: of audio; torch's backend "auto" measures from ``WORTH_MEASURING`` on, or where the runtime is "auto".
     """
     with quiet() as say:
         from espnet_pinch.export.load import locate
 
         runtime = args.runtime or usual_runtime(locate(args.model)[0]).name
-        backend = args.backend
-        if backend == "auto" and runtime != "auto" and seconds < WORTH_MEASURING:
-            backend = "dense"
-        options = {"threads": args.threads, "dtype": args.dtype, "device": args.device, "backend": backend}
+        options = {"threads": args.threads, "dtype": args.dtype, "device": args.device}
         return espnet_pinch.load(args.model, runtime, say=say, **options)
 
 

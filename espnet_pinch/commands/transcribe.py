@@ -75,7 +75,7 @@ def transcribe(args: argparse.Namespace) -> None:
     to_folder = FileWriter(fmt, args.out, audio.names) if args.out else None
     to_stdout = Writer(fmt, write_now)
     total = sum(audio.files.values())
-    model = load_to_decode(args, total)
+    model = load_to_decode(args)
     search, _ = make_search(args, model.token_list, model.blank_id)
     from tqdm import tqdm
 
@@ -132,7 +132,7 @@ def follow_stdin(args: argparse.Namespace, fmt: TranscriptFormat) -> None:
     if args.audio != [STDIN] or args.out or not fmt.several:
         several = ", ".join(name for name, found in all_formats().items() if found.several)
         raise UserError(f"--follow takes - alone, without --out, and a format of: {several}")
-    model = load_to_decode(args, 0.0)
+    model = load_to_decode(args)
     search, _ = make_search(args, model.token_list, model.blank_id)
     from espnet_pinch.export.long_audio import follow
 

@@ -32,7 +32,7 @@ def load(path: str | os.PathLike, runtime: str | None = None, **options: Any) ->
         runtime: "torch", "onnxruntime", "openvino", or "auto" for the one that is measured to be the fastest here.
             All but torch take an ONNX file of our export, openvino also its own; any other model is compiled first,
             and the result is kept beside its file.
-        options: ``threads``, ``dtype``, ``device``, ``backend``, ``say`` of the runtime, as
+        options: ``threads``, ``dtype``, ``device``, ``say`` of the runtime, as
             ``espnet_pinch.inference.runtime.Options``.
 
     Raises:
