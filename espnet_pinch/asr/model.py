@@ -35,6 +35,9 @@ class PruningASRModel(ESPnetASRModel):
         self._teacher = [Teacher(self.frontend, settings)] if settings and self.frontend.is_loaded else []
         self.pruning = build_method({"layers": family.layers, **pruning})
         self.pruning.attach(upstream, structure=family.structure(upstream))
+        # {weight in the state_dict: its scales, (rows,)} of a quantised model: such a weight is whole numbers from -127
+        # to 127 times the scale of its row (espnet_pinch.core.grids).
+        self.scales: dict[str, Tensor] = {}
         self._errors: dict[str, float] = {}
         self._encoded: tuple[Tensor, Tensor]  # of the forward pass under way: hidden states, frames
 
