@@ -64,7 +64,6 @@ class Trained:
             return model
         self._require_pinch()
         model.pruning.aim(target)
-        model.land()
         return model
 
     def _require_pinch(self) -> None:

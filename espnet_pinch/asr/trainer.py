@@ -197,6 +197,8 @@ class PruningTrainer(Trainer):
         for target in pruning.targets:  # of several, the rates are means over all of them
             done = len(reporter.stats["words"]) if wers else 0
             pruning.use(target)
+            if plain.quantization:
+                plain.quantization.fit()
             super().validate_one_epoch(model=model, reporter=reporter, options=options, **kwargs)
             wers[target] = _ratio(reporter, "word_errors", "words", done)
             short = short if plain.on_target() else SHORT_OF_TARGET

@@ -171,9 +171,10 @@ class MixedQuantization(Quantization):
 
     @torch.no_grad()
     def choose(self) -> None:
-        """End the search on the average: never over it, and a step of one layer under it, as a rule.
+        """End the search on the average: never over it, and a step of one layer under it at most.
 
-        One charge for each bit is common to all layers. It is the smallest that meets the average.
+        One charge for each bit is common to all layers. It is the smallest that meets the average. The layer that it
+        changes last falls only as far as it must.
         """
         bits = self._bits().double()
         kept = torch.stack([layer.layer.weight.count_nonzero() for layer in self.mixed]).double().cpu()
@@ -181,26 +182,32 @@ class MixedQuantization(Quantization):
         liking = self._choices().double().cpu().log_softmax(-1)
         per_bit = len(share) * share[:, None] * bits
 
-        def choice(charge: float) -> Tensor:
-            return (liking - charge * per_bit).argmax(-1)
+        def places(charge: float) -> list[int]:
+            return (liking - charge * per_bit).argmax(-1).tolist()
 
-        def met(charge: float) -> bool:
-            return float((share * bits[choice(charge)]).sum()) <= self.most
+        def met(places: list[int]) -> bool:
+            return float((share * bits[places]).sum()) <= self.most
 
         low, high = -1.0, 1.0
-        while not met(high) and high < 1e9:
+        while not met(places(high)) and high < 1e9:
             high *= 10
-        while met(low) and low > -1e9:
+        while met(places(low)) and low > -1e9:
             low *= 10
         for _ in range(100):
             middle = (low + high) / 2
-            low, high = (low, middle) if met(middle) else (middle, high)
-        for layer, place in zip(self.mixed, choice(high).tolist()):
+            low, high = (low, middle) if met(places(middle)) else (middle, high)
+        chosen = places(high)
+        for i, most in enumerate(places(low)):
+            for place in range(most, chosen[i]):  # from more bits to fewer
+                if met([*chosen[:i], place, *chosen[i + 1 :]]):
+                    chosen[i] = place
+                    break
+        for layer, place in zip(self.mixed, chosen):
             layer.chosen.fill_(float(place))
             layer.parts = None
 
     def land(self) -> None:
-        self.fit()  # counts the kept weights
+        self.fit()  # which counts the kept weights
         if not self.settled() or self.average_bits() > self.most:
             self.choose()
 

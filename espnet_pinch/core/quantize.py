@@ -199,8 +199,7 @@ class Quantization:
         return True
 
     def land(self) -> None:
-        """Fit the levels to the trained model; averaging checkpoints may have moved it away from them."""
-        self.fit()
+        """Choose the bits of a trained model, if they are to be chosen: averaging checkpoints may have moved them."""
 
     @torch.no_grad()
     def fold(self) -> dict[str, Tensor]:
@@ -213,7 +212,8 @@ class Quantization:
         return self.round()
 
     def unwrap(self) -> None:
-        """Put the gated or plain layers in the place of the quantised ones."""
+        """Fit the levels a last time, and put the gated or plain layers in the place of the quantised ones."""
+        self.fit()
         self._hook.remove()
         for name, layer in self.layers.items():
             replace_module(self.model, name, layer.layer.train(layer.training))
