@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from espnet_pinch.core.score import PIECE
+
 TERNARY = "ternary"
 LARGEST = 127  # of a code: what 8 bits hold with either sign
 SAMPLE = 1 << 16  # weights of a layer that its levels are fitted to
@@ -104,17 +106,27 @@ class Grid(nn.Module):
             weight: (out, ...).
         """
         rows = weight.flatten(1)
-        if self.bits == 8:
-            scales = rows.abs().amax(1) / LARGEST
-            codes = (rows.abs() / _divisor(scales)[:, None]).round_().clamp_(1, LARGEST) * rows.sign()
-        else:
-            scales = _mean_magnitudes(rows) * self.unit
-            ratio = rows.abs() / _divisor(scales)[:, None]
-            codes = self.levels[torch.bucketize(ratio, _middles(self.levels))] * rows.sign()
+        codes, scales = torch.empty_like(rows), rows.new_empty(len(rows))
+        for row, code, scale in zip(*(_pieces(tensor, rows.shape[1]) for tensor in (rows, codes, scales))):
+            size = row.abs()
+            scale.copy_(size.amax(1) / LARGEST if self.bits == 8 else _mean_magnitudes(row) * self.unit)
+            size.div_(_divisor(scale)[:, None])  # in units of the scale
+            if self.bits == 8:
+                code.copy_(size.round_().clamp_(1, LARGEST))
+            else:
+                code.copy_(self.levels[0])
+                for middle, step in zip(_middles(self.levels), self.levels.diff()):
+                    code.add_((size > middle) * step)
+            code.mul_(row.sign())
         return Codes(codes.view_as(weight), scales)
 
     def extra_repr(self) -> str:
         return f"{self.width}"
+
+
+def _pieces(tensor: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Rows of a tensor, a few at a time: on a CPU as many of ``width`` as stay in the cache, elsewhere all of them."""
+    return tensor.split(max(1, PIECE // width)) if tensor.device.type == "cpu" else (tensor,)
 
 
 def _middles(levels: Tensor) -> Tensor:
