@@ -7,12 +7,13 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 
 from espnet_pinch.alignment import count_word_errors
-from espnet_pinch.asr.distill import DistillSettings, Teacher
+from espnet_pinch.asr.distill import DistillSettings, Teacher, densest_logits, divergence
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.mixed_bits import build_quantization
 from espnet_pinch.core.quantize import round_others
 from espnet_pinch.core.registry import build_method
+from espnet_pinch.errors import UserError
 
 UPSTREAM = "frontend.upstream."  # prefix of transformers' names in the names of a model
 
@@ -36,10 +37,13 @@ class PruningASRModel(ESPnetASRModel):
         kwargs = {"ctc_weight": 1.0, "report_cer": False, "report_wer": False, **kwargs}
         super().__init__(**kwargs)
         family, upstream = self.frontend.family, self.frontend.upstream
-        settings = DistillSettings.of(distill)
+        self.distill = DistillSettings.of(distill)
+        taught = self.distill and self.distill.teacher == "start" and self.frontend.is_loaded
         # In a list: the teacher is no part of the model. Before the gates, as some methods prune at once.
-        self._teacher = [Teacher(self.frontend, settings)] if settings and self.frontend.is_loaded else []
+        self._teacher = [Teacher(self.frontend)] if taught else []
         self.pruning = build_method({"layers": family.layers, **pruning})
+        if self.distill and self.distill.teacher == "densest" and len(self.pruning.targets) < 2:
+            raise UserError("distill.teacher: densest needs several targets, such as target_sparsity: [0.5, 0.65]")
         self.quantization = build_quantization(quantize)
         quantized = find_linears(upstream, self.pruning.settings.layers) if self.quantization else ()
         self.pruning.attach(upstream, structure=family.structure(upstream))
@@ -67,12 +71,13 @@ class PruningASRModel(ESPnetASRModel):
         """
         penalty = self._penalty() if self.training else 0.0
         loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
-        if self.training and self._teacher:
-            [teacher] = self._teacher
-            encoded, frames = self._encoded
-            distance = teacher.loss(speech[:, : speech_lengths.max()], speech_lengths, self.ctc.ctc_lo(encoded), frames)
-            loss = loss + teacher.settings.weight * distance
-            stats["loss_distill"] = distance.detach()
+        if self.training and self.distill:
+            wanted = self._wanted(speech[:, : speech_lengths.max()], speech_lengths)
+            if wanted is not None:
+                encoded, frames = self._encoded
+                distance = divergence(self.ctc.ctc_lo(encoded), wanted, frames, self.distill.temperature)
+                loss = loss + self.distill.weight * distance
+                stats["loss_distill"] = distance.detach()
         if self.training:
             loss = loss + penalty
             stats.update(self.scalars(), penalty=float(penalty), loss=loss.detach())
@@ -99,6 +104,14 @@ class PruningASRModel(ESPnetASRModel):
             "chars": chars.hits + chars.substitutions + chars.deletions,
         }
         return {name: count / len(refs) for name, count in counts.items()}
+
+    def _wanted(self, speech: Tensor, lengths: Tensor) -> Tensor | None:
+        """The teacher's logits, (batch, frames, tokens); None in a step without a teacher."""
+        for teacher in self._teacher:
+            return teacher.logits(speech, lengths)
+        if self.distill and self.distill.teacher == "densest":
+            return densest_logits(self.frontend, self.ctc.ctc_lo, self.pruning, speech, lengths)
+        return None
 
     def begin_distilling(self) -> None:
         """Called once the head is the one that the training starts from."""
