@@ -132,6 +132,8 @@ def model_reached(exp):
         pytest.param(PINCH, id="conv", marks=pytest.mark.slow),
         pytest.param((*UNITS, "--distill", "weight=0.5"), id="distilled", marks=pytest.mark.slow),
         pytest.param(L0, id="l0", marks=pytest.mark.slow),
+        pytest.param(("--pruning", "target_sparsity=[0.3,0.5,0.7]"), id="targets", marks=pytest.mark.slow),
+        pytest.param(("--quantize", "bits=mixed", "--quantize", "average_bits=3"), id="bits", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_structured_run_ends_like_one_that_was_not(more, data, upstream, tmp_path):

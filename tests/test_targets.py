@@ -155,6 +155,10 @@ def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_
         "pinch.reach_by=0.3",
     )
     PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *targets, "--max_epoch", "3"))
+    other = [text.replace("0.6", "0.7") for text in targets]
+    with pytest.raises(ValueError, match=r"pruning.target_sparsity: \[0.4, 0.6, 0.8\] -> \[0.4, 0.7, 0.8\]"):
+        again = options(data, upstream, exp, "mini.yaml", *other, "--max_epoch", "3", "--resume", "true")
+        PruningASRTask.main(cmd=again)
     last = json.loads((exp / "history.json").read_text())["3"]["valid"]
     own = [last[f"wer_{target}"] for target in (0.4, 0.6, 0.8)]
     assert last["wer"] == last["wer_on_target"] == pytest.approx(sum(own) / 3)
