@@ -10,11 +10,11 @@ from torch import Tensor
 
 from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.model import UPSTREAM, PruningASRModel
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.encoding import OTHERS
-from espnet_pinch.export.model import UPSTREAM, gated_layers, weights
+from espnet_pinch.export.model import gated_layers, weights
 
 # Largest allowed difference of logits between two runtimes, as a fraction of the largest logit (of 1 if that is less).
 TOLERANCE = 1e-3

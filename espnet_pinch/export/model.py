@@ -15,7 +15,6 @@ from espnet_pinch.asr.upstream import RATES, fill_buffers, model_from_dict
 from espnet_pinch.core.methods.dense import DenseSettings
 from espnet_pinch.errors import UserError, one_line
 
-UPSTREAM = "frontend.upstream."  # prefix of transformers' names in the names of a model
 EXTRA = "_extra_state"  # torch's name in a state_dict for a module's extra state
 
 
@@ -103,6 +102,20 @@ def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningAS
         raise UserError(one_line(error)) from None
     fill_buffers(model.frontend.upstream)
     return model
+
+
+def take_scales(model: PruningASRModel, scales: Mapping[str, torch.Tensor]) -> None:
+    """Tell a model that its weights are whole numbers times these scales.
+
+    Raises:
+        UserError: a name or a shape does not fit, or a scale is negative or not finite.
+    """
+    own = weights(model)
+    for name, of_rows in scales.items():
+        fits = name in own and of_rows.dtype == torch.float32 and of_rows.shape == own[name].shape[:1]
+        if not fits or not of_rows.isfinite().all() or not (of_rows >= 0).all():
+            raise UserError(f"the scales of {name} do not fit the model")
+    model.scales = dict(scales)
 
 
 def gated_layers(model: PruningASRModel) -> dict[str, nn.Linear]:

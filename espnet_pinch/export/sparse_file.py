@@ -38,10 +38,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.model import UPSTREAM, PruningASRModel
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.encoding import OTHERS, VALUES, cast, decode, encode
-from espnet_pinch.export.model import UPSTREAM, build, describe, fill, gated_layers, weights
+from espnet_pinch.export.model import build, describe, fill, gated_layers, weights
 from espnet_pinch.files import whole_file
 from espnet_pinch.unreadable import why_unreadable
 

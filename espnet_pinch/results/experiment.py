@@ -133,6 +133,7 @@ def write_report(
             **({"budget": "multiplications"} if pruning.get("target_macs") is not None else {}),
             **({"targets in one run": " ".join(map(str, _targets(pruning)))} if run.part else {}),
             **{f"distill {k}": v for k, v in (config.get("distill") or {}).items()},
+            **{f"quantize {k}": v for k, v in (config.get("quantize") or {}).items() if v is not None},
             "lr": config["optim_conf"].get("lr"),
             "max_epoch": config["max_epoch"],
         },
