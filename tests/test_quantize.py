@@ -9,6 +9,7 @@ import test_targets
 import torch
 from test_espnet import options
 from torch import nn
+from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2ConformerConfig, WavLMConfig
 
 import espnet_pinch
 from espnet_pinch import Pinch
@@ -304,6 +305,34 @@ def test_a_quantised_training_is_folded_and_loaded_again(data, upstream, tmp_pat
     for name, scales in model.scales.items():
         rows = weights[name].flatten(1) / torch.where(scales > 0, scales, 1)[:, None]
         assert torch.allclose(rows, rows.round(), atol=1e-3) and rows.abs().max() < 127.5
+
+
+@pytest.mark.parametrize(
+    "config_class, fields",
+    [
+        (HubertConfig, {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}),
+        (WavLMConfig, {}),  # its attention reads the weights of its layers instead of calling them
+        (Data2VecAudioConfig, {"conv_pos_kernel_size": 3}),
+        (Wav2Vec2ConformerConfig, {"conv_depthwise_kernel_size": 5}),
+    ],
+)
+def test_every_family_computes_the_same_before_and_after_folding(config_class, fields, ctc_folder, data, tmp_path):
+    tokens = (data / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    published = {"<blank>": "<pad>", "<sos/eos>": "</s>", "<space>": "|"}
+    ctc_folder(tmp_path / "up", [published.get(token, token) for token in tokens], config_class, **fields)
+    more = ("--pruning", "target_sparsity=0.5", "--quantize", "bits=2", "--quantize", "others=32")
+    args = PruningASRTask.get_parser().parse_args(options(data, tmp_path / "up", tmp_path / "exp", "mini.yaml", *more))
+    model = PruningASRTask.build_model(args).eval()
+    model.land()
+    model.quantization.fit()
+    speech, lengths = torch.randn(2, 8000), torch.tensor([8000, 6000])
+    with torch.no_grad():
+        hidden, frames = model.frontend(speech, lengths)
+        model.fold()
+        folded, _ = model.frontend(speech, lengths)
+    assert len(model.scales) >= 2 * 6
+    for row, other, count in zip(hidden, folded, frames):
+        torch.testing.assert_close(row[:count], other[:count], rtol=1e-4, atol=1e-4)
 
 
 def test_the_core_can_be_used_alone():
