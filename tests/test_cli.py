@@ -222,11 +222,16 @@ def test_info_says_what_is_in_a_model(file, model, tmp_path, capsys, monkeypatch
     assert figures["pruned"] == zeros and figures["sparsity"] == zeros / 3584
     assert figures["params_kept"] == sum(p.numel() for p in model.parameters()) - zeros
     assert figures["sparse_file"]["entropy_bound"] < figures["bytes"] and len(figures["layers"]) == 12
+    weights = figures["sparse_file"]["weights"]
+    assert len(weights) == 18 and weights["lm_head.weight"]["bits"] == 32
     save_ctc_model(tmp_path / "hf", model.frontend.upstream, model.ctc.ctc_lo, TOKENS, model.frontend.processing)
     for path, kind in ((file, "sparse file"), (tmp_path / "hf", "Hugging Face folder")):
         _, out, err = run(capsys, monkeypatch, "info", path)
         assert out.splitlines()[0] == f"{path}: {kind}, wav2vec2, 11 tokens" and err == ""
         assert f"({zeros:,} of 3,584 gated weights)" in out and "encoder.layers.1.feed_forward.output_dense" in out
+        assert bool(re.search(r"output_dense.weight +16 x 24 +84.90 %  32 bits +\d+ bytes, bound", out)) == (
+            path == file
+        )
 
 
 def test_the_program_prints_nothing_but_transcripts(file, tmp_path):

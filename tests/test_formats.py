@@ -143,7 +143,7 @@ def test_a_name_that_is_unknown_gets_one_line(toy, experiment, tmp_path):
         UserError, match="unknown format 'gguf'; there is: hf, sparse, onnx, espnet, openvino, sherpa_onnx, toy"
     ):
         export(experiment, tmp_path / "out", formats=["hf", "gguf"])
-    there_is = "cannot store values as 'int4'; there is: fp32, fp16, bf16, int8, fp8"
+    there_is = "cannot store values as 'int4'; there is: fp32, fp16, bf16, int8, quantized, fp8"
     with pytest.raises(UserError, match=f"the formats sparse, toy {there_is}"):
         export(experiment, tmp_path / "out", formats=["toy", "sparse"], values=["fp32", "int4"])
     with pytest.raises(UserError, match="the formats hf cannot store values as 'fp16'; there is: no choice"):

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
-from espnet_pinch.asr.model import UPSTREAM, PruningASRModel
+from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
+from espnet_pinch.core.grids import Codes
 from espnet_pinch.errors import UserError
-from espnet_pinch.export.encoding import OTHERS
-from espnet_pinch.export.model import gated_layers, weights
+from espnet_pinch.export.encoding import round_to
+from espnet_pinch.export.model import weights
 
 # Largest allowed difference of logits between two runtimes, as a fraction of the largest logit (of 1 if that is less).
 TOLERANCE = 1e-3
@@ -101,19 +102,10 @@ def batch_logits(model: PruningASRModel | Recogniser, audio: Sequence[Tensor]) -
 
 
 def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, values: str) -> None:
-    """Raise UserError if a weight of ``again`` differs from ``model``'s by more than storing it as ``values`` explains,
-    or if a pruned weight is no longer pruned."""
-    gated = {f"{UPSTREAM}{name}.weight" for name in gated_layers(model)}
+    """Raise UserError if a weight of ``again`` is not what storing ``model``'s as ``values`` makes of it."""
     for (name, got), want in zip(weights(again).items(), weights(model).values(), strict=True):
-        if values == "fp32" or not want.is_floating_point():
-            close = torch.equal(got, want)
-        elif values == "int8" and name in gated:
-            half_step = want.abs().amax(1, keepdim=True) / 254
-            close = bool(((got - want).abs() <= 1.001 * half_step).all() and (got[want == 0] == 0).all())
-        else:
-            kind = torch.finfo(OTHERS[values])
-            close = bool(((got - want).abs() <= kind.eps / 2 * want.abs() + kind.eps * kind.tiny).all())
-        if not close:
+        rounded = round_to(values, want, model.scales.get(name))
+        if not torch.equal(got, rounded.weight() if isinstance(rounded, Codes) else rounded.to(got.dtype)):
             raise UserError(f"{what}: {name} differs by more than {values} explains")
 
 

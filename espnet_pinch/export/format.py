@@ -147,6 +147,20 @@ class Format(abc.ABC):
         """The figures of ``info`` as lines of text."""
         return []
 
+    def layer_lines(self, layers: dict[str, dict], figures: dict) -> list[str]:
+        """The layers as lines of text for ``espnet-pinch info``.
+
+        Args:
+            layers: what ``espnet_pinch.export.model.count_layers`` returns.
+            figures: of ``info``.
+        """
+        width = max(map(len, layers), default=0)
+        return [
+            f"{name:{width}}  {' x '.join(map(str, layer['shape'])):>11}  "
+            f"{100 * layer['pruned'] / layer['weights']:6.2f} %"
+            for name, layer in layers.items()
+        ]
+
     def require(self) -> None:
         """Raise UserError if a package that the format needs is missing."""
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]

@@ -57,11 +57,12 @@ def load(path: str | os.PathLike, runtime: str | None = None, **options: Any) ->
 
 def read_finite(fmt: Format, found: Path) -> PruningASRModel:
     """``fmt.read``, with the check that every weight is finite."""
+    from espnet_pinch.export.encoding import all_finite
     from espnet_pinch.export.model import weights  # imports ESPnet, which other runtimes do not need
 
     model = fmt.read(found)
     for name, tensor in weights(model).items():
-        if not tensor.isfinite().all():
+        if not all_finite(tensor):
             raise UserError(f"{found}: {name} holds a value that is not finite")
     return model
 

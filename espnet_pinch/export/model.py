@@ -10,11 +10,12 @@ from transformers import AutoConfig
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.model import UPSTREAM, PruningASRModel
 from espnet_pinch.asr.upstream import RATES, fill_buffers, model_from_dict
 from espnet_pinch.core.methods.dense import DenseSettings
 from espnet_pinch.errors import UserError, one_line
 
+HEAD = "ctc.ctc_lo."  # prefix of the CTC head's names
 EXTRA = "_extra_state"  # torch's name in a state_dict for a module's extra state
 
 
@@ -87,6 +88,16 @@ def _check(description: Mapping) -> None:
 def weights(model: PruningASRModel) -> dict[str, torch.Tensor]:
     """The model's ``state_dict`` without entries that are no weights: the progress of a pruning method."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(EXTRA)}
+
+
+def ctc_names(model: PruningASRModel) -> dict[str, str]:
+    """``{name of a weight: its name in transformers' model for CTC}``."""
+    prefixes = {UPSTREAM: model.frontend.upstream.base_model_prefix, HEAD: model.frontend.family.head}
+    names = {}
+    for name in weights(model):
+        [prefix] = filter(name.startswith, prefixes)
+        names[name] = f"{prefixes[prefix]}.{name.removeprefix(prefix)}"
+    return names
 
 
 def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningASRModel:
