@@ -106,6 +106,8 @@ def save_program(
         axes: ``{input: {dimension that varies: its name}}``, in the order of the inputs.
         outputs: their names.
     """
+    from espnet_pinch.export.nan_guards import drop_nan_guards
+
     with model.frontend.family.exporting(model.frontend.upstream):
         exported = torch.onnx.export(
             program.eval(),
@@ -121,6 +123,7 @@ def save_program(
     for node in exported.model.graph.all_nodes():
         node.metadata_props.clear()  # source lines of the exporting machine
     exported.model.metadata_props.update(Metadata.of(model).strings())
+    drop_nan_guards(exported.model.graph)
     exported.save(path, external_data=4 * sum(p.numel() for p in model.parameters()) > LARGEST)
 
 
