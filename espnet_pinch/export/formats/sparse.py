@@ -47,7 +47,7 @@ or on the command line: `espnet-pinch transcribe {file} speech.flac`"""
         from espnet_pinch.export.sparse_file import write_sparse
 
         files = {}
-        for values in [value for value in original.values if value in self.values] or self.default_values:
+        for values in self.chosen(original):
             file = f"sparse_{values}.safetensors"
             sizes = write_sparse(folder / file, original.model, values)
             what = f"gated layers {values}, zeros left out; others {sizes['others']}"
