@@ -47,6 +47,12 @@ def test_train_step(capsys, monkeypatch):
     assert memory["pinch-on-target"] < 1.05 < memory["autograd-gate"] < memory["l0"]
 
 
+def test_int8(capsys, monkeypatch):
+    first, second = run(capsys, monkeypatch, "int8", "--size tiny --seconds 1 --repeats 1 --runtimes onnxruntime")[-2:]
+    assert first[0].endswith("/model.onnx") and second[0].endswith("/model.int8.onnx")
+    assert first[1:3] == second[1:3] == ["onnxruntime", "float32"] and float(second[-1]) > 0
+
+
 def test_structured(capsys, monkeypatch):
     options = "--size tiny --seconds 1 --targets 0.5 --repeats 1 --runtimes torch --dtypes float32"
     first, second = run(capsys, monkeypatch, "structured", options)[-2:]

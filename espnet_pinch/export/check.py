@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 import torch
@@ -19,6 +20,12 @@ from espnet_pinch.export.model import weights
 
 # Largest allowed difference of logits between two runtimes, as a fraction of the largest logit (of 1 if that is less).
 TOLERANCE = 1e-3
+# Largest root mean square that rounding may add to logits, as a fraction of theirs; what is wrong adds 1 and more.
+ROUNDING = 0.5
+ALIKE = 0.8  # of the letters, that two runtimes' transcripts of a file that rounds have in common
+
+# Takes utterances; returns logits (batch, frames, tokens) and the number of frames of each (batch,).
+Runner = Callable[[list[Tensor]], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,25 +81,71 @@ class Probe:
             largest = max(largest, difference)
         return largest
 
-    def compare_runtime(self, what: str, run: Callable[[list[Tensor]], tuple[np.ndarray, np.ndarray]]) -> float:
+    def compare_runtime(self, what: str, run: Runner) -> float:
         """``compare`` for a runtime: the utterances one at a time, and all in one padded batch.
 
         Args:
             what: is compared, for the message.
-            run: takes utterances; returns logits (batch, frames, tokens) and the number of frames of each (batch,).
         """
+        alone = self.compare(what, self.logits_alone(run))
+        return max(alone, self.compare(f"{what}, in a batch", self.logits_padded(run), self.padded))
 
-        def logits(audio: list[Tensor]) -> list[Tensor]:
-            return [torch.from_numpy(rows[:n]) for rows, n in zip(*run(audio))]
+    def logits_alone(self, run: Runner) -> list[Tensor]:
+        return [_logits(run, [samples])[0] for samples in self.audio]
 
-        alone = self.compare(what, [logits([samples])[0] for samples in self.audio])
-        return max(alone, self.compare(f"{what}, in a batch", logits(self.audio), self.padded))
+    def logits_padded(self, run: Runner) -> list[Tensor]:
+        return _logits(run, self.audio)
+
+    def compare_rounded(
+        self, what: str, logits: Sequence[Tensor], wanted: Sequence[Tensor] | None = None
+    ) -> tuple[float, int]:
+        """As ``compare``, where weights are rounded, so that logits may differ by any amount that rounding explains.
+
+        Returns: the largest difference of logits, and the number of transcripts that differ.
+
+        Raises:
+            UserError: it is more than that, or a shape differs.
+        """
+        largest, texts = 0.0, 0
+        for i, (got, want) in enumerate(zip(logits, self.logits if wanted is None else wanted, strict=True)):
+            if not is_rounding(got, want):
+                raise UserError(f"{what}: logits of utterance {i} are those of another model")
+            largest = max(largest, float((got - want).abs().max()))
+            texts += self.text(got) != self.text(want)
+        return largest, texts
 
     def compare_texts(self, what: str, texts: Sequence[str]) -> None:
         """Raise UserError if a transcript differs, apart from special tokens ("<unk>") and repeated spaces."""
         for i, (got, want) in enumerate(zip(texts, self.texts, strict=True)):
-            if " ".join(re.sub("<[^<> ]+>", "", got).split()) != want:
+            if _words(got) != want:
                 raise UserError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
+
+    def count_texts(self, what: str, texts: Sequence[str], similar: Sequence[str]) -> int:
+        """The number of transcripts that differ, where weights are rounded, apart from what ``compare_texts`` ignores.
+
+        Args:
+            similar: what another runtime says of the same file. A rounding more or less may change a letter.
+
+        Raises:
+            UserError: a transcript has little in common with that.
+        """
+        for i, (got, want) in enumerate(zip(texts, similar, strict=True)):
+            if SequenceMatcher(None, _words(got), want, autojunk=False).ratio() < ALIKE:
+                raise UserError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
+        return sum(_words(got) != want for got, want in zip(texts, self.texts, strict=True))
+
+
+def _words(text: str) -> str:
+    return " ".join(re.sub("<[^<> ]+>", "", text).split())
+
+
+def _logits(run: Runner, audio: list[Tensor]) -> list[Tensor]:
+    return [torch.from_numpy(rows[:n]) for rows, n in zip(*run(audio))]
+
+
+def is_rounding(got: Tensor, want: Tensor) -> bool:
+    """Whether logits are ``want`` apart from rounding."""
+    return got.shape == want.shape and bool((got - want).square().mean() <= ROUNDING**2 * want.square().mean())
 
 
 def batch_logits(model: PruningASRModel | Recogniser, audio: Sequence[Tensor]) -> list[Tensor]:

@@ -150,7 +150,7 @@ class Runtime(abc.ABC):
             say(f"note: {found} is compiled for {self.name}, once")
             model = read_finite(fmt, found)
             probe = Probe.of(model, noise(2, model.frontend.processing.sampling_rate))
-            original = Original(model, folder, probe)
+            original = Original(model, folder, probe, target.values[:1])
             [(file, _)] = target.write(folder, original).items()
             target.check(folder / file, original)
 

@@ -50,12 +50,15 @@ or on the command line: `espnet-pinch transcribe {file} speech.flac`"""
 
         return read_sparse(found)
 
+    def chosen(self, original: Original) -> list[str]:
+        asked = set(original.values) & set(self.values)
+        return [QUANTIZED] if original.model.scales and not asked else super().chosen(original)
+
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         from espnet_pinch.export.sparse_file import write_sparse
 
-        default = (QUANTIZED,) if original.model.scales else self.default_values
         files = {}
-        for values in [value for value in original.values if value in self.values] or default:
+        for values in self.chosen(original):
             file = f"sparse_{values}.safetensors"
             sizes = write_sparse(folder / file, original.model, values)
             del sizes["weights"]  # `info` shows them
