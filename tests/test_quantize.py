@@ -21,6 +21,7 @@ from espnet_pinch.core.method import PruningMethod
 from espnet_pinch.core.mixed_bits import MixedQuantization, build_quantization
 from espnet_pinch.core.quantize import WIDTHS, Quantization, QuantizedLayer, round_others
 from espnet_pinch.core.registry import build_method
+from espnet_pinch.export.sparse_file import write_sparse
 
 data, upstream = test_espnet.data, test_espnet.upstream
 
@@ -305,6 +306,11 @@ def test_a_quantised_training_is_folded_and_loaded_again(data, upstream, tmp_pat
     for name, scales in model.scales.items():
         rows = weights[name].flatten(1) / torch.where(scales > 0, scales, 1)[:, None]
         assert torch.allclose(rows, rows.round(), atol=1e-3) and rows.abs().max() < 127.5
+    write_sparse(tmp_path / "m.safetensors", model, "quantized")
+    again = espnet_pinch.load(tmp_path / "m.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in again.state_dict().items())
+    assert again.scales.keys() == model.scales.keys()
+    assert all(torch.equal(scales, model.scales[name]) for name, scales in again.scales.items())
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ could make a file that small: a model of which 99 % are zeros takes at most 352 
 
 import json
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -100,6 +101,13 @@ def write_sparse(path: str | os.PathLike, model: PruningASRModel, values: str = 
     with whole_file(path) as new:
         save_file(stored, new, metadata={KEY: _canonical(header).decode()})
     return sizes(path)
+
+
+def exact_bytes(model: PruningASRModel) -> int:
+    """The size of the smallest sparse file that computes the same as a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        return write_sparse(file, model, QUANTIZED if model.scales else "fp32")["bytes"]
 
 
 def read_sparse(path: str | os.PathLike) -> PruningASRModel:

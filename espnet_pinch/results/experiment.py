@@ -95,7 +95,7 @@ def write_report(
     upstream: str,
     corpus: str = "",
     command: str = "",
-    measure: Callable[[list[Path]], tuple[list[float], str]] | None = None,
+    measure: Callable[[list[Path]], list[dict]] | None = None,
 ) -> Results:
     """Score both systems, write the report to ``out``, and return what is in its results.json.
 
@@ -105,7 +105,8 @@ def write_report(
         upstream: name of the upstream, such as "wav2vec2_base".
         corpus: name of the corpus, such as "librispeech_100".
         command: the command line that made it.
-        measure: from folders of folded models to their ``forward_seconds`` and the device.
+        measure: from folders of folded models to the figures of each that have to be measured: ``forward_seconds``,
+            ``forward_device``, ``file_bytes``.
 
     Raises:
         UserError: the two systems are of different upstreams.
@@ -120,7 +121,7 @@ def write_report(
         config = yaml.safe_load(file)
     pruning = config["pruning"]
     prunes = pruning["method"] != "dense"
-    times, device = measure([baseline.folded, run.folded]) if measure else ([None, None], "")
+    measured: list[dict] = measure([baseline.folded, run.folded]) if measure else [{}, {}]
     results = Results(
         upstream=upstream,
         corpus=corpus,
@@ -137,10 +138,10 @@ def write_report(
             "lr": config["optim_conf"].get("lr"),
             "max_epoch": config["max_epoch"],
         },
-        figures=dataclasses.replace(run.figures(), forward_seconds=times[1], forward_device=device),
+        figures=dataclasses.replace(run.figures(), **measured[1]),
         decoded=run.decoded,
         references=str(run.references),
-        baseline=dataclasses.replace(baseline.figures(), forward_seconds=times[0], forward_device=device),
+        baseline=dataclasses.replace(baseline.figures(), **measured[0]),
         significance={
             name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
             for name in progress_bar(run.sets, desc="testing significance", unit="sets")
@@ -249,6 +250,7 @@ def table(results: Results) -> list[str]:
         "parameters kept, M": lambda f: f"{f.params_kept / 1e6:.3f}",
         "compression ratio": lambda f: f"{f.compression_ratio:.2f}",
         "seconds for 10 s of audio": lambda f: "-" if f.forward_seconds is None else f"{f.forward_seconds:.3f}",
+        "MB of the smallest file": lambda f: "-" if f.file_bytes is None else f"{f.file_bytes / 1e6:.2f}",
         "multiplications for 10 s of audio, G": lambda f: "not recorded" if f.macs is None else f"{f.macs / 1e9:.3f}",
         "extra trained parameters": lambda f: f"{f.extra_trained_parameters}",
         **{f"{name} WER % (errors/words)": _cell(name, _wer) for name in sets},

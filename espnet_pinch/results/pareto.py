@@ -1,4 +1,4 @@
-"""WER against speed, and against multiplications: what a user gets for the errors that a method costs."""
+"""WER against speed, multiplications and bytes: what a user gets for the errors that a method costs."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ class Axis:
 
 
 def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axis: Axis) -> bool:
-    """Draw WER of all test sets together against how fast a model is.
+    """Draw WER of all test sets together against how fast or how small a model is.
 
     A curve joins the targets of a method with the same settings; its points are means over seeds.
 
@@ -74,6 +74,12 @@ def speed_up(run: Results) -> float:
 # Times of a run and its baseline were measured side by side, in dense float32 (``SystemFigures.forward_seconds``).
 AXES = (
     Axis("pareto", "times as fast as the baseline", speed_up, lambda run: 1.0),
+    Axis(
+        "bytes",
+        "MB of the smallest file that computes the same",
+        lambda run: (run.figures.file_bytes or 0) / 1e6,
+        lambda run: (run.baseline.file_bytes or 0) / 1e6,
+    ),
     Axis("macs", "multiplications left, %", lambda run: 100 * run.figures.macs_kept, lambda run: 100.0),
 )
 
