@@ -19,9 +19,9 @@ MODULES = {
         "sentencepiece",
     ),
     "trainer": ("accelerate",),
-    "export": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino", "onnx", "onnxscript"),
-    "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript"),
+    "export": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "onnx", "onnx_ir", "onnxscript"),
+    "sherpa": ("sherpa_onnx", "onnx", "onnx_ir", "onnxruntime", "onnxscript"),
     "demo": ("espeakng_loader",),
 }
 

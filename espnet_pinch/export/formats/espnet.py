@@ -69,8 +69,8 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
     def files(self, found: Path) -> list[Path]:
         from espnet_pinch.asr.checkpoint import SCALES
 
-        others = [path for path in (found / "config.yaml", found / SCALES) if path.exists()]
-        return [*self.weight_files(found), *others]
+        scales = [found / SCALES] if (found / SCALES).exists() else []
+        return [*self.weight_files(found), found / "config.yaml", *scales]
 
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         write_packed(folder / "espnet.zip", original.folded)
