@@ -1,8 +1,8 @@
 """The weights of a model as whole numbers of 8 bits, with a scale for each output channel.
 
 x86 processors without VNNI add two products of 8-bit numbers in 16 bits, where large ones overflow. With codes up to
-``NO_OVERFLOW``, 7 bits, no sum does. So weights are rounded to these. It adds a fourth to the error of the logits. To
-overflow would add five times the error. The weights of a model that was quantised in training keep their values.
+``NO_OVERFLOW``, 7 bits, no sum does. So weights are rounded to these. It adds a fifth to the error of the logits;
+overflows would add five times that error. The weights of a model that was quantised in training keep their values.
 """
 
 import hashlib
@@ -64,10 +64,10 @@ class Int8Weights:
 
 
 def _round(weight: Tensor) -> Codes:
-    """The nearest codes. As in ``Grid``, 0 stays 0, and no other weight becomes 0."""
+    """The nearest codes. Other than in ``Grid``, small weights may become 0: here, zeros save nothing."""
     rows = weight.flatten(1)
     scales = rows.abs().amax(1) / NO_OVERFLOW
-    codes = (rows.abs() / torch.where(scales > 0, scales, 1)[:, None]).round().clamp(1, NO_OVERFLOW) * rows.sign()
+    codes = (rows / torch.where(scales > 0, scales, 1)[:, None]).round().clamp(-NO_OVERFLOW, NO_OVERFLOW)
     return Codes(codes.view_as(weight), scales)
 
 
