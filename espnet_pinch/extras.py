@@ -20,9 +20,9 @@ MODULES = {
         "sentencepiece",
     ),
     "trainer": ("accelerate",),
-    "export": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino", "onnx", "onnxscript"),
-    "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript"),
+    "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime"),
+    "openvino": ("openvino", "onnx", "onnxscript", "onnx_ir"),
+    "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript", "onnx_ir"),
     "demo": ("espeakng_loader",),
 }
 
