@@ -19,9 +19,9 @@ MODULES = {
         "sentencepiece",
     ),
     "trainer": ("accelerate",),
-    "export": ("onnx", "onnx_ir", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino", "onnx", "onnx_ir", "onnxscript"),
-    "sherpa": ("sherpa_onnx", "onnx", "onnx_ir", "onnxruntime", "onnxscript"),
+    "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime"),
+    "openvino": ("openvino", "onnx", "onnxscript", "onnx_ir"),
+    "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript", "onnx_ir"),
     "demo": ("espeakng_loader",),
 }
 

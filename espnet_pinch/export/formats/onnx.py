@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # An ONNX file is a protobuf message, which ends at 2 GiB; weights of a larger model go to a second file.
 LARGEST = 2_000_000_000
 OPSET = 20
+OVERFLOWS = "sums_may_overflow"  # key in the metadata of a file whose 8-bit products need processors with VNNI
 FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}  # sherpa-onnx's models have these names, too
 
 
@@ -156,9 +157,12 @@ def write_files(folder: Path, program: ONNXProgram, model: PruningASRModel, valu
             continue
         if kind == "int8":
             from espnet_pinch.export.int8_graph import to_int8
-            from espnet_pinch.export.int8_weights import Int8Weights
+            from espnet_pinch.export.int8_weights import NO_OVERFLOW, Int8Weights
 
-            to_int8(program.model, Int8Weights(model).of)
+            weights = Int8Weights(model)
+            to_int8(program.model, weights.of)
+            if weights.largest > NO_OVERFLOW:
+                program.model.metadata_props[OVERFLOWS] = "true"
         save(folder / name, program)
         size = sum(file.stat().st_size for file in folder.glob(f"{name}*"))
         what = {"what": "computed in int8", "rounded": True} if kind == "int8" else {"what": "dense float32"}
@@ -200,11 +204,13 @@ def open_session(file: Path, threads: int = 0, quiet: bool = False) -> onnxrunti
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-    if sums_overflow():
-        settings.add_session_config_entry("session.x64quantprecision", "1")  # others, which are slower
     if quiet:
         settings.log_severity_level = 3
-    return onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+    if OVERFLOWS in session.get_modelmeta().custom_metadata_map and sums_overflow():
+        settings.add_session_config_entry("session.x64quantprecision", "1")  # other products, which are slower
+        session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+    return session
 
 
 def check_onnx(path: Path, probe: Probe) -> float:

@@ -36,8 +36,8 @@ class SherpaOnnx(Format):
     extra = "sherpa"
     values = default_values = tuple(FILES)
     untested = (
-        "sherpa-onnx on other systems than this one, and its other programming languages; its int8 models on x86 "
-        "processors without VNNI, where onnxruntime's sums overflow."
+        "sherpa-onnx on other systems than this one, and its other programming languages; models quantised in "
+        "training on x86 processors without VNNI, where sums of 8-bit products overflow."
     )
     snippet = """With sherpa-onnx, which normalises the waveform:
 
