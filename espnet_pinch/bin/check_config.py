@@ -18,7 +18,6 @@ import yaml
 from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
 from espnet_pinch.core.mixed_bits import build_quantization
-from espnet_pinch.core.quantize import MIXED, QuantizeSettings
 from espnet_pinch.core.registry import UNPRUNED, build_method, method_of
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
@@ -151,10 +150,8 @@ def _quantize(block, bits: str | None, average: str | None) -> dict:
 
 def _bits(quantize: dict) -> str:
     """What a quantize: block adds to the name of a run."""
-    bits = quantize.get("bits", QuantizeSettings.bits) if quantize else ""
-    if bits == MIXED:
-        return f"mixed_{quantize['average_bits']}_bit"
-    return f"{bits}_bit" if isinstance(bits, int) else bits
+    built = build_quantization(quantize)
+    return built.settings.name if built else ""
 
 
 def _upstream(config):

@@ -65,6 +65,13 @@ class QuantizeSettings:
         if check_number("quantize.reach_by", self.reach_by, above=0.0) >= 1:
             raise UserError(f"quantize.reach_by must be under 1, not {shown(self.reach_by)}")
 
+    @property
+    def name(self) -> str:
+        """Of the bits, for a folder: "4_bit", "ternary", "mixed_3.5_bit"."""
+        if self.bits == MIXED:
+            return f"{MIXED}_{self.average_bits}_bit"
+        return self.bits if self.bits == TERNARY else f"{self.bits}_bit"
+
 
 class _Rounded(torch.autograd.Function):
     @staticmethod
