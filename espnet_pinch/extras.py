@@ -23,6 +23,7 @@ MODULES = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("openvino", "onnx", "onnxscript"),
     "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript"),
+    "hf": ("datasets",),
     "demo": ("espeakng_loader",),
 }
 

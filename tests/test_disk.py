@@ -84,7 +84,7 @@ WRITERS = {
     "0 mini upstream": lambda path, tmp_path: make_small_upstream(path),
     "0 unpacked archive": unpack,
     "1 data directory": lambda path, tmp_path: write_data_dir(path, rows(tmp_path, 4000)),
-    "2 packed audio": lambda path, tmp_path: pack_audio(rows(tmp_path), path),
+    "2 packed audio": lambda path, tmp_path: list(pack_audio(rows(tmp_path), path)),
     "2 token list": lambda path, tmp_path: write_tokens(path, [chr(i) * 9 for i in range(0x4E00, 0x9F00)]),
     "5 transcripts": transcripts,
     "6 results": lambda path, tmp_path: write_json(path, list(range(200_000))),

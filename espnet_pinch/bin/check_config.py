@@ -6,7 +6,7 @@ of a run that has several, empty otherwise; ``unit`` and ``conv``, empty if the 
 ``from_run_setting``, the setting that names it (both empty if it reads none, or the YAML names it); ``other_source``,
 the upstream that the baseline's YAML names (empty if it is the same); ``upstream_name``, the folder that stage 0 puts
 the upstream into (empty for a folder); ``upstream_source``, the upstream (absolute folder, hub id, "mini" or "micro");
-``unknown_characters``.
+``unknown_characters``; ``text``, the names of the steps over the transcripts.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from espnet_pinch.core.registry import UNPRUNED, build_method, method_of
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
 from espnet_pinch.data.spelling import UnknownCharacters
+from espnet_pinch.data.text_steps import TextSteps
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.extras import MODULES
 from espnet_pinch.gpus import check_gpus
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--unit", help="the method's unit, instead of the YAML's")
     parser.add_argument("--conv", help="the method's conv (true or false), instead of the YAML's")
     parser.add_argument("--unknown_characters", help="instead of the YAML's")
+    parser.add_argument("--text", help="instead of the YAML's")
     parser.add_argument("--from_run", help="the finished run for a method that reads one; {} is the target")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs that this machine must have")
     parser.add_argument("--gpu_inference", action="store_true", help="this machine must have a GPU to decode on")
@@ -51,6 +53,7 @@ def main() -> None:
     if not isinstance(upstream, str) or not upstream or not upstream.isprintable():
         raise UserError(f"{args.config} has no frontend_conf.upstream: a folder, a hub id or mini")
     unknown = UnknownCharacters(args.unknown_characters or config.get("unknown_characters", UnknownCharacters.policy))
+    steps = TextSteps(config.get("text") if args.text is None else args.text)
     upstream = os.path.expanduser(upstream)
     try:
         source = parse_source(upstream)
@@ -114,6 +117,7 @@ def main() -> None:
         "upstream_name": "" if source.folder else source.folder_name,
         "upstream_source": os.path.abspath(source.folder) if source.folder else source.name,
         "unknown_characters": unknown.policy,
+        "text": " ".join(steps.names),
     }
     print("\n".join(f"{name}={value}" for name, value in found.items()))
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 
 from espnet_pinch.asr.decode import frame_times, log_probs_of, transcript_of
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
@@ -18,15 +16,13 @@ from espnet_pinch.asr.spans import Span
 from espnet_pinch.data.tokens import SPACE
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import open_sound
+from espnet_pinch.sound.resample import resample
 from espnet_pinch.transcript.words import Transcript
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.model import PruningASRModel
 
 PIECE = 1500  # frames, usually 30 s
-
-# Limits the numbers of the resampling ratio, which set the filter's length. At 767999 Hz the ratio is only 3e-8 off.
-_FINEST = 50_000
 
 
 def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> Iterator[tuple[np.ndarray, bool, bool]]:
@@ -51,7 +47,7 @@ def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> 
         while True:
             more = take((chunk - 2 * stride) * native)
             last = len(more) == 0
-            yield _resample(piece, native, rate), first, last
+            yield resample(piece, native, rate), first, last
             if last:
                 return
             piece = np.concatenate([piece[-2 * stride * native :], more])
@@ -193,12 +189,3 @@ class _Taker:
             taken.append(block[:missing])
             self._rest, missing = block[missing:], missing - len(taken[-1])
         return np.concatenate(taken) if taken else self._rest
-
-
-def _resample(samples: np.ndarray, old: int, new: int) -> np.ndarray:
-    if old == new:
-        return samples
-    ratio = Fraction(new, old).limit_denominator(_FINEST)
-    length = -(-len(samples) * new // old)
-    resampled = resample_poly(samples, ratio.numerator, ratio.denominator)[:length].astype(np.float32)
-    return np.pad(resampled, (0, length - len(resampled)))

@@ -1,0 +1,32 @@
+"""A dictionary of texts that lies on the disk, for the recordings of large corpora."""
+
+import sqlite3
+
+from espnet_pinch.errors import UserError
+
+
+class OnDisk:
+    """Texts by their names, in a temporary file (SQLite removes it); little of it is in memory at a time."""
+
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("")
+        self._base.execute("CREATE TABLE texts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+
+    def add(self, name: str, value: str, where: str) -> None:
+        """Add a text.
+
+        Args:
+            where: it comes from, for the message.
+
+        Raises:
+            UserError: there is one of that name.
+        """
+        try:
+            self._base.execute("INSERT INTO texts VALUES (?, ?)", (name, value))
+        except sqlite3.IntegrityError:
+            raise UserError(f"{where}: {name} is there twice") from None
+
+    def find(self, name: str) -> str | None:
+        """The text of that name; None if there is none."""
+        row = self._base.execute("SELECT value FROM texts WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
