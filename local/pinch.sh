@@ -57,6 +57,8 @@ Decoding
                            asr_inference
   --inference_batch_size N utterances decoded together by greedy search                           [8]
   --inference_asr_model F  checkpoint to decode                           [valid.wer_on_target.ave.pth]
+Scoring
+  --error_rate R           which comes first: wer, cer, or auto: cer where the script writes no spaces    [auto]
 Export
   --export_args "ARGS"     options of espnet_pinch.bin.export: --formats, --values, --wer                 [--wer]
 Other
@@ -69,7 +71,7 @@ HELP
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
  upstream method target_sparsity target_macs unit conv layer_sparsities audio_format min_wav_duration max_wav_duration
  unknown_characters text dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp
- inference_config lm inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets
+ inference_config lm inference_args inference_batch_size inference_asr_model error_rate export_args train_set valid_set test_sets
  print_exp"
 options=${options//$'\n'/}
 stage=0
@@ -107,6 +109,7 @@ lm=
 inference_args=
 inference_batch_size=8
 inference_asr_model=valid.wer_on_target.ave.pth
+error_rate=auto
 export_args=--wer
 print_exp=false # only print the folder of the corpus' experiments, for the sweeps
 
@@ -183,6 +186,7 @@ fi
 for file in "${baseline_config}" "${inference_config}" "${lm}"; do
     [ -z "${file}" ] || [ -f "${file}" ] || die "${file} does not exist"
 done
+[[ ${error_rate} =~ ^(auto|wer|cer)$ ]] || die "--error_rate must be auto, wer or cer, not '${error_rate}'"
 [ -z "${lm}" ] || [ -z "${inference_config}" ] ||
     die "--lm is for our own search, and --inference_config for ESPnet's: give one of them"
 [[ " ${inference_args} " != *" --lm"[\ =]* ]] || [ -n "${inference_config}" ] ||
@@ -496,7 +500,8 @@ if ! "${skip_eval}"; then
             # shellcheck disable=SC2086
             "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
                 --part "${part}" --out "${report}" --references "${dump}" --sets ${test_sets} \
-                --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
+                --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}" \
+                --error_rate "${error_rate}"
         done
         if [ -n "${parts}" ] && [ "${decoded}" = decode_ctc_greedy ]; then
             "${python}" -m espnet_pinch.bin.curve --exp "${run}"

@@ -47,6 +47,14 @@ def test_train_step(capsys, monkeypatch):
     assert memory["pinch-on-target"] < 1.05 < memory["autograd-gate"] < memory["l0"]
 
 
+def test_large_table(capsys, monkeypatch):
+    options = f"--rows 3000 --files 4 --package {BENCHMARKS.parent}"
+    rows = run(capsys, monkeypatch, "large_table", options)
+    programs = ["read_corpus", "cut_corpus", "check_data", "prepare_dump"]
+    assert [row[0].split(" of ")[0] for row in rows] == [*programs, *programs[2:]]
+    assert all(float(row[2]) > 10 for row in rows)
+
+
 def test_cpu_inference(capsys, monkeypatch):
     rows = run(capsys, monkeypatch, "cpu_inference", "--size tiny --seconds 1 --sparsities 0.9 --repeats 1")
     assert [row[2] for row in rows] == 2 * ["dense float32", "sparse", "auto", "dense bfloat16"]

@@ -65,7 +65,7 @@ def unpack(path, tmp_path):
     (tmp_path / "big").write_bytes(os.urandom(1 << 20))
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "big", "LibriSpeech/dev-clean/x")
-    download.unpack_subset(tmp_path / "a.tar.gz", "dev-clean", path)
+    download.unpack(tmp_path / "a.tar.gz", "LibriSpeech/dev-clean", path)
 
 
 def transcripts(path, tmp_path):

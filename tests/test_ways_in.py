@@ -445,6 +445,7 @@ def test_sets_take_the_splits_of_their_names_or_those_that_they_are_told_to():
         ("", ["train", "dev"], 'no split test for the set test; it has: train, dev. .*--splits "test=SPLIT"'),
         ("", ["", "train"], "has no split, and .* has"),
         ("dev=x", ["train", "test"], "no split x for the set dev"),
+        ("dev=x", [""], "the corpus names no splits: leave --splits out"),
         ("x=dev", [""], "x is no set of this recipe; it has train, dev, test"),
         ("dev", [""], "must be like"),
         ("dev=train:2", ["train", "test"], "no split train:2"),

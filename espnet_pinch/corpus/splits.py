@@ -94,6 +94,10 @@ class Splits:
         """
         if set(found) == {""} and not self._given:
             return self._made()
+        if not any(found):
+            raise UserError(
+                "the corpus names no splits: leave --splits out, and sets are made by a hash of the speaker"
+            )
         if "" in found and len(found) > 1:
             named = next(name for name in found if name)
             raise UserError(
@@ -112,10 +116,11 @@ class Splits:
         for name, rule in rules.items():
             lacking = [of for of, _ in rule if of not in found]
             if lacking:
-                has = ", ".join([*filter(None, found), *others]) or "none"
+                has = ", ".join([*filter(None, found), *others])
+                advice = f'; or take a share of the training set: --splits "{name}={rules[self._train][0][0]}:0.05"'
                 raise UserError(
                     f"the corpus has no split {lacking[0]} for the set {name}; it has: {has}. Say which it is: "
-                    f'--splits "{name}=SPLIT"; or take a share of another one: --splits "{name}={self._train}:0.05"'
+                    f'--splits "{name}=SPLIT"{"" if name == self._train else advice}'
                 )
         return takes
 

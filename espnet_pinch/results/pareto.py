@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from espnet_pinch.core.registry import UNPRUNED, all_methods
 from espnet_pinch.results.plots import name_axes, save
 from espnet_pinch.results.records import Results
-from espnet_pinch.results.sweep import BASELINE, System, common_sets
+from espnet_pinch.results.sweep import BASELINE, System, common_sets, rate_title
 
 
 def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike) -> bool:
@@ -39,7 +39,7 @@ def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike) -> 
         axis.plot(*zip(*points), color=facts.colour, marker=facts.marker, linestyle=line, label=label)
     for baseline in (s for s in found if s.method == BASELINE):
         axis.plot(1.0, baseline.wers(sets)[0], "k*", markersize=10, label="baseline")
-    name_axes(axis, f"{upstream}: {', '.join(sets)}", "times as fast as the baseline", "WER, %")
+    name_axes(axis, f"{upstream}: {', '.join(sets)}", "times as fast as the baseline", f"{rate_title(found)}, %")
     save(figure, path)
     return True
 
