@@ -545,6 +545,8 @@ REFUSED = {
     "late": (with_row(start=9, end=10), "a.wav is 1.500 s long; no utterance can begin at 9 s"),
     "long": (with_row(start=1, end=10), "a.wav is 1.500 s long; no utterance can end at 10 s"),
     "channel": (with_row(channel=1), "a.wav: has 1 channels, and channel 1 .from 0. is asked for"),
+    "half a channel": (with_row(channel=0.5), "line 4: channel must be a whole number, not 0.5"),
+    "no sample": (with_row(start=1, end=1.00001), "a.wav: there is no sample between 1 and 1.00001 s"),
     "missing": (with_row(audio="no.wav"), "line 4: .*no.wav does not exist"),
     "address": (with_row(audio="https://a.b/c.wav"), "line 4: the audio .* is an address"),
     "no audio": (with_row(audio=""), "line 4 names no audio"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.corpus.audio import Cut, Made, make_entries, missing
+from espnet_pinch.corpus.on_disk import temporary_files_in
 from espnet_pinch.corpus.options import add_options, splits_of, way_of
 from espnet_pinch.corpus.store import Store
 from espnet_pinch.data.kaldi_dir import SOURCES, Utterance, write_sorted
@@ -23,6 +24,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder with rows.sqlite; gets SET/ and audio/")
     parser.add_argument("--nj", type=int, default=4, help="threads that convert audio")
     args = parser.parse_args()
+    with temporary_files_in(args.out):
+        _cut(args)
+
+
+def _cut(args: argparse.Namespace) -> None:
     (way, source), splits = way_of(args), splits_of(args)
     with contextlib.closing(Store(args.out / "rows.sqlite")) as store:
         sets = splits.resolve(store.splits())

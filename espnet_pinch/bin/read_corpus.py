@@ -5,6 +5,7 @@ import contextlib
 from pathlib import Path
 
 from espnet_pinch.bin import run_main
+from espnet_pinch.corpus.on_disk import temporary_files_in
 from espnet_pinch.corpus.options import add_options, columns_of, splits_of, way_of
 from espnet_pinch.corpus.splits import Take
 from espnet_pinch.corpus.store import Counts, Store, write_rows
@@ -19,6 +20,11 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for rows.sqlite, and sources: its sound files")
     args = parser.parse_args()
+    with temporary_files_in(args.out):
+        _read(args)
+
+
+def _read(args: argparse.Namespace) -> None:
     (way, source), splits, columns = way_of(args), splits_of(args), columns_of(args)
     said: set[str] = set()
 

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -187,6 +188,8 @@ def _cut(recording: Recording, way: Way) -> Iterator[tuple[Cut, np.ndarray | int
     for channel, of_it in by_channel:
         with _opened(audio, None if channel == ALL else channel, way) as (rate, blocks):
             for cut, samples, shortened in _pieces(list(of_it), rate, blocks):
+                if not len(samples):
+                    raise UserError(f"{audio}: there is no sample between {cut.start:g} and {cut.end:g} s")
                 yield cut, resample(samples, rate, RATE), shortened
 
 
@@ -200,9 +203,10 @@ def _opened(audio: str, channel: int | None, way: Way) -> Iterator[tuple[int, It
     if is_archived(audio):
         samples, rate = read_archive(audio)
         samples = as_float(samples)
-        if samples.ndim > 1:
-            samples = samples.mean(1) if channel is None else samples[:, channel]
-        yield rate, iter([samples])
+        channels = samples.reshape(len(samples), -1)
+        if channel is not None and channel >= channels.shape[1]:
+            raise UserError(f"{audio} has {channels.shape[1]} channels, and channel {channel} (from 0) is asked for")
+        yield rate, iter([channels.mean(1) if channel is None else channels[:, channel]])
         return
     with way.sound_file(audio) as path:
         try:
@@ -219,13 +223,13 @@ def _pieces(cuts: list[Cut], rate: int, blocks: Iterable[np.ndarray]) -> Iterato
         cuts: in the order of their starts.
         rate: Hz of the blocks.
     """
-    waiting = [(cut, round(cut.start * rate), None if cut.end == WHOLE else round(cut.end * rate)) for cut in cuts]
+    waiting = deque((cut, round(cut.start * rate), None if cut.end == WHOLE else round(cut.end * rate)) for cut in cuts)
     begun: list[tuple[Cut, int, int | None, list[np.ndarray]]] = []
     at = 0
     for block in blocks:
         after = at + len(block)
         while waiting and waiting[0][1] < after:
-            cut, start, end = waiting.pop(0)
+            cut, start, end = waiting.popleft()
             begun.append((cut, start, end, []))
         for _, start, end, parts in begun:
             parts.append(block[max(0, start - at) : None if end is None else max(0, end - at)])

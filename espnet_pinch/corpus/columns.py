@@ -84,6 +84,8 @@ class Columns:
         if not text("audio").strip():
             raise UserError(f"{place} names no audio")
         start, end, duration, channel = number("start") or 0.0, number("end"), number("duration"), number("channel")
+        if channel is not None and channel != int(channel):
+            raise UserError(f"{place}: {self.of['channel']} must be a whole number, not {channel:g}")
         if "start" in self.of or "end" in self.of:  # a length alone describes the whole file
             end = start + duration if end is None and duration is not None else end
         fields = {"id": text("id").strip(), "speaker": text("speaker").strip(), "split": text("split").strip()}

@@ -1,8 +1,29 @@
-"""A dictionary of texts that lies on the disk, for the recordings of large corpora."""
+"""Temporary files of SQLite, and a dictionary of texts in one, for the recordings of large corpora."""
 
+import contextlib
+import os
 import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
 
 from espnet_pinch.errors import UserError
+from espnet_pinch.files import disk_errors
+
+
+@contextlib.contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Inside the block SQLite has its temporary files in a folder, on the disk that has room for the corpus.
+
+    Raises:
+        OSError: the disk is full; the message names the folder.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["SQLITE_TMPDIR"] = str(folder.absolute())
+        try:
+            yield
+        finally:
+            del os.environ["SQLITE_TMPDIR"]
 
 
 class OnDisk:
