@@ -9,6 +9,7 @@ from espnet_pinch.errors import UserError
 
 SPEAKER, UTTERANCE = "speaker", "utterance"
 _ALIKE = (("train", "training"), ("dev", "valid", "validation", "val", "development"), ("test", "testing"))
+SPLIT_NAMES = frozenset(name for names in _ALIKE for name in names)
 
 
 @dataclasses.dataclass(frozen=True)

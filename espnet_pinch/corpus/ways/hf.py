@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from espnet_pinch.corpus.columns import Columns
+from espnet_pinch.corpus.splits import SPLIT_NAMES
 from espnet_pinch.corpus.tables import read_json_lines, read_separated
 from espnet_pinch.corpus.way import Asked, Row, Way, beside, register
 from espnet_pinch.errors import UserError
@@ -19,17 +20,6 @@ _NAMES = {  # of columns, beside our own
     "speaker": ("client_id", "speaker_id"),
     "id": ("utterance_id",),
 }
-_SPLITS = (
-    "train",
-    "training",
-    "validation",
-    "valid",
-    "val",
-    "dev",
-    "test",
-    "testing",
-    "eval",
-)  # folders of audiofolder
 _SAVED = ("dataset_dict.json", "state.json")
 _METADATA = ("metadata.csv", "metadata.jsonl")
 
@@ -107,7 +97,7 @@ def _audiofolder(asked: Asked) -> Iterator[Row]:
 def _with_split(row: Row, folder: Path) -> Row:
     """The row, with the split that the folder of its audio is named after, if it is."""
     parts = PurePath(row.audio).relative_to(folder).parts if PurePath(row.audio).is_relative_to(folder) else ()
-    named = next((part for part in parts[:-1] if part in _SPLITS), "")
+    named = next((part for part in parts[:-1] if part in SPLIT_NAMES), "")
     return dataclasses.replace(row, split=named)
 
 
