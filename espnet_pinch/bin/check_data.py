@@ -22,11 +22,11 @@ def main() -> None:
     for name in dict.fromkeys(args.sets):
         lengths = check_data_dir(args.data / name, args.nj, known, own.samples)
         print(f"{name}: {len(lengths)} utterances, {sum(lengths) / RATE / 3600:.2f} hours", flush=True)
-        files = (hash(audio) for _, audio in read_lines(args.data / name / "wav.scp"))
+        files = {hash(audio) for _, audio in read_lines(args.data / name / "wav.scp")}
         if name == args.sets[0]:
-            training = set(files)
-        elif shared := sum(file in training for file in files):
-            print(f"warning: {name} has {shared} sound files of the training set", file=sys.stderr)
+            training = files
+        elif training & files:
+            print(f"warning: {name} has {len(training & files)} sound files of the training set", file=sys.stderr)
 
 
 if __name__ == "__main__":
