@@ -37,17 +37,25 @@ def write_table(folder: Path, rows: int, files: int) -> Path:
     return folder / "table.tsv"
 
 
+# Of the program alone: what wait4() gives includes the process that has started it.
+PEAK = """
+import atexit, re, runpy, sys
+out, program = sys.argv[1:3]
+peak = lambda: open(out, "w").write(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+atexit.register(peak)
+sys.argv[1:3] = []
+runpy.run_module(f"espnet_pinch.bin.{program}", run_name="__main__", alter_sys=True)
+"""
+
+
 def run(package: Path, program: str, *arguments) -> tuple[float, float]:
     """Seconds, and the peak of the resident memory in MB, of a program."""
-    command = [sys.executable, "-m", f"espnet_pinch.bin.{program}", *map(str, arguments)]
-    begin = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(package)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=package)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise OSError(f"{program} failed with status {process.returncode}")
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+    with tempfile.NamedTemporaryFile() as peak:
+        command = [sys.executable, "-c", PEAK, peak.name, program, *map(str, arguments)]
+        begin = time.perf_counter()
+        environment = {**os.environ, "PYTHONPATH": str(package)}
+        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, cwd=package, check=True)
+        return time.perf_counter() - begin, int(peak.read()) / 1024
 
 
 def main(arguments: list[str] | None = None) -> None:

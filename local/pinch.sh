@@ -384,6 +384,7 @@ data_options() {
         --valid_data_path_and_name_and_type "${dump}/${valid_set}/wav.scp,speech,${sound}"
         --valid_data_path_and_name_and_type "${dump}/${valid_set}/text,text,text"
         --valid_shape_file "${dump}/${valid_set}/utt2num_samples"
+        --max_cache_fd 256 # archives that stay open
     )
 }
 

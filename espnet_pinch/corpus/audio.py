@@ -1,8 +1,8 @@
 """The audio of a corpus as the recipe reads it: one channel, 16 kHz, one entry of wav.scp for each utterance.
 
 A sound file that is so already, and is one utterance, stays where it is. All other audio goes into archives of 16-bit
-FLAC, a *shard* for some hundred recordings. A shard's name is a hash of what it is made of, and its list is written
-last: after a kill the shards that are there are not made again.
+FLAC, a *shard* for some hundred or thousand recordings. A shard's name is a hash of what it is made of, and its list is
+written last: after a kill the shards that are there are not made again.
 """
 
 import contextlib
@@ -32,7 +32,9 @@ from espnet_pinch.sound.resample import resample
 from espnet_pinch.unreadable import reading_reason
 
 VERSION = 1  # of what is written; with another one all shards are made again
-MEAN, MOST = 256, 1024  # recordings of a shard on average, and utterances after which it ends in any case
+MEAN, LARGEST = 256, 4096  # recordings of a shard on average, in a small corpus and in a large one
+SHARDS = 64  # number of shards that a shard grows for; then the open files of a trainer are few
+MOST = 4  # times as many utterances end a shard in any case
 OVERSHOOT = 0.5  # seconds that an end may lie behind the end of the audio: it is then the audio's end
 
 
@@ -88,7 +90,9 @@ def make_entries(cuts: Iterable[Cut], folder: Path, way: Way, jobs: int, total: 
     check_folder_name(folder, "move the recipe")
     names = set()
     with ThreadPoolExecutor(jobs) as pool, progress_bar(desc="audio", total=total, unit="utts") as bar:
-        for recordings, name, made in in_turn(pool, lambda r: _shard(r, folder, way), _shards(cuts), 2 * jobs):
+        for recordings, name, made in in_turn(
+            pool, lambda r: _shard(r, folder, way), _shards(cuts, _mean(total)), 2 * jobs
+        ):
             names.add(name)
             bar.update(sum(len(recording.cuts) for recording in recordings))
             yield made
@@ -97,17 +101,27 @@ def make_entries(cuts: Iterable[Cut], folder: Path, way: Way, jobs: int, total: 
             path.unlink()
 
 
-def _shards(cuts: Iterable[Cut]) -> Iterator[list[Recording]]:
+def _mean(total: int) -> int:
+    """The number of recordings of a shard on average. It doubles as the corpus grows, so that it seldom changes."""
+    mean = MEAN
+    while mean < LARGEST and total > mean * SHARDS:
+        mean *= 2
+    return mean
+
+
+def _shards(cuts: Iterable[Cut], mean: int) -> Iterator[list[Recording]]:
     """Groups of recordings. A recording whose name's hash says so ends its group, so that one that is added to the
     corpus changes one group alone.
     """
     group: list[Recording] = []
+    count = 0
     for audio, of_it in itertools.groupby(cuts, key=lambda cut: cut.audio):
         group.append(Recording(audio, list(of_it)))
-        ends = int.from_bytes(hashlib.sha256(audio.encode()).digest()[:4]) % MEAN == 0
-        if ends or sum(len(recording.cuts) for recording in group) >= MOST:
+        ends = int.from_bytes(hashlib.sha256(audio.encode()).digest()[:4]) % mean == 0
+        count += len(group[-1].cuts)
+        if ends or count >= MOST * mean:
             yield group
-            group = []
+            group, count = [], 0
     if group:
         yield group
 
