@@ -22,6 +22,9 @@ What to run
   --target_macs X          0.5 saves half of the model's multiplications (structured units), instead of the YAML's target
   --unit U                 of pinch: weight, or structured (whole heads and channels), instead of the YAML's
   --conv true              of structured units and l0: the convolutions' filters too, instead of the YAML's
+  --bits B                 of the kept weights, rounded while they are trained: 8, 4, 3, 2, ternary or mixed, instead of the
+                           YAML's (none)
+  --average_bits X         of mixed bits: their average, such as 3.5, instead of the YAML's
   --layer_sparsities RUN   of mixed_sparsity: the finished run to take them from      [asr_UPSTREAM_pinch_TARGET]
 Stages
   --stage N, --stop_stage N                                                                       [0, 6]
@@ -69,10 +72,10 @@ HELP
 )
 
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
- upstream method target_sparsity target_macs unit conv layer_sparsities audio_format min_wav_duration max_wav_duration
- unknown_characters text dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp
- inference_config lm inference_args inference_batch_size inference_asr_model error_rate export_args train_set valid_set test_sets
- print_exp"
+ upstream method target_sparsity target_macs unit conv bits average_bits layer_sparsities audio_format
+ min_wav_duration max_wav_duration unknown_characters text dumpdir expdir asr_config baseline_config asr_args
+ baseline_args asr_tag asr_exp inference_config lm inference_args inference_batch_size inference_asr_model error_rate
+ export_args train_set valid_set test_sets print_exp"
 options=${options//$'\n'/}
 stage=0
 stop_stage=6
@@ -90,6 +93,8 @@ target_sparsity=
 target_macs=
 unit=
 conv=
+bits=
+average_bits=
 layer_sparsities=
 audio_format=flac
 min_wav_duration=0.1
@@ -229,6 +234,7 @@ checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" 
     --from_run "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
     ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
     ${target_macs:+--target_macs "${target_macs}"} ${unit:+--unit "${unit}"} ${conv:+--conv "${conv}"} \
+    ${bits:+--bits "${bits}"} ${average_bits:+--average_bits "${average_bits}"} \
     ${unknown_characters:+--unknown_characters "${unknown_characters}"} ${text:+--text "${text}"})
 while IFS= read -r line; do
     printf -v "${line%%=*}" '%s' "${line#*=}"
@@ -244,7 +250,7 @@ if [ -z "${asr_tag}" ]; then
     [ "${unit:-weight}" = weight ] || asr_tag+=_${unit}
     [ "${conv:-false}" = false ] || asr_tag+=_conv
     [ "${method}" = dense ] || asr_tag+=_${target_sparsity:-macs_${target_macs}}
-    asr_tag+=${suffix}
+    asr_tag+=${bits:+_${bits}}${suffix}
 fi
 run=${asr_exp:-${exp}/asr_${asr_tag}}
 if [ -n "${inference_config}" ]; then

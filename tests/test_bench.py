@@ -113,15 +113,15 @@ def test_a_wrong_call_is_one_line(place, options, line, capsys, monkeypatch):
 
 
 def test_a_worker_measures_its_own_process_and_says_what_is_wrong(place):
-    with Worker(Side(str(place / "m.safetensors"), "torch", backend="sparse")) as worker:
+    with Worker(Side(str(place / "m.safetensors"), "torch")) as worker:
         loaded = worker.ask("load")
         assert 10**7 < loaded["bytes"] and loaded["seconds"] > 0
-        worker.ask("decode", batch=1, seconds=0.1, clock="cpu")  # numba compiles
+        worker.ask("decode", batch=1, seconds=0.1, clock="cpu")
         short, long = (worker.ask("decode", batch=1, seconds=s, clock="cpu") for s in (0.1, 60))
         assert 0 < short < long
         with pytest.raises(UserError, match="gone"):  # one line; the worker lives on
             worker.ask("transcribe", data=str(place / "gone"), out=str(place / "out"), batch=1)
-        with pytest.raises(RuntimeError, match=r"torch, sparse, float32: the process has ended .*(?s:.*)no_such_thing"):
+        with pytest.raises(RuntimeError, match=r"torch, float32: the process has ended .*(?s:.*)no_such_thing"):
             worker.ask("no_such_thing")
     assert 10**7 < peak_bytes() < 10**11
 

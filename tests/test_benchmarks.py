@@ -55,9 +55,10 @@ def test_large_table(capsys, monkeypatch):
     assert all(float(row[2]) > 10 for row in rows)
 
 
-def test_cpu_inference(capsys, monkeypatch):
-    rows = run(capsys, monkeypatch, "cpu_inference", "--size tiny --seconds 1 --sparsities 0.9 --repeats 1")
-    assert [row[2] for row in rows] == 2 * ["dense float32", "sparse", "auto", "dense bfloat16"]
+def test_int8(capsys, monkeypatch):
+    first, second = run(capsys, monkeypatch, "int8", "--size tiny --seconds 1 --repeats 1 --runtimes onnxruntime")[-2:]
+    assert first[0].endswith("/model.onnx") and second[0].endswith("/model.int8.onnx")
+    assert first[1:3] == second[1:3] == ["onnxruntime", "float32"] and float(second[-1]) > 0
 
 
 def test_structured(capsys, monkeypatch):

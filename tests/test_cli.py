@@ -1,14 +1,18 @@
 """``espnet-pinch``: sound files of every kind, long ones in chunks, bad ones in one line; what a model holds."""
 
+import contextlib
 import fcntl
+import io
 import json
 import logging
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
 import termios
+import threading
 
 import numpy as np
 import pytest
@@ -23,11 +27,8 @@ from espnet_pinch import cli
 from espnet_pinch.asr.decode import recognise, transcribe
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.bin import run_main
-from espnet_pinch.commands import shared
 from espnet_pinch.export.long_audio import read_chunks, transcribe_file
 from espnet_pinch.export.sparse_file import write_sparse
-from espnet_pinch.inference import sparse_linear
-from espnet_pinch.inference.sparse_linear import use_backend
 
 
 @pytest.fixture(autouse=True)
@@ -105,18 +106,6 @@ def test_any_rate_format_and_number_of_channels(tmp_path, rate, suffix, channels
     whole = soundfile.read(tmp_path / f"a.{suffix}", dtype="float32", always_2d=True)[0].mean(1)
     divisor = np.gcd(rate, 16000)
     assert np.abs(joined - resample_poly(whole, 16000 // divisor, rate // divisor)).max() < 1e-4  # no seams
-
-
-def test_the_sparse_backend_says_the_same(file, tmp_path, capsys, monkeypatch):
-    soundfile.write(tmp_path / "a.wav", speech(4), 16000)
-    used = []
-    monkeypatch.setattr(sparse_linear, "use_backend", lambda *a: used.append(a[1]) or use_backend(*a))
-    command = ("transcribe", file, tmp_path / "a.wav")
-    said = {backend: run(capsys, monkeypatch, *command, "--backend", backend) for backend in sparse_linear.BACKENDS}
-    assert said["dense"] == said["sparse"] == said["auto"] and said["dense"][0] == 0 and used == ["sparse"]
-    monkeypatch.setattr(shared, "WORTH_MEASURING", 1)
-    assert run(capsys, monkeypatch, *command) == said["dense"]
-    assert used == ["sparse", "auto"]
 
 
 def test_a_long_file_is_joined_as_transformers_joins_it(model, tmp_path):
@@ -233,11 +222,16 @@ def test_info_says_what_is_in_a_model(file, model, tmp_path, capsys, monkeypatch
     assert figures["pruned"] == zeros and figures["sparsity"] == zeros / 3584
     assert figures["params_kept"] == sum(p.numel() for p in model.parameters()) - zeros
     assert figures["sparse_file"]["entropy_bound"] < figures["bytes"] and len(figures["layers"]) == 12
+    weights = figures["sparse_file"]["weights"]
+    assert len(weights) == 18 and weights["lm_head.weight"]["bits"] == 32
     save_ctc_model(tmp_path / "hf", model.frontend.upstream, model.ctc.ctc_lo, TOKENS, model.frontend.processing)
     for path, kind in ((file, "sparse file"), (tmp_path / "hf", "Hugging Face folder")):
         _, out, err = run(capsys, monkeypatch, "info", path)
         assert out.splitlines()[0] == f"{path}: {kind}, wav2vec2, 11 tokens" and err == ""
         assert f"({zeros:,} of 3,584 gated weights)" in out and "encoder.layers.1.feed_forward.output_dense" in out
+        assert bool(re.search(r"output_dense.weight +16 x 24 +84.90 %  32 bits +\d+ bytes, bound", out)) == (
+            path == file
+        )
 
 
 def test_the_program_prints_nothing_but_transcripts(file, tmp_path):
@@ -252,6 +246,78 @@ def test_the_program_prints_nothing_but_transcripts(file, tmp_path):
         [*command, "--chunk", "3", "--stride", "1"], stdout=subprocess.PIPE, stderr=theirs, text=True
     )
     assert again.stdout == done.stdout and "| 1/1 s of audio [" in os.read(ours, 10000).decode()
+
+
+@contextlib.contextmanager
+def standard_input(feed):
+    """A pipe as standard input, into which ``feed(write)`` writes from another thread."""
+    out, into = os.pipe()
+    saved = os.dup(0)
+    os.dup2(out, 0)
+    os.close(out)
+
+    def run_feed():
+        with os.fdopen(into, "wb", buffering=0) as pipe:
+            feed(pipe.write)
+
+    thread = threading.Thread(target=run_feed)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+        thread.join()
+
+
+def endless_wav(samples: np.ndarray, rate: int) -> bytes:
+    """As a program writes it that cannot go back to state the length."""
+    data = io.BytesIO()
+    soundfile.write(data, samples, rate, format="WAV", subtype="PCM_16")
+    whole = data.getvalue()
+    return whole[:4] + b"\xff" * 4 + whole[8:40] + b"\xff" * 4 + whole[44:]
+
+
+def test_a_stream_is_transcribed_while_it_grows(file, tmp_path, capsys, monkeypatch):
+    sound = endless_wav(speech(30, 8000), 8000)
+    half, read = len(sound) // 2, []
+    go_on = threading.Event()
+
+    def feed(write):
+        write(sound[:half])
+        read.append(go_on.wait(60))  # the second half comes when words of the first have been printed
+        write(sound[half:])
+
+    def write_now(text):
+        written.append(text)
+        go_on.set()
+
+    written: list[str] = []
+    monkeypatch.setattr("espnet_pinch.commands.transcribe.write_now", write_now)
+    with standard_input(feed):
+        status, _, err = run(capsys, monkeypatch, "transcribe", file, "-", "--follow", "--format", "ctm")
+    assert status == 0 and read == [True] and "at most 8 s after they are said" in err
+    rows = [line.split() for text in written for line in text.splitlines()]
+    starts = [float(row[2]) for row in rows]
+    assert starts == sorted(starts) and starts[-1] > 15 and {row[0] for row in rows} == {"-"}
+
+
+@pytest.mark.parametrize(
+    "data, arguments, message",
+    [
+        (b"hello", ["-"], "-: Format not recognised; what is followed must be WAV"),
+        (b"", ["-"], "-: .*; what is followed must be WAV"),
+        (b"", ["a.wav"], "--follow takes - alone, without --out, and a format of: text, json, ctm"),
+        (b"", ["-", "--out", "x"], "--follow takes - alone"),
+        (b"", ["-", "--format", "srt"], "--follow takes - alone"),
+        (b"", ["-", "--chunk", "4"], "--chunk 4 must be more than twice --stride 2"),
+        (b"", ["-", "--chunk", "0"], "--chunk 0 must be more than twice --stride 2"),
+    ],
+)
+def test_a_stream_that_cannot_be_followed_gets_one_line(data, arguments, message, file, capsys, monkeypatch):
+    with standard_input(lambda write: write(data)):
+        status, out, err = run(capsys, monkeypatch, "transcribe", file, *arguments, "--follow")
+    assert status == 1 and out == "" and re.search(f"^error: {message}", err.splitlines()[-1])
 
 
 def test_subtitles_of_several_files_go_to_a_folder(file, tmp_path, capsys, monkeypatch):

@@ -5,12 +5,14 @@ import io
 import shutil
 import socket
 import struct
+import sys
 import tarfile
 import threading
 
 import loopback
 import pytest
 
+from espnet_pinch.bin import fetch_librispeech
 from espnet_pinch.data import download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -219,6 +221,24 @@ def archive(*names, **more):
 
 
 IN = "LibriSpeech/dev-clean/x"
+
+
+def test_a_language_model_is_fetched_and_checked(server, tmp_path, monkeypatch, capsys):
+    server.files["/4-gram.arpa.gz"] = CONTENT
+    command = ["fetch", "--lm", "4-gram", "--out", str(tmp_path), "--base_url", server.url]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(
+        ValueError, match=r"4-gram.arpa.gz has MD5 \w+, expected 6abdcd5b055bd482e4f9defe91d40408: deleted"
+    ):
+        fetch_librispeech.main()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(download.LIBRISPEECH_LM_MD5, "4-gram", hashlib.md5(CONTENT).hexdigest())
+    fetch_librispeech.main()
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "4-gram.arpa.gz")
+    assert (tmp_path / "4-gram.arpa.gz").read_bytes() == CONTENT
+    monkeypatch.setattr(sys, "argv", [*command[:2], "3-gram", *command[3:]])
+    with pytest.raises(OSError, match="could not fetch 3-gram.arpa.gz: .*404.*openslr.org/11 has it"):
+        fetch_librispeech.main()
 
 
 def test_a_subset_is_fetched_unpacked_and_not_fetched_again(server, tmp_path, monkeypatch):

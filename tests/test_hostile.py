@@ -7,6 +7,7 @@ import string
 import sys
 import tempfile
 import unicodedata
+import zlib
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,12 +23,14 @@ from hypothesis import strategies as st
 from espnet_pinch.bin import check_config
 from espnet_pinch.bin.prepare_librispeech import main as prepare_librispeech
 from espnet_pinch.config import read_yaml
+from espnet_pinch.core.grids import Codes
 from espnet_pinch.data.audio import read_audio, read_file
 from espnet_pinch.data.dump import Limits, pack_audio, prepare_training_set
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir, read_table, write_data_dir
 from espnet_pinch.data.librispeech import SUBSETS, read_subset
 from espnet_pinch.data.spelling import Spelling, UnknownCharacters
 from espnet_pinch.data.tokens import tokens_of_texts, write_tokens
+from espnet_pinch.export.encoding import decode, encode, pack, unpack
 from espnet_pinch.results.scoring import error_rates, join, score_files
 
 common = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
@@ -267,6 +271,49 @@ def test_a_program_that_prepares_data_says_one_line(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds no SPEAKER/CHAPTER"):
         prepare_librispeech()
     assert not (tmp_path / "out").exists()
+
+
+# ---- Digits in sparse files
+
+
+def draw_digits(base, count, skew, seed):
+    return (np.random.default_rng(seed).random(count) ** skew * base).astype(np.uint8)
+
+
+@properties(st.integers(2, 254), st.integers(0, 3000), st.sampled_from([1, 3, 100]), st.integers(0, 10**6))
+def test_digits_come_back(base, count, skew, seed):
+    digits = draw_digits(base, count, skew, seed)
+    stored = pack(digits, base)
+    assert np.array_equal(unpack(stored, base, count, "codes"), digits)
+    whole = max(n for n in range(1, 9) if base**n <= 256)
+    assert len(stored) <= -(-count // whole) and (skew < 100 or count < 1000 or len(stored) < count / 2)
+
+
+@properties(st.integers(2, 254), st.integers(0, 100), st.binary(max_size=60), st.booleans(), st.integers(0, 60))
+def test_any_bytes_are_digits_or_refused(base, count, data, deflated, cut):
+    if deflated:
+        stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+        data = (stream.compress(data) + stream.flush())[: cut or None]
+    stored = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+    try:
+        digits = unpack(stored, base, count, "codes")
+    except ValueError as error:
+        one_line(error, "has a codes part")
+    else:
+        assert len(digits) == count and (digits < base).all()
+
+
+@properties(st.lists(st.integers(1, 127), min_size=1, unique=True), st.integers(0, 10**6), st.floats(0, 1))
+def test_codes_of_any_levels_come_back(levels, seed, sparsity):
+    generator = np.random.default_rng(seed)
+    shape = tuple(generator.integers(1, 20, generator.integers(1, 4)))
+    codes = generator.choice(levels, shape) * generator.choice([-1, 1], shape) * (generator.random(shape) >= sparsity)
+    scales = torch.from_numpy(generator.random(shape[0]).astype(np.float32))
+    weight = Codes(torch.from_numpy(codes.astype(np.float32)), scales)
+    parts = encode(weight)
+    again = decode(parts, weight.codes)
+    assert torch.equal(again.codes, weight.codes) and torch.equal(again.scales, scales)
+    assert parts["levels"].tolist() == np.unique(np.abs(codes[codes != 0])).tolist()
 
 
 # ---- Case and tokens

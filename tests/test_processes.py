@@ -8,6 +8,7 @@ from espnet2.torch_utils.recursive_op import recursive_average
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from espnet_pinch.core.mixed_bits import build_quantization
 from espnet_pinch.core.registry import build_method
 
 WORLD = 2
@@ -17,30 +18,39 @@ METHODS = {
     "nas_cp": {"method": "nas_cp", "target_sparsity": 0.7, "nas_cp": {"eta": 2e-3}},
     "ump": {"method": "ump", "target_sparsity": 0.5},
 }
+QUANTIZE = {"4 bits": {"bits": 4}, "mixed bits": {"bits": "mixed", "average_bits": 2.5, "bits_weight": 0.1}}
+METHODS.update({name: METHODS["pinch"] for name in QUANTIZE})
 
 
 class Net(nn.Module):
     """A feed-forward network under a pruning method; returns the loss, penalty and all."""
 
-    def __init__(self, block: dict, dtype=torch.float64):
+    def __init__(self, block: dict, dtype=torch.float64, quantize: dict | None = None):
         super().__init__()
         layers = {"intermediate_dense": nn.Linear(12, 32), "output_dense": nn.Linear(32, 12)}
         self.layers = nn.ModuleDict(layers).to(dtype)
         self.pruning = build_method({"layers": "dense$", **block})
         self.pruning.attach(self, total_steps=STEPS)
+        self.quantization = build_quantization(quantize)
+        if self.quantization:
+            self.quantization.attach(self, [f"layers.{name}" for name in layers], self.pruning)
+
+    def parameter_groups(self, lr: float) -> list[dict]:
+        groups = self.pruning.parameter_groups(lr)
+        return self.quantization.parameter_groups(groups) if self.quantization else groups
 
     def forward(self, x):  # (B, 12) -> (1,)
-        penalty = self.pruning.penalty()
+        penalty = self.pruning.penalty() + (self.quantization.penalty() if self.quantization else 0.0)
         y = self.layers["output_dense"](self.layers["intermediate_dense"](x).relu())
         return ((y - x.flip(1)).square().mean() + penalty)[None]
 
 
-def train(block: dict, rank: int = 0, world: int = 1, accum: int = 1) -> dict:
+def train(name: str, rank: int = 0, world: int = 1, accum: int = 1) -> dict:
     """Some steps on this rank's share of the batches, each in ``accum`` pieces, weighted as ESPnet's trainer does."""
     torch.manual_seed(0)
-    net = Net(block)
+    net = Net(METHODS[name], quantize=QUANTIZE.get(name))
     method = net.pruning
-    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.3))
+    optimizer = torch.optim.SGD(net.parameter_groups(lr=0.3))
     wrapped = DistributedDataParallel(net) if world > 1 else net
     course = []
     torch.rand(rank)  # random states drift apart, as dropout on batches of other lengths makes them
@@ -63,7 +73,7 @@ def train(block: dict, rank: int = 0, world: int = 1, accum: int = 1) -> dict:
 def in_process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    results = {(name, accum): train(METHODS[name], rank, WORLD, accum) for name in METHODS for accum in (1, 2)}
+    results = {(name, accum): train(name, rank, WORLD, accum) for name in METHODS for accum in (1, 2)}
     torch.save(results, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -86,7 +96,7 @@ def assert_close(state: dict, wanted: dict, atol=1e-5) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_learn_what_one_learns_from_the_joined_batch(method, accum, by_rank):
     first, second = (results[method, accum] for results in by_rank)
-    alone = train(METHODS[method])
+    alone = train(method)
     assert_close(first["state"], second["state"], atol=0)
     assert first["course"] == second["course"]  # sparsity, tau and eta: the switch falls on the same step
     assert_close(first["state"], alone["state"])
@@ -100,7 +110,7 @@ def test_two_processes_learn_what_one_learns_from_the_joined_batch(method, accum
 @pytest.mark.parametrize("accum", [2, 7])
 @pytest.mark.parametrize("method", METHODS)
 def test_micro_batches_add_up_to_the_batch(method, accum):
-    assert_close(train(METHODS[method], accum=accum)["state"], train(METHODS[method])["state"])
+    assert_close(train(method, accum=accum)["state"], train(method)["state"])
 
 
 DEVICES = [

@@ -66,6 +66,7 @@ def test_all_stages_leave_what_they_promise(recipe, finished):
             assert score["wer"] == score["errors"] / score["words"]
         assert system["seconds"] > 0 and system["peak_memory_bytes"] > 1e8
         assert system["macs"] == system["macs_total"] > 1e8 and 0 < system["forward_seconds"] < 60
+        assert system["file_bytes"] > 1e6
         assert "threads" in system["forward_device"]
     assert results["baseline"]["sparsity"] == 0
     assert results["params_total"] == results["baseline"]["params_total"]

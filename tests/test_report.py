@@ -280,7 +280,7 @@ def test_speed_is_drawn_and_listed_where_it_was_measured(tmp_path, monkeypatch):
     page = (exp / "report" / "RESULTS.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| pinch (self-pinching gates) | ")]
     assert [row[4:6] for row in rows if len(row) > 8] == [["50.00", "2.50"], ["25.00", "4.00"]]
-    assert "images/pareto_mini.png" in page
+    assert all(f"images/{name}_mini.png" in page for name in ("pareto", "macs")) and "bytes_mini.png" not in page
     svg = (exp / "report" / "images" / "pareto_mini.svg").read_text()
     assert "<!-- times as fast as the baseline -->" in svg and "<!-- pinch -->" in svg
     write_results(exp / "asr_untimed", "ump", 0.5, {"test": 60})

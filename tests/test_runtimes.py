@@ -199,8 +199,6 @@ def test_a_dtype_that_openvino_gets_wrong_is_seen(place):
         ("model.onnx", "--dtype bfloat16", "the runtime onnxruntime computes in float32 here, not in bfloat16"),
         ("m.safetensors", "--dtype float16", "the runtime torch computes in float32, bfloat16 here, not in float16"),
         ("m.safetensors", "--threads 0", "the number of threads must be at least 1, not 0"),
-        ("m.safetensors", "--backend sparse --dtype bfloat16", "the backend sparse computes in float32 on a CPU alone"),
-        ("model.onnx", "--backend sparse", "the backend sparse is torch's; the runtime onnxruntime does not have it"),
         ("model.onnx", "--device cuda", "the runtime onnxruntime runs on a CPU alone, not on the device cuda"),
         ("model.onnx", "--runtime torch", "which onnxruntime loads and torch does not"),
         ("openvino/model.xml", "--runtime onnxruntime", "which openvino loads and onnxruntime does not"),

@@ -12,6 +12,7 @@ from torch import nn
 
 import espnet_pinch
 from espnet_pinch import Pinch
+from espnet_pinch.asr.distill import densest_logits
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.bin import fold
 from espnet_pinch.core.parameters import Parameters
@@ -154,6 +155,10 @@ def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_
         "pinch.reach_by=0.3",
     )
     PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *targets, "--max_epoch", "3"))
+    other = [text.replace("0.6", "0.7") for text in targets]
+    with pytest.raises(ValueError, match=r"pruning.target_sparsity: \[0.4, 0.6, 0.8\] -> \[0.4, 0.7, 0.8\]"):
+        again = options(data, upstream, exp, "mini.yaml", *other, "--max_epoch", "3", "--resume", "true")
+        PruningASRTask.main(cmd=again)
     last = json.loads((exp / "history.json").read_text())["3"]["valid"]
     own = [last[f"wer_{target}"] for target in (0.4, 0.6, 0.8)]
     assert last["wer"] == last["wer_on_target"] == pytest.approx(sum(own) / 3)
@@ -169,6 +174,43 @@ def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_
         zeros.append({name: upstream_left.get_submodule(name).weight == 0 for name in found.layers})
     for fewer, more in zip(zeros, zeros[1:]):
         assert all((fewer[name] <= more[name]).all() for name in fewer)
+
+
+DENSEST = ("--distill", "weight=0.5", "--distill", "teacher=densest")
+
+
+def test_the_densest_target_teaches_the_others(data, upstream, tmp_path):
+    several = ("--pruning", "method=pinch", "--pruning", "target_sparsity=[0.3,0.9]")
+    args = PruningASRTask.get_parser().parse_args(options(data, upstream, tmp_path, "mini.yaml", *several, *DENSEST))
+    model = PruningASRTask.build_model(args).train()
+    for gate in model.pruning.gates.values():
+        gate.threshold.data.copy_(gate.weight_orig.abs().flatten().quantile(torch.tensor([0.3, 0.9])))
+    speech, lengths = torch.randn(2, 8000), torch.tensor([8000, 6000])
+    text, text_lengths = torch.tensor([[5, 6], [7, -1]]), torch.tensor([2, 1])
+    model.pruning.total_steps = 10
+    model.pruning.landed = [True, True]
+    taught = []
+    for step in range(2):  # the highest, then the lowest target
+        model.pruning.step = step
+        _, stats, _ = model(speech, lengths, text, text_lengths)
+        taught.append(model.pruning.target_in_use)
+        assert ("loss_distill" in stats) == (taught[-1] == 0.9)
+    assert taught == [0.9, 0.3]
+    head, own = model.ctc.ctc_lo, []
+    for target in (0.3, 0.9):
+        model.pruning.use(target)
+        with torch.no_grad():
+            own.append(head(model.eval().frontend(speech, lengths)[0]))
+        wanted = densest_logits(model.train().frontend, head, model.pruning, speech, lengths)
+        assert (wanted is None) == (target == 0.3)
+        assert model.frontend.training and model.pruning.target_in_use == target
+    assert torch.equal(wanted, own[0]) and not torch.equal(wanted, own[1]) and not wanted.requires_grad
+
+
+def test_the_densest_target_needs_others(data, upstream, tmp_path):
+    args = PruningASRTask.get_parser().parse_args(options(data, upstream, tmp_path, "mini.yaml", *DENSEST))
+    with pytest.raises(ValueError, match="distill.teacher: densest needs several targets"):
+        PruningASRTask.build_model(args)
 
 
 @pytest.mark.parametrize("target, message", [(0.0, "the target must be over 0"), (1.0, "at least 0 and under 1")])

@@ -1,5 +1,7 @@
 """Times and confidences of words: of known frames, across chunks, after resampling, in pieces."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import soundfile
@@ -102,6 +104,34 @@ def test_times_are_those_of_the_file_across_chunks_and_after_resampling(tmp_path
         ends = np.array([word.end for word in heard.words])
         assert np.abs(ends - begins - 0.4 - LONGEST_TAIL).max() <= 0.025
         assert all(a.end <= b.start for a, b in zip(heard.words, heard.words[1:]))
+
+
+def test_a_stream_is_followed_with_a_bounded_delay(monkeypatch):
+    """A second of the stream at a time; what has been printed by then is compared with what was said."""
+    rate, chunk, stride = 16000, 8, 2
+    begins = np.concatenate([np.arange(0.5, 20, 0.83), np.arange(31.0, 50, 0.83)])  # a pause of 10 s between
+    time = np.arange(60 * rate) / rate
+    samples = np.zeros(len(time), np.float32)
+    for begin in begins:
+        samples[(time >= begin) & (time < begin + 0.4)] = 0.5
+    came: list[tuple[float, float]] = []  # seconds that had been read when a word came, and its start
+    read = 0.0
+
+    @contextlib.contextmanager
+    def opened(path, _rate):
+        def blocks():
+            nonlocal read
+            for block in samples.reshape(-1, rate // 10):
+                read += 0.1
+                yield block
+
+        yield rate, blocks()
+
+    monkeypatch.setattr(long_audio, "open_live", opened)
+    for transcript in long_audio.follow(Loudness(), "-", chunk, stride):
+        came += [(read, word.start) for word in transcript.words]
+    assert np.abs(np.array([start for _, start in came]) - begins).max() <= 0.025  # none lost, none doubled
+    assert max(at - start - 0.4 for at, start in came) <= chunk
 
 
 def test_decoding_a_data_directory_leaves_ctm_beside_the_text(tiny_config, tmp_path):

@@ -45,7 +45,7 @@ class Trained:
             with owned(exp):
                 average_again(exp, trained["best_model_criterion"], trained["keep_nbest_models"])
         self.model, self.config = load_model(exp / "config.yaml", file)
-        self.model.pruning.land()
+        self.model.land()
 
     @property
     def targets(self) -> tuple[float, ...]:

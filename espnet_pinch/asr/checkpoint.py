@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 import torch
 import yaml
+from safetensors.torch import save_file
+from torch import Tensor
 
 import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
 from espnet_pinch.asr.espnet import ASRTask
 from espnet_pinch.asr.macs import count_macs
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.model import UPSTREAM, PruningASRModel
 from espnet_pinch.asr.safe_load import load_weights
 from espnet_pinch.asr.upstream import model_from_dict, save_ctc_model
 from espnet_pinch.core.attach import find_linears
@@ -20,6 +22,8 @@ from espnet_pinch.core.parameters import LayerCount, Parameters
 from espnet_pinch.data.source import write_record
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.files import whole_folder, write_json
+
+SCALES = "scales.safetensors"  # in the folder of a folded model that is quantised: {weight: its scales}
 
 
 def load_model(
@@ -94,13 +98,15 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     transformers has no heads of unequal width. If whole heads, channels or filters were cut, both have the smaller
     layers, and the configuration in ``hf/`` says how wide they are: this program reads it, transformers alone does not.
 
+    The weights of a quantised model have the values that they are stored as; ``scales.safetensors`` has the scales.
+
     Returns: the content of ``parameters.json``: what ``count_parameters`` returns, ``extra_trained_parameters`` (those
         of the method) and ``params_stored`` (parameters in ``model.pth``).
     """
     layers, ties = model.pruning.settings.layers, model.pruning.structure.ties
-    extra = sum(p.numel() for p in model.pruning.new_parameters())
+    extra = sum(p.numel() for p in model.new_parameters())
     structured = model.pruning.structured
-    model.pruning.land()  # the mean of several checkpoints may have another sparsity than the target
+    model.land()  # the mean of several checkpoints may have another sparsity than the target
     with torch.device("meta"):
         macs_total = count_macs(model_from_dict(model.frontend.built["config"]))[""]
     before, total = model.pruning.layer_counts(), sum(p.numel() for p in model.parameters()) - extra
@@ -114,7 +120,12 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
         if any((frontend.source or {}).values()):
             write_record(new / "hf", frontend.source)
         if structured:
-            pruning["dense"] = {"channels": compact(frontend.upstream, counts.layers, ties)}
+            kept = compact(frontend.upstream, counts.layers, ties)
+            pruning["dense"] = {"channels": {name: len(places) for name, places in kept.items()}}
+            model.scales = _scales_of_kept(model, kept)
+        if model.scales:
+            save_file({name: scales.contiguous() for name, scales in model.scales.items()}, new / SCALES)
+            (new / SCALES).chmod(0o644)
         counts = dataclasses.replace(
             counts,
             params_stored=sum(p.numel() for p in model.parameters()),
@@ -124,9 +135,28 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
         )
         torch.save(model.state_dict(), new / "model.pth")
         write_json(new / "parameters.json", dataclasses.asdict(counts))
-        model_conf = {key: value for key, value in args.model_conf.items() if key != "distill"}
-        config = {**vars(args), "pruning": pruning, "distill": {}, "model_conf": {**model_conf, "pruning": pruning}}
+        of_training = ("distill", "quantize")
+        model_conf = {key: value for key, value in args.model_conf.items() if key not in of_training}
+        config = {**vars(args), "pruning": pruning, "model_conf": {**model_conf, "pruning": pruning}}
+        config.update(dict.fromkeys(of_training, {}))
         config["frontend_conf"] = {**args.frontend_conf, "built": frontend.built}  # with the widths of a cut model
         with open(new / "config.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
     return counts
+
+
+def _scales_of_kept(model: PruningASRModel, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scales of a model that ``compact`` has made smaller.
+
+    Args:
+        kept: what it has returned.
+    """
+    scales = dict(model.scales)
+    weights = model.state_dict()
+    for layer, places in kept.items():
+        old = f"{UPSTREAM}{layer}.weight"
+        if old in scales:
+            new = old if old in weights else f"{UPSTREAM}{layer}.small.weight"
+            of_layer = scales.pop(old)
+            scales[new] = of_layer if len(of_layer) == len(weights[new]) else of_layer[places]
+    return scales

@@ -1,7 +1,10 @@
-"""Distillation: the posteriors of the model that a run starts from, as a second target of its training.
+"""Distillation: the posteriors of a better model as a second target of the training.
 
 All structured pruning of speech models that the field reports uses some form of it. Here it is the plainest one: the
 Kullback-Leibler divergence of the CTC posteriors, frame by frame, from one more forward pass without gradients.
+
+The teacher is the model that the run starts from. Where a run has several targets, it may be the model itself at the
+densest of them, as in arXiv 2406.10160, where the largest system of a shared model teaches the smaller ones.
 """
 
 import copy
@@ -12,8 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_pinch.asr.frontend import UpstreamFrontend
-from espnet_pinch.core.settings import check_keys, check_number
+from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.settings import check_keys, check_number, shown
 from espnet_pinch.errors import UserError
+
+TEACHERS = ("start", "densest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +29,18 @@ class DistillSettings:
     Attributes:
         weight: of the divergence in the loss, beside the CTC loss; over 0.
         temperature: both posteriors are those of logits over it; over 0.
+        teacher: "start", the model that the run starts from; or "densest", the model at the lowest of several targets.
     """
 
     weight: float = 1.0
     temperature: float = 1.0
+    teacher: str = "start"
 
     def __post_init__(self):
         check_number("distill.weight", self.weight, above=0.0)
         check_number("distill.temperature", self.temperature, above=0.0)
+        if self.teacher not in TEACHERS:
+            raise UserError(f"distill.teacher must be {' or '.join(TEACHERS)}, not {shown(self.teacher)}")
 
     @classmethod
     def of(cls, block) -> "DistillSettings | None":
@@ -50,16 +60,14 @@ class Teacher:
 
     Args:
         frontend: with the checkpoint's head.
-        settings: the ``distill:`` block.
 
     Raises:
         UserError: the upstream has no CTC head to learn from.
     """
 
-    def __init__(self, frontend: UpstreamFrontend, settings: DistillSettings):
+    def __init__(self, frontend: UpstreamFrontend):
         if not frontend.has_head:
             raise UserError("distill: the upstream has no CTC head to learn from; train its baseline first")
-        self.settings = settings
         self.frontend = copy.deepcopy(frontend).eval().requires_grad_(False)
         self.head: nn.Linear | None = None
 
@@ -68,24 +76,51 @@ class Teacher:
         self.frontend.take_head()
         self.head = copy.deepcopy(head).requires_grad_(False)
 
-    def loss(self, speech: Tensor, lengths: Tensor, logits: Tensor, frames: Tensor) -> Tensor:
-        """The divergence of the student's posteriors from the teacher's, summed over frames, mean over utterances.
-
-        That is the scale of ESPnet's CTC loss. With the temperature's square the gradients keep their size.
+    @torch.no_grad()
+    def logits(self, speech: Tensor, lengths: Tensor) -> Tensor:
+        """Of the model that the training starts from, (batch, frames, tokens).
 
         Args:
             speech: (batch, samples), zero-padded.
             lengths: (batch,) samples of each utterance.
-            logits: (batch, frames, tokens) of the student.
-            frames: (batch,) frames of each utterance.
         """
         assert self.head is not None
-        temperature = self.settings.temperature
-        with torch.no_grad():
-            self.frontend.to(speech.device)
-            hidden, _ = self.frontend(speech, lengths)
-            wanted = F.log_softmax(self.head.to(speech.device)(hidden).float() / temperature, dim=-1)
-        own = F.log_softmax(logits.float() / temperature, dim=-1)
-        divergence = F.kl_div(own, wanted, reduction="none", log_target=True).sum(-1)  # (batch, frames)
-        valid = torch.arange(divergence.shape[1], device=frames.device) < frames[:, None]
-        return torch.where(valid, divergence, 0.0).sum() / len(speech) * temperature**2
+        hidden, _ = self.frontend.to(speech.device)(speech, lengths)
+        return self.head.to(speech.device)(hidden)
+
+
+@torch.no_grad()
+def densest_logits(
+    frontend: UpstreamFrontend, head: nn.Linear, pruning: PruningMethod, speech: Tensor, lengths: Tensor
+) -> Tensor | None:
+    """Of a model in training at its lowest target, (batch, frames, tokens); None while the step trains that target.
+
+    Args:
+        frontend: with gates.
+        pruning: the method that they are of.
+        speech, lengths: as for ``Teacher.logits``.
+    """
+    in_use = pruning.target_in_use
+    if in_use == pruning.targets[0]:
+        return None
+    pruning.use(pruning.targets[0])
+    frontend.eval()
+    hidden, _ = frontend(speech, lengths)
+    frontend.train()
+    pruning.use(in_use)
+    return head(hidden)
+
+
+def divergence(logits: Tensor, wanted: Tensor, frames: Tensor, temperature: float) -> Tensor:
+    """The divergence of the student's posteriors from the teacher's, summed over frames, mean over utterances.
+
+    That is the scale of ESPnet's CTC loss. With the temperature's square the gradients keep their size.
+
+    Args:
+        logits, wanted: (batch, frames, tokens) of the student and of the teacher.
+        frames: (batch,) frames of each utterance.
+    """
+    own, aim = (F.log_softmax(values.float() / temperature, dim=-1) for values in (logits, wanted))
+    apart = F.kl_div(own, aim, reduction="none", log_target=True).sum(-1)  # (batch, frames)
+    valid = torch.arange(apart.shape[1], device=frames.device) < frames[:, None]
+    return torch.where(valid, apart, 0.0).sum() / len(logits) * temperature**2

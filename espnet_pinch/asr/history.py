@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FILE = "history.json"
 POINTS_PER_EPOCH = 20
 # Figures that are also kept within an epoch.
-POINT = ("loss", "loss_ctc", "loss_distill", "penalty", "sparsity", "macs_saved", "tau", "eta")
+POINT = ("loss", "loss_ctc", "loss_distill", "penalty", "sparsity", "macs_saved", "bits", "tau", "eta")
 
 
 def read(folder: str | Path) -> dict[str, dict]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_pinch.asr.resume import NEWEST, PREVIOUS
+from espnet_pinch.core.quantize import MIXED
 from espnet_pinch.core.registry import DEFAULT_METHOD, all_methods, method_of, self_contained
 from espnet_pinch.data.source import FILE as SOURCE
 from espnet_pinch.errors import UserError
@@ -98,7 +99,8 @@ def describe(args: argparse.Namespace) -> dict:
 
 
 def _annealed(args: argparse.Namespace) -> bool:
-    return args.scheduler == "linearwarmupdecay" or method_of(args.pruning).build.needs_total_steps
+    mixed = (args.quantize or {}).get("bits") == MIXED
+    return args.scheduler == "linearwarmupdecay" or method_of(args.pruning).build.needs_total_steps or mixed
 
 
 def _changes(before: dict, now: dict) -> list[str]:

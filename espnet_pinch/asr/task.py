@@ -54,6 +54,12 @@ class PruningASRTask(ASRTask):
             help="Learn from the model that the run starts from as well: weight, temperature",
         )
         parser.add_argument(
+            "--quantize",
+            action=NestedDictAction,
+            default={},
+            help="Train with rounded weights: bits, average_bits, others",
+        )
+        parser.add_argument(
             "--save_every_steps",
             type=int,
             default=0,
@@ -138,8 +144,9 @@ class PruningASRTask(ASRTask):
         """
         args.pruning = self_contained(args.pruning)
         args.model_conf = {**args.model_conf, "pruning": args.pruning}
-        if distill := getattr(args, "distill", None):  # which older configurations lack
-            args.model_conf["distill"] = distill
+        for name in ("distill", "quantize"):
+            if block := getattr(args, name, None):  # which older configurations lack
+                args.model_conf[name] = block
         model = super().build_model(args)
         frontend = model.frontend
         head = frontend.take_head()
@@ -175,7 +182,7 @@ class PruningASRTask(ASRTask):
         optimizer_class = abs_task.optim_classes[args.optim]
         lr = args.optim_conf.get("lr", 1e-3)
         options = {k: v for k, v in args.optim_conf.items() if k != "lr"}
-        groups = model.pruning.parameter_groups(lr, model, **options)
+        groups = model.parameter_groups(lr, **options)
         for group in groups:
             logging.info(f"{sum(p.numel() for p in group['params']):,} parameters at lr {group['lr']}")
         try:

@@ -191,23 +191,26 @@ class PruningTrainer(Trainer):
     @classmethod
     @torch.no_grad()
     def validate_one_epoch(cls, model, reporter: SubReporter, options, **kwargs) -> None:
-        pruning = getattr(model, "module", model).pruning
+        plain = getattr(model, "module", model)
+        pruning = plain.pruning
         wers, short = {}, 0.0
         for target in pruning.targets:  # of several, the rates are means over all of them
             done = len(reporter.stats["words"]) if wers else 0
             pruning.use(target)
+            if plain.quantization:
+                plain.quantization.fit()
             super().validate_one_epoch(model=model, reporter=reporter, options=options, **kwargs)
             wers[target] = _ratio(reporter, "word_errors", "words", done)
-            short = short if pruning.on_target() else SHORT_OF_TARGET
+            short = short if plain.on_target() else SHORT_OF_TARGET
         wer = _ratio(reporter, "word_errors", "words")
         cer = _ratio(reporter, "char_errors", "chars")
         rates = {"wer": wer, "cer": cer, "wer_on_target": wer + short, "cer_on_target": cer + short}
         own = {f"wer_{target}": rate for target, rate in wers.items()} if len(wers) > 1 else {}
-        reporter.register({**rates, **own, **pruning.scalars()}, weight=1.0)
+        reporter.register({**rates, **own, **plain.scalars()}, weight=1.0)
         reporter.next()
         cls._record(reporter)
         if _rank() == 0:
-            print(_epoch_line(rates, pruning.scalars(), reporter, options), flush=True)
+            print(_epoch_line(rates, plain.scalars(), reporter, options), flush=True)
             cls._warn_of_collapsed_layers(pruning)
 
     @classmethod
@@ -279,7 +282,8 @@ def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> s
     phases = epochs[str(epoch)]
     seconds = [sum(figures["seconds"] for figures in phases.values()) for phases in epochs.values()]
     left = (options.max_epoch - epoch) * sum(seconds) / len(seconds)
-    sparsity = f", sparsity {100 * scalars['sparsity']:.2f} %" if scalars else ""
+    sparsity = f", sparsity {100 * scalars['sparsity']:.2f} %" if "sparsity" in scalars else ""
+    sparsity += f", {scalars['bits']:.2f} bits" if "bits" in scalars else ""
     skipped = phases["train"].get("skipped_steps")
     return (
         f"epoch {epoch} of {options.max_epoch}: loss {phases['train']['loss_ctc']:.2f}, dev loss "

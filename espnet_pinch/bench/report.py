@@ -60,7 +60,7 @@ def _speed(comparison: Comparison) -> str:
         times = [f"{t.best:.3g} ({t.rtf:.3g})" for t in m.timings]
         own = [
             shown(m.side.model),
-            m.side.way,
+            m.side.runtime,
             m.side.dtype,
             f"{m.load_seconds:.2f}",
             f"{(m.peak_bytes - m.held_bytes) / 1e6:.0f}",
@@ -80,7 +80,7 @@ def _errors(comparison: Comparison) -> str:
         head += [f"{name}: WER % (errors/words)", "change, points", "texts that differ"]
     rows = []
     for m in comparison.sides:
-        row = [shown(m.side.model), m.side.way, m.side.dtype]
+        row = [shown(m.side.model), m.side.runtime, m.side.dtype]
         for name in sets:
             score, test = m.wer[name], m.significance.get(name)
             change = f"{test.wer_difference:+.2f}{'' if test.significant_increase else ' †'}" if test else ""
@@ -120,7 +120,7 @@ def plot(comparison: Comparison, path: str | os.PathLike) -> None:
 
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axis = figure.subplots()
-    ways = dict.fromkeys((m.side.way, m.side.dtype) for m in comparison.sides)
+    ways = dict.fromkeys((m.side.runtime, m.side.dtype) for m in comparison.sides)
     colours = {model: f"C{i % 10}" for i, model in enumerate(comparison.sizes)}
     markers = {way: "os^vDPX*<>"[i % 10] for i, way in enumerate(ways)}
     for model, colour in colours.items():
@@ -129,7 +129,7 @@ def plot(comparison: Comparison, path: str | os.PathLike) -> None:
         axis.plot([], [], color="black", marker=marker, linestyle="", label=", ".join(way))
     points = [(usual(m).faster, _cost(comparison, m)) for m in comparison.sides]
     for point, m in zip(points, comparison.sides):
-        axis.plot(*point, color=colours[m.side.model], marker=markers[m.side.way, m.side.dtype], linestyle="")
+        axis.plot(*point, color=colours[m.side.model], marker=markers[m.side.runtime, m.side.dtype], linestyle="")
     axis.plot(*zip(*front(points)), color="gray", linewidth=1, zorder=0)
     chosen = usual(comparison.sides[0])
     x = f"times as fast as the first, {chosen.batch} x {chosen.seconds:g} s"

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Request:
 
     Attributes:
         models: paths; the first one is what all are compared with.
-        runtimes: names, and "torch-sparse" for torch with sparse products; all that are there if empty.
+        runtimes: names; all that are there if empty.
         dtypes: of weights and products; all that a runtime has if empty.
         batches, seconds: utterances and length of each; every combination is timed.
         repeats: rounds that count.
@@ -176,7 +176,7 @@ def compare(request: Request, say: Callable[[str], None]) -> Comparison:
     for model in request.models:
         say(f"bench: size of {model}")
         sizes[str(model)] = size_of(model)
-    wanted, left_out = sides_of(request, sizes)
+    wanted, left_out = sides_of(request)
     found: list[Measured] = []
     waiting: dict[int, Worker] = {}  # by place in ``found``
     room = MEMORY * free_bytes()
@@ -244,34 +244,28 @@ def compile_for(side: Side, say: Callable[[str], None]) -> None:
         runtime.compiled(fmt, found, say)
 
 
-def sides_of(request: Request, sizes: Mapping[str, Size]) -> tuple[list[Side], dict[str, str]]:
+def sides_of(request: Request) -> tuple[list[Side], dict[str, str]]:
     """The sides to measure, models in the order of the request, and ``{what is left out: reason}``."""
     wanted, left_out = [], {}
     known = all_runtimes()
-    ways = {name: (name, "dense") for name in known} | {"torch-sparse": ("torch", "sparse")}
     for name in request.runtimes:
-        if name not in ways:
-            raise UserError(f"unknown runtime {name!r}; there is: {', '.join(ways)}")
+        if name not in known:
+            raise UserError(f"unknown runtime {name!r}; there is: {', '.join(known)}")
     for model in map(str, request.models):
         fmt, found = locate(model)
-        for way in request.runtimes or ways:
-            name, backend = ways[way]
-            if backend == "sparse" and not request.runtimes and not sizes[model].pruned:
-                continue  # nobody has asked for it, and nothing is sparse
-            runtime = find_runtime(name)
-            for dtype in request.dtypes or _dtypes(runtime, backend, request.device):
-                side = Side(model, name, dtype, backend, request.device, request.threads)
+        for name in request.runtimes or known:
+            for dtype in request.dtypes or _dtypes(known[name], request.device):
+                side = Side(model, name, dtype, request.device, request.threads)
                 try:
-                    runtime.check(fmt, found, side.options())
+                    known[name].check(fmt, found, side.options())
                     wanted.append(side)
                 except UserError as error:
                     left_out[str(side)] = str(error)
     return wanted, left_out
 
 
-def _dtypes(runtime: Runtime, backend: str, device: str) -> Sequence[str]:
-    able = () if runtime.missing() else runtime.dtypes(device)
-    return (FLOAT32,) if backend == "sparse" or not able else able
+def _dtypes(runtime: Runtime, device: str) -> Sequence[str]:
+    return (() if runtime.missing() else runtime.dtypes(device)) or (FLOAT32,)
 
 
 def alone(worker: Worker, request: Request, out: Path) -> Measured:

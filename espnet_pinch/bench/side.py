@@ -25,7 +25,6 @@ class Side:
         model: what ``espnet_pinch.load`` takes.
         runtime: name of a runtime.
         dtype: one of ``espnet_pinch.inference.runtime.DTYPES``.
-        backend: torch's, of the pruned layers: "dense" or "sparse".
         device: "cpu" or "cuda".
         threads: of the CPU.
     """
@@ -33,20 +32,14 @@ class Side:
     model: str
     runtime: str
     dtype: str = FLOAT32
-    backend: str = "dense"
     device: str = "cpu"
     threads: int = 1
 
-    @property
-    def way(self) -> str:
-        """Runtime and backend, in words."""
-        return self.runtime if self.backend == "dense" else f"{self.runtime}, {self.backend}"
-
     def __str__(self) -> str:
-        return f"{self.model}, {self.way}, {self.dtype}"
+        return f"{self.model}, {self.runtime}, {self.dtype}"
 
     def options(self, **more: Any) -> Options:
-        return Options(threads=self.threads, dtype=self.dtype, device=self.device, backend=self.backend, **more)
+        return Options(threads=self.threads, dtype=self.dtype, device=self.device, **more)
 
 
 class Worker:

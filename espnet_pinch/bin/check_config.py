@@ -1,12 +1,13 @@
 """Before stage 0: check the settings of a run and print what they come to, one "name=value" a line.
 
 ``method``; ``target_sparsity`` or ``target_macs``, the other one empty, of several "_" between; ``parts``, the targets
-of a run that has several, empty otherwise; ``unit`` and ``conv``, empty if the method has no such setting;
-``pruning_options``, asr_train's options for all this; ``from_run``, the finished run that the method reads, and
-``from_run_setting``, the setting that names it (both empty if it reads none, or the YAML names it); ``other_source``,
-the upstream that the baseline's YAML names (empty if it is the same); ``upstream_name``, the folder that stage 0 puts
-the upstream into (empty for a folder); ``upstream_source``, the upstream (absolute folder, hub id, "mini" or "micro");
-``unknown_characters``; ``text``, the names of the steps over the transcripts.
+of a run that has several, empty otherwise; ``unit`` and ``conv``, empty if the method has no such setting; ``bits``, as
+the run's folder names them, empty without any; ``pruning_options``, asr_train's options for all this; ``from_run``, the
+finished run that the method reads, and ``from_run_setting``, the setting that names it (both empty if it reads none, or
+the YAML names it); ``other_source``, the upstream that the baseline's YAML names (empty if it is the same);
+``upstream_name``, the folder that stage 0 puts the upstream into (empty for a folder); ``upstream_source``, the
+upstream (absolute folder, hub id, "mini" or "micro"); ``unknown_characters``; ``text``, the names of the steps over the
+transcripts.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import yaml
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
+from espnet_pinch.core.mixed_bits import build_quantization
+from espnet_pinch.core.quantize import MIXED, QuantizeSettings
 from espnet_pinch.core.registry import UNPRUNED, build_method, method_of
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
@@ -35,6 +38,8 @@ def main() -> None:
     parser.add_argument("--target_macs", help="instead of the YAML's target")
     parser.add_argument("--unit", help="the method's unit, instead of the YAML's")
     parser.add_argument("--conv", help="the method's conv (true or false), instead of the YAML's")
+    parser.add_argument("--bits", help="of quantised weights, instead of the YAML's")
+    parser.add_argument("--average_bits", help="of mixed bits, instead of the YAML's")
     parser.add_argument("--unknown_characters", help="instead of the YAML's")
     parser.add_argument("--text", help="instead of the YAML's")
     parser.add_argument("--from_run", help="the finished run for a method that reads one; {} is the target")
@@ -93,8 +98,10 @@ def main() -> None:
             run, setting = args.from_run.replace("{}", str(target)), f"{method.name}.{method.from_run}"
             block[method.name] = {method.from_run: run}
         built = build_method(block)
+        quantize = _quantize(config.get("quantize"), args.bits, args.average_bits)
     except (UserError, FileNotFoundError) as error:
-        where = "" if args.method or given or args.unit or args.conv else f"{args.config}: "
+        own = args.method or given or args.unit or args.conv or args.bits or args.average_bits
+        where = "" if own else f"{args.config}: "
         raise UserError(f"{where}{error}") from None
     targets, macs = [str(target) for target in built.targets], built.settings.target_macs is not None
     if method.name == UNPRUNED:
@@ -108,9 +115,13 @@ def main() -> None:
         "target_sparsity": "" if macs else "_".join(targets),
         "target_macs": "_".join(targets) if macs else "",
         "parts": " ".join(targets) if len(targets) > 1 else "",
-        "pruning_options": " ".join(f"--pruning {option}" for option in [*named, *options]),
+        "pruning_options": " ".join(
+            [f"--pruning {option}" for option in [*named, *options]]
+            + [f"--quantize {name}={'null' if value is None else value}" for name, value in quantize.items()]
+        ),
         "unit": getattr(built.settings, "unit", ""),
         "conv": str(getattr(built.settings, "conv", "")).lower(),
+        "bits": _bits(quantize),
         "from_run": run,
         "from_run_setting": setting,
         "other_source": other,
@@ -120,6 +131,35 @@ def main() -> None:
         "text": " ".join(steps.names),
     }
     print("\n".join(f"{name}={value}" for name, value in found.items()))
+
+
+def _quantize(block, bits: str | None, average: str | None) -> dict:
+    """The quantize: block of a run.
+
+    Args:
+        block: the YAML's.
+        bits, average: what is given instead of the YAML's.
+
+    Raises:
+        UserError: as ``build_quantization``.
+    """
+    block = dict(block or {}) if isinstance(block, dict | None) else block
+    if bits:
+        block["average_bits"] = None
+    if bits:
+        block["bits"] = yaml.safe_load(bits)
+    if average:
+        block["average_bits"] = yaml.safe_load(average)
+    build_quantization(block)
+    return block
+
+
+def _bits(quantize: dict) -> str:
+    """What a quantize: block adds to the name of a run."""
+    bits = quantize.get("bits", QuantizeSettings.bits) if quantize else ""
+    if bits == MIXED:
+        return f"mixed_{quantize['average_bits']}_bit"
+    return f"{bits}_bit" if isinstance(bits, int) else bits
 
 
 def _upstream(config):

@@ -13,7 +13,7 @@ from espnet_pinch.files import write_text
 from espnet_pinch.results import paper
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import head_to_head
-from espnet_pinch.results.pareto import plot_pareto
+from espnet_pinch.results.pareto import AXES, plot_pareto
 from espnet_pinch.results.sweep import all_sets, common_sets, read_runs, systems
 from espnet_pinch.results.tables import by_target, costs, runs_csv, table1, table2, to_csv, to_markdown
 
@@ -51,8 +51,9 @@ def main() -> None:
             lines += [f"Not of every run, so left out of figures over several sets: {', '.join(apart)}.", ""]
         if plot_figure2(upstream, own, out / "images" / f"figure2_{upstream}"):
             lines += [f"![WER against sparsity](images/figure2_{upstream}.png)", ""]
-        if plot_pareto(upstream, own, out / "images" / f"pareto_{upstream}"):
-            lines += [f"![WER against speed](images/pareto_{upstream}.png)", ""]
+        for axis in AXES:
+            if plot_pareto(upstream, own, out / "images" / f"{axis.name}_{upstream}", axis):
+                lines += [f"![WER against {axis.label}](images/{axis.name}_{upstream}.png)", ""]
         if own:
             lines += [*to_markdown(by_target(own)), "", *to_markdown(costs(own)), ""]
         against = head_to_head(own)

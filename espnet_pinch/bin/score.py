@@ -7,18 +7,25 @@ import torch
 
 from espnet_pinch.asr.history import device_name
 from espnet_pinch.asr.macs import SECONDS
+from espnet_pinch.asr.recogniser import TorchRecogniser
 from espnet_pinch.bin import run_main
 from espnet_pinch.export.load import load
+from espnet_pinch.export.sparse_file import exact_bytes
 from espnet_pinch.inference.timing import seconds
 from espnet_pinch.results.experiment import Experiment, significance_table, table, write_report
 from espnet_pinch.results.unit import AUTO, CER, WER
 
 
-def measure(folders: list[Path]) -> tuple[list[float], str]:
-    """``forward_seconds`` of folded models on the CPU, on noise, and what that CPU is."""
-    models = [load(folder, "torch") for folder in folders]
-    speech = torch.randn(SECONDS * models[0].sampling_rate, generator=torch.Generator().manual_seed(0))
-    return seconds(models, [speech], repeats=5), device_name()
+def measure(folders: list[Path]) -> list[dict]:
+    """Of folded models, ``forward_seconds`` on the CPU, on noise, ``forward_device``, that CPU, and ``file_bytes``."""
+    models = [load(folder) for folder in folders]
+    recognisers = [TorchRecogniser(model) for model in models]
+    speech = torch.randn(SECONDS * recognisers[0].sampling_rate, generator=torch.Generator().manual_seed(0))
+    times = seconds(recognisers, [speech], repeats=5)
+    return [
+        {"forward_seconds": taken, "forward_device": device_name(), "file_bytes": exact_bytes(model)}
+        for taken, model in zip(times, models)
+    ]
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def main() -> None:
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     device = "cuda" if args.ngpu else "cpu"
     lm = read_arpa(args.lm)
-    model = load(args.model, "torch", device=device, backend="dense")
+    model = load(args.model, "torch", device=device)
     tokens, blank = model.token_list, model.blank_id
     if note := check_spelling(lm, tokens, str(args.lm)):
         print(f"note: {note}")

@@ -49,9 +49,8 @@ def align(args: argparse.Namespace) -> None:
             text = Path(args.text).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{args.text} is not UTF-8: {error}") from None
-    from espnet_pinch.sound.read import seconds_of
 
-    model = load_to_decode(args, seconds_of(args.audio))
+    model = load_to_decode(args)
     from espnet_pinch.export.align_audio import align_file
 
     try:

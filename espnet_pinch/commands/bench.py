@@ -17,13 +17,8 @@ def add(commands) -> None:
     command = commands.add_parser("bench", help="size, speed, memory and errors of models, compared", description=ABOUT)
     command.set_defaults(run=bench)
     command.add_argument("models", type=Path, nargs="+", metavar="MODEL", help=any_model())
-    ways = ("torch", "torch-sparse", *(name for name in all_runtimes() if name != "torch"))
     command.add_argument(
-        "--runtimes",
-        nargs="+",
-        choices=ways,
-        default=[],
-        help="torch-sparse: torch with sparse products of pruned layers [all that are installed]",
+        "--runtimes", nargs="+", choices=tuple(all_runtimes()), default=[], help="[all that are installed]"
     )
     command.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[], help="[all that a runtime has here]")
     command.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="utterances in a batch [1 8]")

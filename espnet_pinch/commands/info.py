@@ -55,25 +55,18 @@ def info(args: argparse.Namespace) -> None:
     if args.format == "json":
         print(json.dumps(figures, indent=2))
     else:
-        print("\n".join(info_lines(figures, fmt.info_lines(own))))
+        print("\n".join([*info_lines(figures), *fmt.info_lines(own), *fmt.layer_lines(layers, own)]))
 
 
-def info_lines(figures: dict, own: list[str]) -> list[str]:
-    """Lines of ``info``.
+def info_lines(figures: dict) -> list[str]:
+    """The first lines of ``info``, on the whole model.
 
     Args:
         figures: what ``info`` prints as JSON.
-        own: lines that only the model's format has.
     """
-    lines = [
+    return [
         f"{figures['model']}: {figures['kind']}, {figures['upstream']}, {figures['tokens']} tokens",
         f"sparsity     {100 * figures['sparsity']:.2f} % ({figures['pruned']:,} of {figures['gated']:,} gated weights)",
         f"parameters   {figures['params_kept']:,} of {figures['params_total']:,} kept",
         f"size         {figures['bytes'] / 1e6:.2f} MB; all weights as float32: {figures['dense_bytes'] / 1e6:.2f} MB",
     ]
-    lines += own
-    width = max(map(len, figures["layers"]), default=0)
-    for name, layer in figures["layers"].items():
-        shape = " x ".join(map(str, layer["shape"]))
-        lines.append(f"{name:{width}}  {shape:>11}  {100 * layer['pruned'] / layer['weights']:6.2f} %")
-    return lines

@@ -20,12 +20,13 @@ from espnet_pinch.transcript.format import all_formats
 if TYPE_CHECKING:
     from espnet_pinch.asr.recogniser import Recogniser
 
-WORTH_MEASURING = 300  # seconds of audio; with less, measuring backends takes longer than it saves
+STDIN = Path("/dev/stdin")
+WHOLE, FOLLOWED = (30, 5), (8, 2)  # seconds of a chunk and of its context, of a recording and of a stream
 
 
 def audio_path(argument: str) -> Path:
     """The file that an argument names: ``-`` is standard input, ``./-`` a file of that name."""
-    return Path("/dev/stdin") if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
+    return STDIN if argument == "-" else Path(argument).absolute() if argument == "./-" else Path(argument)
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -45,15 +46,8 @@ def add_format(command: argparse.ArgumentParser, default: str) -> None:
 
 def add_machine(command: argparse.ArgumentParser) -> None:
     """Options of how the model is run."""
-    command.add_argument("--chunk", type=int, default=30, help="seconds; longer files are decoded in such chunks [30]")
-    command.add_argument("--stride", type=int, default=5, help="seconds of a chunk's context at each edge [5]")
-    command.add_argument(
-        "--backend",
-        choices=("auto", "dense", "sparse"),
-        default="auto",
-        help="torch's products of pruned layers on a CPU; auto measures which is faster, from 5 minutes of audio on "
-        "[auto]",
-    )
+    command.add_argument("--chunk", type=int, help="seconds; longer files are decoded in such chunks [30; 8 to follow]")
+    command.add_argument("--stride", type=int, help="seconds of a chunk's context at each edge [5; 2 to follow]")
     command.add_argument(
         "--runtime",
         choices=("auto", *all_runtimes()),
@@ -66,7 +60,10 @@ def add_machine(command: argparse.ArgumentParser) -> None:
 
 
 def check_machine(args: argparse.Namespace) -> None:
-    """Raise UserError where options of ``add_machine`` do not fit each other."""
+    """Fill in ``chunk`` and ``stride``; raise UserError where options of ``add_machine`` do not fit each other."""
+    chunk, stride = FOLLOWED if getattr(args, "follow", False) else WHOLE
+    args.chunk = chunk if args.chunk is None else args.chunk
+    args.stride = stride if args.stride is None else args.stride
     if args.stride < 1 or args.chunk <= 2 * args.stride:
         raise UserError(f"--chunk {args.chunk} must be more than twice --stride {args.stride}, which is at least 1")
 
@@ -85,21 +82,17 @@ def quiet() -> Iterator[Callable[[str], None]]:
         yield lambda line: print(printable(line), file=stderr, flush=True)
 
 
-def load_to_decode(args: argparse.Namespace, seconds: float) -> Recogniser:
+def load_to_decode(args: argparse.Namespace) -> Recogniser:
     """The model in its runtime.
 
     Args:
         args: ``model``, and the options of ``add_machine``.
-        seconds: of audio; torch's backend "auto" measures from ``WORTH_MEASURING`` on, or where the runtime is "auto".
     """
     with quiet() as say:
         from espnet_pinch.export.load import locate
 
         runtime = args.runtime or usual_runtime(locate(args.model)[0]).name
-        backend = args.backend
-        if backend == "auto" and runtime != "auto" and seconds < WORTH_MEASURING:
-            backend = "dense"
-        options = {"threads": args.threads, "dtype": args.dtype, "device": args.device, "backend": backend}
+        options = {"threads": args.threads, "dtype": args.dtype, "device": args.device}
         return espnet_pinch.load(args.model, runtime, say=say, **options)
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_pinch.asr.search_options import add_search_options, make_search
 from espnet_pinch.commands.shared import (
+    STDIN,
     add_format,
     add_machine,
     add_model,
@@ -43,6 +45,11 @@ def add(commands) -> None:
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="write a file for each sound file into DIR, under the same name"
     )
+    command.add_argument(
+        "--follow",
+        action="store_true",
+        help="print what standard input holds while it grows, WAV from a pipe; words come at most --chunk seconds late",
+    )
     add_search_options(command)
     add_machine(command)
 
@@ -59,13 +66,16 @@ def transcribe(args: argparse.Namespace) -> None:
     """
     check_machine(args)
     fmt = all_formats()[args.format]
+    if args.follow:
+        follow_stdin(args, fmt)
+        return
     audio = gather(args.audio)
     if len(audio.files) > 1 and not fmt.several and not args.out:
         raise UserError(f"a file of the format {fmt.name} holds one recording, not {len(audio.files)}: give --out DIR")
     to_folder = FileWriter(fmt, args.out, audio.names) if args.out else None
     to_stdout = Writer(fmt, write_now)
     total = sum(audio.files.values())
-    model = load_to_decode(args, total)
+    model = load_to_decode(args)
     search, _ = make_search(args, model.token_list, model.blank_id)
     from tqdm import tqdm
 
@@ -107,6 +117,35 @@ def transcribe(args: argparse.Namespace) -> None:
             count = f"{done} of {len(audio.files)} files were transcribed"
             print(f"error: {count}; the others are named above", file=sys.stderr)
         sys.exit(1)
+
+
+def follow_stdin(args: argparse.Namespace, fmt: TranscriptFormat) -> None:
+    """Print the transcripts of standard input while it grows. The first Ctrl-C leaves the end to what writes the pipe.
+
+    Args:
+        args: as of ``transcribe``.
+        fmt: the format.
+
+    Raises:
+        UserError: options do not fit each other; or as ``espnet_pinch.export.long_audio.follow``.
+    """
+    if args.audio != [STDIN] or args.out or not fmt.several:
+        several = ", ".join(name for name, found in all_formats().items() if found.several)
+        raise UserError(f"--follow takes - alone, without --out, and a format of: {several}")
+    model = load_to_decode(args)
+    search, _ = make_search(args, model.token_list, model.blank_id)
+    from espnet_pinch.export.long_audio import follow
+
+    print(f"note: words come at most {args.chunk} s after they are said, and the time to compute", file=sys.stderr)
+    default = signal.default_int_handler
+    before = signal.signal(signal.SIGINT, lambda *_: signal.signal(signal.SIGINT, default))
+    writer = Writer(fmt, write_now)
+    try:
+        for transcript in follow(model, "-", args.chunk, args.stride, search=search):
+            writer(transcript)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    writer.close()
 
 
 @dataclasses.dataclass

@@ -157,7 +157,7 @@ def make_room(model: nn.Module, channels: Mapping[str, int], ties: Sequence[Tied
     """Give the layers of ``model`` the shapes that ``compact`` left, so that it can load a compacted checkpoint.
 
     Args:
-        channels: ``{layer: channels left}``, which ``compact`` returned.
+        channels: ``{layer: number of channels left}``, of those that ``compact`` returned.
         ties: the ties of the model.
 
     Raises:
@@ -178,7 +178,7 @@ def make_room(model: nn.Module, channels: Mapping[str, int], ties: Sequence[Tied
 
 
 @torch.no_grad()
-def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES) -> dict[str, int]:
+def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES) -> dict[str, Tensor]:
     """Remove the channels of ``model`` that have no effect. It computes the same with fewer parameters.
 
     A channel of q and k is removed if it is all zeros in q or in k, and a channel of v and out likewise. A channel of
@@ -189,9 +189,9 @@ def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANS
         model: a model with folded layers.
         names, ties: the layers, as for ``find_channels``.
 
-    Returns: ``{layer: channels left}``.
+    Returns: ``{layer: channels left}``, as their places among the layer's channels.
     """
-    left: dict[str, int] = {}
+    left: dict[str, Tensor] = {}
     for group in find_channels(names, ties):
         linears = {name: cast(nn.Linear, model.get_submodule(name)) for name in group.members}
         alive = {name: _alive_rows(linears[name]) for name in group.rows}
@@ -200,7 +200,7 @@ def compact(model: nn.Module, names: Iterable[str], ties: Sequence[Tied] = TRANS
             kept = torch.stack([alive[name] for name in pair]).all(0).nonzero().flatten()
             if kept.numel() == 0:
                 kept = kept.new_zeros(1)  # no matrix may be empty; one channel of zeros does no harm
-            left.update(dict.fromkeys(pair, kept.numel()))
+            left.update(dict.fromkeys(pair, kept))
             make_room(model, {name: kept.numel() for name in pair}, ties)
             for name in pair:
                 old, new = linears[name], model.get_submodule(name).train(linears[name].training)

@@ -109,6 +109,11 @@ class PruningMethod(nn.Module):
         """The targets of the run, fractions that rise."""
         return self.settings.targets
 
+    @property
+    def target_in_use(self) -> float:
+        """Of several targets, the one that the model is at."""
+        return self.targets[0]
+
     def use(self, target: float) -> None:
         """Of a run with several targets, take this one: an evaluation, ``sparsity``, ``fold`` and so on are of it.
 

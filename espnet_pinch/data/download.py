@@ -26,6 +26,14 @@ LIBRISPEECH_SHA256 = {
     "test-clean": "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",
     "test-other": "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29",
 }
+LIBRISPEECH_LM_URL = "https://www.openslr.org/resources/11"
+# MD5 of LibriSpeech's n-gram models at openslr.org/11, as other recipes state them (sdrobert/pytorch-database-prep).
+LIBRISPEECH_LM_MD5 = {
+    "3-gram.pruned.3e-7": "8f67ec741827742eee05799ab7605b50",
+    "3-gram.pruned.1e-7": "9a0f1325bcaf3a0f7b7be4be10823c2a",
+    "3-gram": "74cbb837e582378c26c602e1c8cbcb9c",
+    "4-gram": "6abdcd5b055bd482e4f9defe91d40408",
+}
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
 
@@ -51,6 +59,7 @@ def fetch(
     *,
     size: int | None = None,
     git_blob: str | None = None,
+    md5: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Download ``url`` to ``path``. An interrupted download leaves ``path.part``, and the next call continues it.
@@ -58,7 +67,7 @@ def fetch(
     ``path.etag`` holds the version of the file on the server. If that has changed, the download starts again.
 
     Args:
-        sha256, size, git_blob: as for ``check_file``.
+        sha256, size, git_blob, md5: as for ``check_file``.
         headers: headers of the request. ``Authorization`` goes only to the host of ``url``, not to other hosts that
             it redirects to.
 
@@ -76,14 +85,19 @@ def fetch(
             os.replace(part, path)
             etag.unlink(missing_ok=True)
     try:
-        check_file(path, sha256, size=size, git_blob=git_blob)
+        check_file(path, sha256, size=size, git_blob=git_blob, md5=md5)
     except UserError as error:
         path.unlink()
         raise UserError(f"{error}: deleted, fetch it again") from None
 
 
 def check_file(
-    path: str | os.PathLike, sha256: str | None = None, *, size: int | None = None, git_blob: str | None = None
+    path: str | os.PathLike,
+    sha256: str | None = None,
+    *,
+    size: int | None = None,
+    git_blob: str | None = None,
+    md5: str | None = None,
 ) -> None:
     """Compare a file with its known size and checksums; None means not known.
 
@@ -91,6 +105,7 @@ def check_file(
         sha256: SHA-256 in hexadecimal.
         size: size in bytes.
         git_blob: SHA-1 under which git stores the content, in hexadecimal.
+        md5: MD5 in hexadecimal.
 
     Raises:
         UserError: the file differs; the message says in what.
@@ -102,6 +117,8 @@ def check_file(
         raise UserError(f"{path} has SHA-256 {digest}, expected {sha256}")
     if git_blob is not None and (digest := _digest(path, hashlib.sha1(b"blob %d\0" % found))) != git_blob:
         raise UserError(f"{path} has the git blob id {digest}, expected {git_blob}")
+    if md5 is not None and (digest := _digest(path, hashlib.md5(usedforsecurity=False))) != md5:
+        raise UserError(f"{path} has MD5 {digest}, expected {md5}")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -216,6 +233,20 @@ def fetch_librispeech(folder: str | os.PathLike, subsets: list[str], base_url: s
             ) from None
         unpack(archive, f"LibriSpeech/{subset}", final)
         archive.unlink()
+
+
+def fetch_librispeech_lm(folder: str | os.PathLike, name: str, base_url: str = LIBRISPEECH_LM_URL) -> Path:
+    """Download one of LibriSpeech's n-gram models, ``LIBRISPEECH_LM_MD5``. Returns its file, which is not unpacked.
+
+    Raises:
+        OSError, UserError: as in ``fetch``.
+    """
+    file = Path(folder) / f"{name}.arpa.gz"
+    try:
+        fetch(f"{base_url}/{file.name}", file, md5=LIBRISPEECH_LM_MD5[name])
+    except OSError as error:
+        raise OSError(f"could not fetch {file.name}: {error}. By hand: openslr.org/11 has it") from None
+    return file
 
 
 def unpack(archive: str | os.PathLike, inside: str, final: Path) -> None:

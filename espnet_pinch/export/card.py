@@ -114,7 +114,7 @@ def _files(figures: dict, parameters: Parameters) -> str:
     for name, entry in figures["files"].items():
         bound = f"{entry['sizes']['entropy_bound'] / 1e6:.2f}" if "sizes" in entry else ""
         rows.append([f"`{name}`", entry["what"], f"{entry['bytes'] / 1e6:.2f}", f"{dense / entry['bytes']:.2f}", bound])
-    note = f"All weights as float32: {dense / 1e6:.2f} MB. Bound: the size if masks took only their entropy."
+    note = f"All weights as float32: {dense / 1e6:.2f} MB. Bound: the size if masks and codes took only their entropy."
     head = ["file", "weights", "MB", "times smaller than dense float32", "entropy bound MB"]
     return "\n".join([*markdown_table(head, rows), "", note])
 

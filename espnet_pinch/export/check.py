@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 import torch
@@ -12,12 +13,19 @@ from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
+from espnet_pinch.core.grids import Codes
 from espnet_pinch.errors import UserError
-from espnet_pinch.export.encoding import OTHERS
-from espnet_pinch.export.model import UPSTREAM, gated_layers, weights
+from espnet_pinch.export.encoding import round_to
+from espnet_pinch.export.model import weights
 
 # Largest allowed difference of logits between two runtimes, as a fraction of the largest logit (of 1 if that is less).
 TOLERANCE = 1e-3
+# Largest root mean square that rounding may add to logits, as a fraction of theirs; what is wrong adds 1 and more.
+ROUNDING = 0.5
+ALIKE = 0.5  # of the letters, that two runtimes' transcripts of a file that rounds have in common at least
+
+# Takes utterances; returns logits (batch, frames, tokens) and the number of frames of each (batch,).
+Runner = Callable[[list[Tensor]], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,25 +81,71 @@ class Probe:
             largest = max(largest, difference)
         return largest
 
-    def compare_runtime(self, what: str, run: Callable[[list[Tensor]], tuple[np.ndarray, np.ndarray]]) -> float:
+    def compare_runtime(self, what: str, run: Runner) -> float:
         """``compare`` for a runtime: the utterances one at a time, and all in one padded batch.
 
         Args:
             what: is compared, for the message.
-            run: takes utterances; returns logits (batch, frames, tokens) and the number of frames of each (batch,).
         """
+        alone = self.compare(what, self.logits_alone(run))
+        return max(alone, self.compare(f"{what}, in a batch", self.logits_padded(run), self.padded))
 
-        def logits(audio: list[Tensor]) -> list[Tensor]:
-            return [torch.from_numpy(rows[:n]) for rows, n in zip(*run(audio))]
+    def logits_alone(self, run: Runner) -> list[Tensor]:
+        return [_logits(run, [samples])[0] for samples in self.audio]
 
-        alone = self.compare(what, [logits([samples])[0] for samples in self.audio])
-        return max(alone, self.compare(f"{what}, in a batch", logits(self.audio), self.padded))
+    def logits_padded(self, run: Runner) -> list[Tensor]:
+        return _logits(run, self.audio)
+
+    def compare_rounded(
+        self, what: str, logits: Sequence[Tensor], wanted: Sequence[Tensor] | None = None
+    ) -> tuple[float, int]:
+        """As ``compare``, where weights are rounded, so that logits may differ by any amount that rounding explains.
+
+        Returns: the largest difference of logits, and the number of transcripts that differ.
+
+        Raises:
+            UserError: it is more than that, or a shape differs.
+        """
+        largest, texts = 0.0, 0
+        for i, (got, want) in enumerate(zip(logits, self.logits if wanted is None else wanted, strict=True)):
+            if not is_rounding(got, want):
+                raise UserError(f"{what}: logits of utterance {i} are those of another model")
+            largest = max(largest, float((got - want).abs().max()))
+            texts += self.text(got) != self.text(want)
+        return largest, texts
 
     def compare_texts(self, what: str, texts: Sequence[str]) -> None:
         """Raise UserError if a transcript differs, apart from special tokens ("<unk>") and repeated spaces."""
         for i, (got, want) in enumerate(zip(texts, self.texts, strict=True)):
-            if " ".join(re.sub("<[^<> ]+>", "", got).split()) != want:
+            if _words(got) != want:
                 raise UserError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
+
+    def count_texts(self, what: str, texts: Sequence[str], similar: Sequence[str]) -> int:
+        """The number of transcripts that differ, where weights are rounded, apart from what ``compare_texts`` ignores.
+
+        Args:
+            similar: what another runtime says of the same file. A rounding more or less may change a letter.
+
+        Raises:
+            UserError: all of them together have little in common with that.
+        """
+        got, want = (" ".join(map(_words, some)) for some in (texts, similar))
+        if SequenceMatcher(None, got, want, autojunk=False).ratio() < ALIKE:
+            raise UserError(f"{what}: the transcripts are {got[:100]!r}, not {want[:100]!r}")
+        return sum(_words(got) != want for got, want in zip(texts, self.texts, strict=True))
+
+
+def _words(text: str) -> str:
+    return " ".join(re.sub("<[^<> ]+>", "", text).split())
+
+
+def _logits(run: Runner, audio: list[Tensor]) -> list[Tensor]:
+    return [torch.from_numpy(rows[:n]) for rows, n in zip(*run(audio))]
+
+
+def is_rounding(got: Tensor, want: Tensor) -> bool:
+    """Whether logits are ``want`` apart from rounding."""
+    return got.shape == want.shape and bool((got - want).square().mean() <= ROUNDING**2 * want.square().mean())
 
 
 def batch_logits(model: PruningASRModel | Recogniser, audio: Sequence[Tensor]) -> list[Tensor]:
@@ -101,19 +155,10 @@ def batch_logits(model: PruningASRModel | Recogniser, audio: Sequence[Tensor]) -
 
 
 def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, values: str) -> None:
-    """Raise UserError if a weight of ``again`` differs from ``model``'s by more than storing it as ``values`` explains,
-    or if a pruned weight is no longer pruned."""
-    gated = {f"{UPSTREAM}{name}.weight" for name in gated_layers(model)}
+    """Raise UserError if a weight of ``again`` is not what storing ``model``'s as ``values`` makes of it."""
     for (name, got), want in zip(weights(again).items(), weights(model).values(), strict=True):
-        if values == "fp32" or not want.is_floating_point():
-            close = torch.equal(got, want)
-        elif values == "int8" and name in gated:
-            half_step = want.abs().amax(1, keepdim=True) / 254
-            close = bool(((got - want).abs() <= 1.001 * half_step).all() and (got[want == 0] == 0).all())
-        else:
-            kind = torch.finfo(OTHERS[values])
-            close = bool(((got - want).abs() <= kind.eps / 2 * want.abs() + kind.eps * kind.tiny).all())
-        if not close:
+        rounded = round_to(values, want, model.scales.get(name))
+        if not torch.equal(got, rounded.weight() if isinstance(rounded, Codes) else rounded.to(got.dtype)):
             raise UserError(f"{what}: {name} differs by more than {values} explains")
 
 

@@ -64,7 +64,8 @@ class Format(abc.ABC):
         default: whether it is written if the user names no formats.
         packages: Python packages that it needs besides those of every model; the card names their versions.
         extra: the extra of espnet_pinch that installs these packages; None if there is none.
-        values: types that it can store weights as; the user may choose several. Empty if there is only one.
+        values: types that it can store weights as, the first one exact; the user may choose several. Empty if there is
+            only one.
         default_values: those of ``values`` that are written if the user names none.
         accepts: what a user may give to load into torch, each with its article; empty if ``read`` does not.
         signs: what a folder in this format contains.
@@ -146,6 +147,24 @@ class Format(abc.ABC):
     def info_lines(self, figures: dict) -> list[str]:
         """The figures of ``info`` as lines of text."""
         return []
+
+    def layer_lines(self, layers: dict[str, dict], figures: dict) -> list[str]:
+        """The layers as lines of text for ``espnet-pinch info``.
+
+        Args:
+            layers: what ``espnet_pinch.export.model.count_layers`` returns.
+            figures: of ``info``.
+        """
+        width = max(map(len, layers), default=0)
+        return [
+            f"{name:{width}}  {' x '.join(map(str, layer['shape'])):>11}  "
+            f"{100 * layer['pruned'] / layer['weights']:6.2f} %"
+            for name, layer in layers.items()
+        ]
+
+    def chosen(self, original: Original) -> list[str]:
+        """The types to store weights as: those that the user wants, or the defaults if it has none of them."""
+        return [value for value in original.values if value in self.values] or list(self.default_values)
 
     def require(self) -> None:
         """Raise UserError if a package that the format needs is missing."""

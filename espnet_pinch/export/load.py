@@ -32,7 +32,7 @@ def load(path: str | os.PathLike, runtime: str | None = None, **options: Any) ->
         runtime: "torch", "onnxruntime", "openvino", or "auto" for the one that is measured to be the fastest here.
             All but torch take an ONNX file of our export, openvino also its own; any other model is compiled first,
             and the result is kept beside its file.
-        options: ``threads``, ``dtype``, ``device``, ``backend``, ``say`` of the runtime, as
+        options: ``threads``, ``dtype``, ``device``, ``say`` of the runtime, as
             ``espnet_pinch.inference.runtime.Options``.
 
     Raises:
@@ -57,11 +57,12 @@ def load(path: str | os.PathLike, runtime: str | None = None, **options: Any) ->
 
 def read_finite(fmt: Format, found: Path) -> PruningASRModel:
     """``fmt.read``, with the check that every weight is finite."""
+    from espnet_pinch.export.encoding import all_finite
     from espnet_pinch.export.model import weights  # imports ESPnet, which other runtimes do not need
 
     model = fmt.read(found)
     for name, tensor in weights(model).items():
-        if not tensor.isfinite().all():
+        if not all_finite(tensor):
             raise UserError(f"{found}: {name} holds a value that is not finite")
     return model
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from espnet_pinch.asr.decode import frame_times, log_probs_of, transcript_of
+from espnet_pinch.asr.decode import frame_times, log_probs_of, step_seconds, transcript_of
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.asr.spans import Span
 from espnet_pinch.data.tokens import SPACE
 from espnet_pinch.errors import UserError
+from espnet_pinch.sound.live import open_live
 from espnet_pinch.sound.read import open_sound
 from espnet_pinch.sound.resample import resample
 from espnet_pinch.transcript.words import Transcript
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from espnet_pinch.asr.model import PruningASRModel
 
 PIECE = 1500  # frames, usually 30 s
+PAUSE = 1.0  # seconds without a letter after which a word of a stream is over
 
 
-def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> Iterator[tuple[np.ndarray, bool, bool]]:
+def read_chunks(
+    path: str | os.PathLike, rate: int, chunk: int, stride: int, opened=open_sound
+) -> Iterator[tuple[np.ndarray, bool, bool]]:
     """Overlapping chunks of a sound file, each read when it is requested.
 
     Args:
@@ -34,28 +38,27 @@ def read_chunks(path: str | os.PathLike, rate: int, chunk: int, stride: int) -> 
         chunk: seconds of a chunk, more than ``2 * stride``.
         stride: seconds of context at an inner edge. Neighbours share ``2 * stride``: the next chunk starts
             ``chunk - 2 * stride`` later. Whole seconds are whole samples at any rate.
+        opened: what opens the file.
 
     Yields: samples (float32, mono), whether the chunk is the first, whether it is the last.
 
     Raises:
         OSError, UserError: as ``espnet_pinch.sound.read.open_sound``.
     """
-    with open_sound(path, rate) as (native, blocks):
-        take = _Taker(blocks).take
-        piece = take(chunk * native)
-        first = True
+    with opened(path, rate) as (native, blocks):
+        samples = _Taker(blocks)
+        piece, first = samples.take(chunk * native), True
         while True:
-            more = take((chunk - 2 * stride) * native)
-            last = len(more) == 0
+            last = not samples.more()
             yield resample(piece, native, rate), first, last
             if last:
                 return
-            piece = np.concatenate([piece[-2 * stride * native :], more])
+            piece = np.concatenate([piece[-2 * stride * native :], samples.take((chunk - 2 * stride) * native)])
             first = False
 
 
 def read_frames(
-    recogniser: Recogniser, path: str | os.PathLike, chunk: int, stride: int
+    recogniser: Recogniser, path: str | os.PathLike, chunk: int, stride: int, opened=open_sound
 ) -> Iterator[tuple[torch.Tensor, np.ndarray, float]]:
     """What a model says of a sound file.
 
@@ -63,7 +66,7 @@ def read_frames(
     as in transformers' pipeline with ``chunk_length_s`` and ``stride_length_s``. A shorter file is taken as a whole.
 
     Args:
-        path, chunk, stride: as ``read_chunks``.
+        path, chunk, stride, opened: as ``read_chunks``.
 
     Yields: for each chunk, log-probabilities (frames, tokens) on the CPU, (frames,) seconds of the file at which the
         frames begin, and the number of seconds that the chunk has added.
@@ -73,7 +76,7 @@ def read_frames(
     """
     rate, ratio = recogniser.sampling_rate, recogniser.samples_per_frame
     begin = 0  # seconds of the file at which the chunk begins
-    for samples, first, last in read_chunks(path, rate, chunk, stride):
+    for samples, first, last in read_chunks(path, rate, chunk, stride, opened):
         if len(samples) < recogniser.shortest:
             raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
         [rows], _ = log_probs_of(recogniser, [torch.from_numpy(samples)])
@@ -129,6 +132,65 @@ def transcribe_file(
     return transcript_of(str(path), spans, recogniser, np.concatenate(times), seconds)
 
 
+def follow(
+    model: PruningASRModel | Recogniser,
+    path: str | os.PathLike,
+    chunk: int = 8,
+    stride: int = 2,
+    device: str = "cpu",
+    search: Search | None = None,
+) -> Iterator[Transcript]:
+    """Transcripts of standard input while it grows, each as soon as its words are certain.
+
+    What is said is known once ``stride`` seconds after it have been heard, and chunks begin ``chunk - 2 * stride``
+    seconds apart. So a word comes at most ``chunk`` seconds after the space that follows it, or after a pause of
+    ``PAUSE``; the time to compute comes on top.
+
+    Args:
+        model, device, search: as ``transcribe_file``.
+        path: name of the stream.
+        chunk, stride: as ``read_chunks``.
+
+    Yields: some words each; times are those of the stream.
+
+    Raises:
+        UserError: as ``open_live``; or the stream is too short for one frame.
+    """
+    recogniser = as_recogniser(model, device)
+    search = search or GreedySearch(recogniser.blank_id)
+    space = recogniser.token_list.index(SPACE) if SPACE in recogniser.token_list else recogniser.blank_id
+    rest, times, seconds = torch.empty(0, len(recogniser.token_list)), np.empty(0), 0.0
+
+    def heard(end: int | None) -> Iterator[Transcript]:
+        [spans] = search(rest[None, :end], torch.tensor([len(rest[:end])]))
+        transcript = transcript_of(str(path), spans, recogniser, times[:end], seconds)
+        if transcript.words:
+            yield transcript
+
+    for rows, begins, new in read_frames(recogniser, path, chunk, stride, open_live):
+        rest, times, seconds = torch.cat([rest, rows]), np.concatenate([times, begins]), seconds + new
+        end = _certain(rest.argmax(-1).numpy(), recogniser.blank_id, space, round(PAUSE / step_seconds(recogniser)))
+        if end:
+            yield from heard(end)
+            rest, times = rest[end:], times[end:]
+    if len(rest):
+        yield from heard(None)
+
+
+def _certain(best: np.ndarray, blank: int, space: int, pause: int) -> int:
+    """How many of the frames hold nothing but whole words.
+
+    Args:
+        best: (frames,) index of the best token of each frame.
+        pause: frames without a letter after which a word is over, with or without a space.
+    """
+    letters = np.flatnonzero(~np.isin(best, (blank, space)))
+    if not len(letters) or len(best) - 1 - letters[-1] >= pause:
+        return len(best)
+    spaces = np.flatnonzero(best[: letters[-1]] == space) if space != blank else letters[:0]
+    return int(spaces[-1]) + 1 if len(spaces) else 0
+
+
 def pieces(chunks: Iterable[torch.Tensor], blank: int, tokens: Sequence[str]) -> Iterator[torch.Tensor]:
     """Cut what a model says at pauses, so that each piece can be searched by itself.
 
@@ -179,13 +241,19 @@ class _Taker:
     def __init__(self, blocks: Iterator[np.ndarray]):
         self._blocks, self._rest = blocks, np.empty(0, np.float32)
 
+    def more(self) -> bool:
+        """Whether any are left. Reads no more than one block ahead, as a stream may not have more yet."""
+        while not len(self._rest):
+            block = next(self._blocks, None)
+            if block is None:
+                return False
+            self._rest = block
+        return True
+
     def take(self, count: int) -> np.ndarray:
         """The next ``count`` samples, or what is left."""
         taken, missing = [], count
-        while missing:
-            block = self._rest if len(self._rest) else next(self._blocks, None)
-            if block is None:
-                break
-            taken.append(block[:missing])
-            self._rest, missing = block[missing:], missing - len(taken[-1])
+        while missing and self.more():
+            taken.append(self._rest[:missing])
+            self._rest, missing = self._rest[missing:], missing - len(taken[-1])
         return np.concatenate(taken) if taken else self._rest

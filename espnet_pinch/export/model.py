@@ -10,12 +10,12 @@ from transformers import AutoConfig
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.model import UPSTREAM, PruningASRModel
 from espnet_pinch.asr.upstream import RATES, fill_buffers, model_from_dict
 from espnet_pinch.core.methods.dense import DenseSettings
 from espnet_pinch.errors import UserError, one_line
 
-UPSTREAM = "frontend.upstream."  # prefix of transformers' names in the names of a model
+HEAD = "ctc.ctc_lo."  # prefix of the CTC head's names
 EXTRA = "_extra_state"  # torch's name in a state_dict for a module's extra state
 
 
@@ -90,6 +90,16 @@ def weights(model: PruningASRModel) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(EXTRA)}
 
 
+def ctc_names(model: PruningASRModel) -> dict[str, str]:
+    """``{name of a weight: its name in transformers' model for CTC}``."""
+    prefixes = {UPSTREAM: model.frontend.upstream.base_model_prefix, HEAD: model.frontend.family.head}
+    names = {}
+    for name in weights(model):
+        [prefix] = filter(name.startswith, prefixes)
+        names[name] = f"{prefixes[prefix]}.{name.removeprefix(prefix)}"
+    return names
+
+
 def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningASRModel:
     """Give a model of ``build`` its weights: all of them, and no others.
 
@@ -103,6 +113,20 @@ def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningAS
         raise UserError(one_line(error)) from None
     fill_buffers(model.frontend.upstream)
     return model
+
+
+def take_scales(model: PruningASRModel, scales: Mapping[str, torch.Tensor]) -> None:
+    """Tell a model that its weights are whole numbers times these scales.
+
+    Raises:
+        UserError: a name or a shape does not fit, or a scale is negative or not finite.
+    """
+    own = weights(model)
+    for name, of_rows in scales.items():
+        fits = name in own and of_rows.dtype == torch.float32 and of_rows.shape == own[name].shape[:1]
+        if not fits or not of_rows.isfinite().all() or not (of_rows >= 0).all():
+            raise UserError(f"the scales of {name} do not fit the model")
+    model.scales = dict(scales)
 
 
 def gated_layers(model: PruningASRModel) -> dict[str, nn.Linear]:

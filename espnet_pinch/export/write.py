@@ -10,6 +10,7 @@ import torch
 
 from espnet_pinch.asr.decode import decode_data_dir
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.recogniser import Recogniser
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import read_data_dir
@@ -17,9 +18,10 @@ from espnet_pinch.data.source import KEYS
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.card import write_card
 from espnet_pinch.export.check import Probe, noise
-from espnet_pinch.export.format import Original, choose_formats, values_of
+from espnet_pinch.export.format import Format, Original, choose_formats, values_of
 from espnet_pinch.export.load import load
 from espnet_pinch.files import whole_folder, write_json
+from espnet_pinch.inference.runtime import all_runtimes
 from espnet_pinch.results.records import Results
 from espnet_pinch.results.scoring import score_files
 from espnet_pinch.results.significance import compare_files
@@ -53,7 +55,8 @@ def export(
         values: types that weights are stored as, one file for each, in formats with a choice, such as sparse files;
             their defaults if empty.
         data: data directories. Formats are compared on some of their utterances; on noise if there is none.
-        wer: decode all of ``data`` with every file that rounds weights and that ``load`` reads, and score it.
+        wer: decode all of ``data`` with every file that rounds weights and that ``load`` reads, in torch or in another
+            runtime, and score it.
         decoded: folder in ``exp`` with the model's own transcripts, for a significance test of such a WER.
         part: of a run with several targets, the one to export, such as "0.65".
         upstream, corpus: names for the card. ``upstream`` is used if the model does not know its own; only the last
@@ -110,8 +113,9 @@ def export(
                     f"logits differ by {entry['logit_difference']:.2g} at most",
                     flush=True,
                 )
-                if wer and entry.get("rounded") and fmt.accepts:
-                    entry["wer"] = _score(load(new / file), data, exp / part / decoded, batch_size, device)
+                decoder = _decoder(fmt, new / file, device) if wer and entry.get("rounded") else None
+                if decoder:
+                    entry["wer"] = _score(decoder, data, exp / part / decoded, batch_size, device)
                 figures["files"][file] = entry
         write_card(new, figures, parameters, results)
         write_json(new / "export.json", figures)
@@ -123,10 +127,17 @@ def _spread(rows: list) -> list:
     return rows[:: max(1, len(rows) // PROBED)][:PROBED]
 
 
-def _score(model: PruningASRModel, data: Sequence[Path], own: Path, batch_size: int, device: str) -> dict:
+def _decoder(fmt: Format, file: Path, device: str) -> PruningASRModel | Recogniser | None:
+    """An exported file, ready to decode: in torch on ``device``, or in a runtime on the CPU; None if none reads it."""
+    if fmt.accepts:
+        return load(file).to(device)
+    runtime = next((runtime for runtime in all_runtimes().values() if runtime.loads(fmt)), None)
+    return load(file, runtime.name) if runtime else None
+
+
+def _score(model: PruningASRModel | Recogniser, data: Sequence[Path], own: Path, batch_size: int, device: str) -> dict:
     """``{set: error rates}``, with ``significance`` if ``own`` has the original model's transcripts."""
     scores = {}
-    model.to(device)
     with tempfile.TemporaryDirectory() as folder:
         for d in data:
             decode_data_dir(model, d, Path(folder) / d.name, batch_size, device)

@@ -1,1 +1,1 @@
-"""Sparse products, compiled by numba, that make a folded model faster on a CPU."""
+"""Runtimes that compute models, and what is compiled for them."""

@@ -45,7 +45,7 @@ def fastest(fmt: Format, found: Path, options: Options) -> Recogniser:
         write_json(folder / FILE, measure(candidates, fmt, found, options))
 
     machine = hashlib.sha256(f"{platform.node()} {device_name()}".encode()).hexdigest()[:8]
-    settings = [f"{options.count_threads()}threads", options.dtype, options.device, options.backend, machine]
+    settings = [f"{options.count_threads()}threads", options.dtype, options.device, machine]
     packages = dict.fromkeys(["torch", *(name for runtime in candidates for name in runtime.packages)])
     versions = [f"{name}{version(name)}" for name in packages]
     times = read_json(kept(fmt.files(found), "auto", [*settings, *versions], build, options.say) / FILE)

@@ -44,7 +44,6 @@ class Options:
         threads: of the CPU; None for as many as torch takes ($OMP_NUM_THREADS, or all cores).
         dtype: one of ``DTYPES``, of weights and products.
         device: "cpu" or "cuda".
-        backend: of the pruned layers in torch: "dense", "sparse" or "auto", as ``use_backend``.
         say: is called with each line for the user.
 
     Raises:
@@ -54,7 +53,6 @@ class Options:
     threads: int | None = None
     dtype: str = FLOAT32
     device: str = "cpu"
-    backend: str = "dense"
     say: Callable[[str], None] = to_stderr
 
     def __post_init__(self):
@@ -125,8 +123,6 @@ class Runtime(abc.ABC):
             raise UserError(f"the runtime {self.name} runs on a CPU alone, not on the device {options.device}")
         if options.dtype not in able:
             raise UserError(f"the runtime {self.name} computes in {', '.join(able)} here, not in {options.dtype}")
-        if options.backend == "sparse" and self.name != "torch":
-            raise UserError(f"the backend sparse is torch's; the runtime {self.name} does not have it")
 
     def load(self, fmt: Format, found: Path, options: Options) -> Recogniser:
         """The model that ``fmt.detect`` has found, compiled if need be.
@@ -154,7 +150,7 @@ class Runtime(abc.ABC):
             say(f"note: {found} is compiled for {self.name}, once")
             model = read_finite(fmt, found)
             probe = Probe.of(model, noise(2, model.frontend.processing.sampling_rate))
-            original = Original(model, folder, probe)
+            original = Original(model, folder, probe, target.values[:1])
             [(file, _)] = target.write(folder, original).items()
             target.check(folder / file, original)
 

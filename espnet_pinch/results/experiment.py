@@ -98,7 +98,7 @@ def write_report(
     upstream: str,
     corpus: str = "",
     command: str = "",
-    measure: Callable[[list[Path]], tuple[list[float], str]] | None = None,
+    measure: Callable[[list[Path]], list[dict]] | None = None,
     error_rate: str = AUTO,
 ) -> Results:
     """Score both systems, write the report to ``out``, and return what is in its results.json.
@@ -109,7 +109,8 @@ def write_report(
         upstream: name of the upstream, such as "wav2vec2_base".
         corpus: name of the corpus, such as "librispeech_100".
         command: the command line that made it.
-        measure: from folders of folded models to their ``forward_seconds`` and the device.
+        measure: from folders of folded models to the figures of each that have to be measured: ``forward_seconds``,
+            ``forward_device``, ``file_bytes``.
         error_rate: which comes first, as ``choose_unit`` takes it.
 
     Raises:
@@ -126,7 +127,7 @@ def write_report(
     pruning = config["pruning"]
     prunes = pruning["method"] != "dense"
     unit = choose_unit(error_rate, (t for name in run.sets for t in read_table(run.reference(name)).values()))
-    times, device = measure([baseline.folded, run.folded]) if measure else ([None, None], "")
+    measured: list[dict] = measure([baseline.folded, run.folded]) if measure else [{}, {}]
     results = Results(
         upstream=upstream,
         corpus=corpus,
@@ -139,13 +140,14 @@ def write_report(
             **({"budget": "multiplications"} if pruning.get("target_macs") is not None else {}),
             **({"targets in one run": " ".join(map(str, _targets(pruning)))} if run.part else {}),
             **{f"distill {k}": v for k, v in (config.get("distill") or {}).items()},
+            **{f"quantize {k}": v for k, v in (config.get("quantize") or {}).items() if v is not None},
             "lr": config["optim_conf"].get("lr"),
             "max_epoch": config["max_epoch"],
         },
-        figures=dataclasses.replace(run.figures(), forward_seconds=times[1], forward_device=device),
+        figures=dataclasses.replace(run.figures(), **measured[1]),
         decoded=run.decoded,
         references=str(run.references),
-        baseline=dataclasses.replace(baseline.figures(), forward_seconds=times[0], forward_device=device),
+        baseline=dataclasses.replace(baseline.figures(), **measured[0]),
         significance={
             name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name), unit)
             for name in progress_bar(run.sets, desc="testing significance", unit="sets")
@@ -272,6 +274,7 @@ def table(results: Results) -> list[str]:
         "parameters kept, M": lambda f: f"{f.params_kept / 1e6:.3f}",
         "compression ratio": lambda f: f"{f.compression_ratio:.2f}",
         "seconds for 10 s of audio": lambda f: "-" if f.forward_seconds is None else f"{f.forward_seconds:.3f}",
+        "MB of the smallest file": lambda f: "-" if f.file_bytes is None else f"{f.file_bytes / 1e6:.2f}",
         "multiplications for 10 s of audio, G": lambda f: "not recorded" if f.macs is None else f"{f.macs / 1e9:.3f}",
         "extra trained parameters": lambda f: f"{f.extra_trained_parameters}",
         **{f"{name} {unit.title} % (errors/{unit.of})": _cell(name, partial(_rate, unit)) for name in sets},

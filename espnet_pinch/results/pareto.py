@@ -1,7 +1,9 @@
-"""WER against speed: what a user gets for the errors that a method costs."""
+"""WER against speed, multiplications and bytes: what a user gets for the errors that a method costs."""
 
+import dataclasses
 import os
 import statistics
+from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
@@ -11,35 +13,54 @@ from espnet_pinch.results.records import Results
 from espnet_pinch.results.sweep import BASELINE, System, common_sets, rate_title
 
 
-def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike) -> bool:
-    """Draw WER of all test sets together against how many times as fast as its baseline a model is.
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """What the errors are drawn against.
 
-    Both times of a run were measured side by side (``SystemFigures.forward_seconds``), in dense float32. A curve joins
-    the targets of a method with the same settings; its points are means over seeds.
+    Attributes:
+        name: of the picture's file.
+        label: of the axis.
+        of_run: the figure of a run; 0.0 where it was not measured.
+        of_baseline: the same of the baseline beside it.
+    """
+
+    name: str
+    label: str
+    of_run: Callable[[Results], float]
+    of_baseline: Callable[[Results], float]
+
+
+def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axis: Axis) -> bool:
+    """Draw WER of all test sets together against how fast or how small a model is.
+
+    A curve joins the targets of a method with the same settings; its points are means over seeds.
 
     Args:
         upstream: its name.
         found: the systems of this upstream.
         path: suffix is replaced.
+        axis: one of ``AXES``.
 
-    Returns: False where there is nothing to draw, as no run's speed was measured.
+    Returns: False where there is nothing to draw, as the figure was measured of no run.
     """
-    timed = [s for s in found if s.method != BASELINE and all(speed_up(run) for run in s.runs)]
+    shown = [s for s in found if s.method != BASELINE and all(axis.of_run(run) for run in s.runs)]
     sets = common_sets(found, tests=True) if found else ()
-    if not timed or not sets:
+    if not shown or not sets:
         return False
     figure = Figure(figsize=(6.5, 4.6), layout="constrained")
-    axis = figure.subplots()
-    for number, (method, variant) in enumerate(dict.fromkeys((s.method, s.variant) for s in timed)):
-        curve = [s for s in timed if (s.method, s.variant) == (method, variant)]
-        points = sorted((statistics.fmean(map(speed_up, s.runs)), statistics.fmean(s.wers(sets))) for s in curve)
+    place = figure.subplots()
+    for number, (method, variant) in enumerate(dict.fromkeys((s.method, s.variant) for s in shown)):
+        curve = [s for s in shown if (s.method, s.variant) == (method, variant)]
+        points = sorted((statistics.fmean(map(axis.of_run, s.runs)), statistics.fmean(s.wers(sets))) for s in curve)
         facts = all_methods()[method]
         line = "" if method == UNPRUNED else ("-", "-.", ":")[number % 3]
         label = f"{facts.label}; {variant}" if variant else facts.label
-        axis.plot(*zip(*points), color=facts.colour, marker=facts.marker, linestyle=line, label=label)
+        place.plot(*zip(*points), color=facts.colour, marker=facts.marker, linestyle=line, label=label)
     for baseline in (s for s in found if s.method == BASELINE):
-        axis.plot(1.0, baseline.wers(sets)[0], "k*", markersize=10, label="baseline")
-    name_axes(axis, f"{upstream}: {', '.join(sets)}", "times as fast as the baseline", f"{rate_title(found)}, %")
+        at = axis.of_baseline(baseline.runs[0])
+        if at:
+            place.plot(at, baseline.wers(sets)[0], "k*", markersize=10, label="baseline")
+    name_axes(place, f"{upstream}: {', '.join(sets)}", axis.label, f"{rate_title(found)}, %")
     save(figure, path)
     return True
 
@@ -48,6 +69,19 @@ def speed_up(run: Results) -> float:
     """How many times as fast as its baseline a run's model is; 0.0 where that was not measured."""
     own, baseline = run.figures.forward_seconds, run.baseline.forward_seconds
     return baseline / own if own and baseline else 0.0
+
+
+# Times of a run and its baseline were measured side by side, in dense float32 (``SystemFigures.forward_seconds``).
+AXES = (
+    Axis("pareto", "times as fast as the baseline", speed_up, lambda run: 1.0),
+    Axis(
+        "bytes",
+        "MB of the smallest file that computes the same",
+        lambda run: (run.figures.file_bytes or 0) / 1e6,
+        lambda run: (run.baseline.file_bytes or 0) / 1e6,
+    ),
+    Axis("macs", "multiplications left, %", lambda run: 100 * run.figures.macs_kept, lambda run: 100.0),
+)
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -96,6 +96,8 @@ class SystemFigures:
         forward_seconds: for 10 s of audio, from waveform to logits, best of five, the two systems in turns; None where
             it was not measured.
         forward_device: that they were measured on, with its threads.
+        file_bytes: of the smallest file that computes the same, zeros and spare bits left out
+            (``espnet_pinch.export.sparse_file.exact_bytes``); None where it was not measured.
         wer: the scores by set, characters included.
         seconds: of training and validation, all epochs; 0 where nothing was trained, as in the next four.
         peak_memory_bytes: of the GPU where there was one, else of the process.
@@ -115,6 +117,7 @@ class SystemFigures:
     macs_total: float | None = None
     forward_seconds: float | None = None
     forward_device: str = ""
+    file_bytes: int | None = None
     wer: dict[str, SetScore]
     seconds: float
     peak_memory_bytes: int

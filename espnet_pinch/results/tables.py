@@ -90,7 +90,7 @@ def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
 
 def costs(found: list[System]) -> tuple[list[str], list[list[str]]]:
     """What the paper leaves out: sparsity reached, multiplications, speed, and what the training took."""
-    head = ["system", "target %", "runs", "sparsity reached %", "multiplications %", "times as fast"]
+    head = ["system", "target %", "runs", "sparsity reached %", "multiplications %", "times as fast", "file MB"]
     head += ["extra parameters", "hours", "iterations", "peak memory GB", "device"]
     rows = [
         [
@@ -100,6 +100,7 @@ def costs(found: list[System]) -> tuple[list[str], list[list[str]]]:
             f"{100 * s.mean(lambda f: f.sparsity):.3f}",
             _mean(s, lambda run: 100 * run.figures.macs_kept),
             _mean(s, speed_up) if s.method != BASELINE else "1.00",
+            _mean(s, lambda run: (run.figures.file_bytes or 0) / 1e6),
             f"{s.runs[0].figures.extra_trained_parameters}",
             f"{s.mean(lambda f: f.seconds) / 3600:.2f}",
             f"{s.mean(lambda f: f.iterations):.0f}",

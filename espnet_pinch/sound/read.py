@@ -95,6 +95,12 @@ def seconds_of(path: str | os.PathLike) -> float:
     return 0.0
 
 
+def check_rate(rate: int) -> None:
+    """Raise UserError for a sample rate in Hz outside ``RATES``."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UserError(f"states a rate of {rate} Hz; only rates from {RATES[0]} to {RATES[1]} Hz can be read")
+
+
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Open a regular file for reading, or a pipe that this process has open. Anything else could block for ever.
 
@@ -164,8 +170,7 @@ def _blocks(path: Path, file: BinaryIO, rate: int, channel: int | None) -> Itera
         yield rate
         yield from ffmpeg_blocks(file, rate, channel)
         return
-    if not RATES[0] <= native <= RATES[1]:
-        raise UserError(f"states a rate of {native} Hz; only rates from {RATES[0]} to {RATES[1]} Hz can be read")
+    check_rate(native)
     yield native
     for part in parts:
         yield from _part_blocks(file, part, native, channel)

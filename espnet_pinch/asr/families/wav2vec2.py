@@ -12,6 +12,7 @@ from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied
 from espnet_pinch.core.units import Group, Part
 
 MOST_LAYERS = 1000  # no model has more, and building them would take minutes
+MOST_WIDTH = 1_000_000  # transformers makes one vector that long in memory, even on the meta device
 
 
 @register
@@ -77,6 +78,8 @@ class Wav2Vec2(Family):
         for kind in ("hidden", "adapter"):
             if (count := getattr(config, f"num_{kind}_layers", None) or 0) > MOST_LAYERS:
                 return f"{count} {kind} layers"
+        if config.hidden_size > MOST_WIDTH:
+            return f"a hidden size of {config.hidden_size}"
         if not all(stride >= 1 for stride in config.conv_stride):
             return f"convolutions with strides {list(config.conv_stride)}"
         if getattr(config, "add_adapter", False):

@@ -140,6 +140,10 @@ class Pinch(OnePassMethod):
             )
         self._use(self.place)
 
+    @property
+    def target_in_use(self) -> float:
+        return self.targets[self.place]
+
     def use(self, target: float) -> None:
         self._use(self.targets.index(target))
 

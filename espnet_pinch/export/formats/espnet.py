@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.export.format import Comparison, Format, Original, register
@@ -65,7 +67,10 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
         return [found / "model.pth"]
 
     def files(self, found: Path) -> list[Path]:
-        return [*self.weight_files(found), found / "config.yaml"]
+        from espnet_pinch.asr.checkpoint import SCALES
+
+        scales = [found / SCALES] if (found / SCALES).exists() else []
+        return [*self.weight_files(found), found / "config.yaml", *scales]
 
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         write_packed(folder / "espnet.zip", original.folded)
@@ -81,8 +86,9 @@ def read_folded(folder: Path) -> PruningASRModel:
     Raises:
         UserError: a file is damaged or of a model with gates, or the two files do not fit each other.
     """
+    from espnet_pinch.asr.checkpoint import SCALES
     from espnet_pinch.asr.safe_load import load_weights
-    from espnet_pinch.export.model import build, fill
+    from espnet_pinch.export.model import build, fill, take_scales
 
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -95,8 +101,12 @@ def read_folded(folder: Path) -> PruningASRModel:
     state = load_weights(folder / "model.pth")
     try:
         model = fill(build(description), state)
+        if (folder / SCALES).exists():
+            take_scales(model, load_file(folder / SCALES))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
+    except SafetensorError as error:
+        raise UserError(f"{folder / SCALES} is damaged: {one_line(error)}") from None
     model.frontend.source = built.get("source")
     return model
 

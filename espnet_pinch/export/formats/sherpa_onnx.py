@@ -1,4 +1,4 @@
-"""The folder for sherpa-onnx: ``sherpa_onnx/model.onnx``, which takes whole waveforms, and ``tokens.txt``.
+"""The folder for sherpa-onnx: ``model.onnx``, ``model.int8.onnx``, which take whole waveforms, and ``tokens.txt``.
 
 sherpa-onnx loads it as it loads omnilingual CTC models: one utterance at a time, 16 kHz, normalised by itself. The
 graph normalises again. That undoes sherpa-onnx's larger addend to the variance, so the logits are those of the model.
@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
-from espnet_pinch.export.formats.onnx import LogitsOfWaveform, save_program
+from espnet_pinch.export.formats.onnx import (
+    FILES,
+    LogitsOfWaveform,
+    export_program,
+    is_int8,
+    open_session,
+    write_files,
+)
 
+FOLDER = "sherpa_onnx"
 RATE = 16000  # Hz, what sherpa-onnx resamples to
 SPACE = "\u2581"  # which sherpa-onnx prints as a space
 
@@ -26,7 +34,11 @@ class SherpaOnnx(Format):
     library = "sherpa-onnx"
     packages = ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript")
     extra = "sherpa"
-    untested = "sherpa-onnx on other systems than this one, and its other programming languages."
+    values = default_values = tuple(FILES)
+    untested = (
+        "sherpa-onnx on other systems than this one, and its other programming languages; models quantised in "
+        "training on x86 processors without VNNI, where sums of 8-bit products overflow."
+    )
     snippet = """With sherpa-onnx, which normalises the waveform:
 
 ```python
@@ -40,29 +52,29 @@ print(" ".join(stream.result.text.split()))
 ```"""
 
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
-        model, file = original.model, "sherpa_onnx/model.onnx"
+        model, place = original.model, folder / FOLDER
         processing = model.frontend.processing
         if processing.sampling_rate != RATE:
             raise UserError(f"sherpa-onnx takes models of {RATE} Hz, and this one is of {processing.sampling_rate} Hz")
         if not processing.do_normalize:
             raise UserError("sherpa-onnx normalises every utterance, and this model takes waveforms as they are")
-        (folder / file).parent.mkdir()
+        place.mkdir()
         lines = [f"{symbol} {i}\n" for i, symbol in enumerate(symbols(model.token_list))]
-        (folder / file).with_name("tokens.txt").write_text("".join(lines), encoding="utf-8")
+        tokens = place / "tokens.txt"
+        tokens.write_text("".join(lines), encoding="utf-8")
         example, axes = (torch.randn(2, 2 * RATE),), {"speech": {0: "batch", 1: "samples"}}
-        save_program(folder / file, model, LogitsOfWhole(LogitsOfWaveform(model)), example, axes, ["logits"])
-        size = sum(part.stat().st_size for part in (folder / file).parent.iterdir())
-        return {file: {"what": "dense float32", "bytes": size}}
+        program = export_program(model, LogitsOfWhole(LogitsOfWaveform(model)), example, axes, ["logits"])
+        files = write_files(place, program, model, self.chosen(original))
+        size = tokens.stat().st_size
+        return {f"{FOLDER}/{name}": {**facts, "bytes": facts["bytes"] + size} for name, facts in files.items()}
 
     def check(self, file: Path, original: Original) -> Comparison:
         """sherpa-onnx's texts and, as it gives no logits, those of onnxruntime; one utterance at a time."""
-        import onnxruntime
         import sherpa_onnx
 
         probe = original.probe
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        session = open_session(file)
         logits = [torch.from_numpy(session.run(None, {"speech": a[None].numpy()})[0][0]) for a in probe.audio]
-        difference = probe.compare("onnxruntime", logits)
         recognizer = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
             model=str(file), tokens=str(file.with_name("tokens.txt"))
         )
@@ -70,7 +82,14 @@ print(" ".join(stream.result.text.split()))
         for stream, samples in zip(streams, probe.audio):
             stream.accept_waveform(RATE, samples.numpy())
         recognizer.decode_streams(streams)
-        probe.compare_texts("sherpa-onnx", [stream.result.text for stream in streams])
+        texts = [stream.result.text for stream in streams]
+        if is_int8(file):
+            difference, _ = probe.compare_rounded(file.name, logits)
+            return Comparison(
+                difference, probe.count_texts("sherpa-onnx", texts, [probe.text(rows) for rows in logits])
+            )
+        difference = probe.compare("onnxruntime", logits)
+        probe.compare_texts("sherpa-onnx", texts)
         return Comparison(difference)
 
 

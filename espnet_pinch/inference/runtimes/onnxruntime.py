@@ -1,4 +1,4 @@
-"""onnxruntime: ONNX files on the CPU, in float32."""
+"""onnxruntime: ONNX files on the CPU, in float32, or in 8 bits where the file says so."""
 
 from __future__ import annotations
 
@@ -33,15 +33,10 @@ class Session(ExportedRecogniser):
     """
 
     def __init__(self, file: Path, threads: int):
-        import onnxruntime
+        from espnet_pinch.export.formats.onnx import check_inputs, metadata_of, open_session
 
-        from espnet_pinch.export.formats.onnx import check_inputs, metadata_of
-
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-        settings.log_severity_level = 3  # errors; its warnings are for those who write graphs
         try:
-            session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+            session = open_session(file, threads, quiet=True)
         except MemoryError:
             raise
         except Exception as error:  # onnxruntime's errors have no base class of their own

@@ -1,11 +1,10 @@
-"""torch: the model as it was trained, on the CPU or a GPU, its pruned layers dense or as sparse products."""
+"""torch: the model as it was trained, on the CPU or a GPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from espnet_pinch.asr.recogniser import Recogniser
-from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Format
 from espnet_pinch.inference.runtime import DTYPES, FLOAT32, Options, Runtime, register
 
@@ -39,11 +38,8 @@ class Torch(Runtime):
 
         from espnet_pinch.asr.recogniser import TorchRecogniser
         from espnet_pinch.export.load import read_finite
-        from espnet_pinch.export.model import count_layers
 
         self.check(fmt, found, options)
-        if options.backend == "sparse" and (options.dtype, options.device) != (FLOAT32, "cpu"):
-            raise UserError("the backend sparse computes in float32 on a CPU alone; choose --backend dense")
         if options.threads:
             torch.set_num_threads(options.threads)
         model = read_finite(fmt, found).to(options.device)
@@ -53,9 +49,4 @@ class Torch(Runtime):
             exact = to_dtype(model, getattr(torch, options.dtype))
             if exact:
                 options.say(f"note: torch computes {', '.join(exact)} wrong in {options.dtype}; float32 is used there")
-        sparse = options.backend != "dense" and (options.dtype, options.device) == (FLOAT32, "cpu")
-        if sparse and any(layer["pruned"] for layer in count_layers(model).values()):
-            from espnet_pinch.inference.sparse_linear import use_backend  # numba compiles it
-
-            use_backend(model.frontend.upstream, options.backend, model.pruning.settings.layers)
         return TorchRecogniser(model, options.device)

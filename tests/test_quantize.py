@@ -1,0 +1,351 @@
+"""Quantised weights: grids, gradients, folding, mixed bits, and the whole way through ESPnet."""
+
+import copy
+import sys
+
+import pytest
+import test_espnet
+import test_targets
+import torch
+from test_espnet import options
+from torch import nn
+from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2ConformerConfig, WavLMConfig
+
+import espnet_pinch
+from espnet_pinch import Pinch
+from espnet_pinch.asr.task import PruningASRTask
+from espnet_pinch.bin import fold
+from espnet_pinch.core.gate import GatedLinear
+from espnet_pinch.core.grids import Grid, bits_of
+from espnet_pinch.core.method import PruningMethod
+from espnet_pinch.core.mixed_bits import MixedQuantization, build_quantization
+from espnet_pinch.core.quantize import WIDTHS, Quantization, QuantizedLayer, round_others
+from espnet_pinch.core.registry import build_method
+from espnet_pinch.export.sparse_file import write_sparse
+
+data, upstream = test_espnet.data, test_espnet.upstream
+
+
+def pruned(sparsity=0.7, shape=(48, 64), seed=0):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.where(weight.abs() >= weight.abs().quantile(sparsity), weight, 0)
+
+
+def fitted(width, weight):
+    grid = Grid(width)
+    grid.fit(weight)
+    return grid
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("shape", [(48, 64), (6, 4, 5)])
+def test_codes_are_whole_numbers_with_few_levels_and_the_zeros_of_the_weight(width, shape):
+    weight = pruned(shape=shape)
+    codes, scales = fitted(width, weight).round(weight)
+    assert torch.equal(codes, codes.round()) and codes.abs().max() <= 127
+    assert torch.equal(codes == 0, weight == 0) and torch.equal(codes.sign(), weight.sign())
+    assert len(codes.abs().unique()) - 1 <= (127 if width == 8 else 2 ** (bits_of(width) - 1))
+    assert scales.shape == shape[:1]
+    again = codes * scales.view(-1, *[1] * (len(shape) - 1))
+    divided = again / torch.where(scales > 0, scales, 1).view(-1, *[1] * (len(shape) - 1))
+    assert torch.equal(divided.round(), codes)  # a file needs the scales alone to find the codes
+
+
+def test_more_bits_are_nearer_and_fitted_levels_nearer_than_even_ones():
+    weight = pruned()
+    errors = [
+        float((fitted(w, weight).round(weight).weight() - weight).square().sum()) for w in (8, 4, 3, 2, "ternary")
+    ]
+    assert errors == sorted(errors) and errors[0] < errors[1] / 20
+    for width in (4, 3, 2):
+        even = Grid(width)  # levels 1, 2, ...: with the best of many scales for the whole layer
+        tried = []
+        for unit in torch.linspace(0.05, 2, 100):
+            even.unit.copy_(unit)
+            tried.append(float((even.round(weight).weight() - weight).square().sum()))
+        assert float((fitted(width, weight).round(weight).weight() - weight).square().sum()) < 0.9 * min(tried)
+
+
+def test_the_ternary_scale_is_the_best_one():
+    weight = pruned()
+    codes, scales = fitted("ternary", weight).round(weight)
+    error = (codes * scales[:, None] - weight).square().sum(1)
+    for factor in (0.98, 1.02):
+        assert (error <= (codes * scales[:, None] * factor - weight).square().sum(1)).all()
+
+
+def test_rows_without_weights_and_single_weights_are_no_trouble():
+    weight = torch.zeros(3, 4)
+    weight[1, 2] = -5.0
+    for width in WIDTHS:
+        codes = fitted(width, weight).round(weight)
+        assert codes.scales.isfinite().all()
+        torch.testing.assert_close(codes.weight(), weight, rtol=0.01, atol=0)
+    assert torch.equal(fitted(4, torch.zeros(3, 4)).round(torch.zeros(3, 4)).weight(), torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_gradient_ignores_the_rounding_and_goes_through_the_gate(width):
+    torch.manual_seed(1)
+    gate = GatedLinear(nn.Linear(6, 5).double(), threshold=0.2, tau=0.05)
+    layer = QuantizedLayer(gate, width).double()
+    layer.fit()
+    x, wanted = torch.randn(4, 6).double(), torch.randn(4, 5).double()
+    (layer(x) * wanted).sum().backward()
+    grad = wanted.T @ x  # of Q(W * M), and so of W * M
+    weight, threshold = gate.weight_orig.detach(), gate.threshold.detach()
+    mask = ((weight.square() - threshold.square()) / gate.tau).sigmoid()
+    slope = mask * (1 - mask) / gate.tau
+    torch.testing.assert_close(gate.weight_orig.grad, grad * (mask + 2 * weight.square() * slope))
+    torch.testing.assert_close(gate.threshold.grad, (-2 * threshold * weight * grad * slope).sum())
+    torch.testing.assert_close(gate.bias.grad, wanted.sum(0))
+    with torch.no_grad():
+        assert torch.equal(layer(x), x @ layer.grid.round(gate.weight).weight().T + gate.bias)
+
+
+BLOCKS = {
+    "pinch": {},
+    "structured": {"method": "pinch", "pinch": {"unit": "structured", "multiple": 2, "threshold_lr": 2e-2}},
+    "l0": {"method": "l0", "l0": {"multiple": 2}},
+    "ump": {"method": "ump"},
+    "dense": {"method": "dense"},
+}
+
+
+def begin(bits, block=None, steps=40, **more):
+    torch.manual_seed(0)
+    net = test_targets.Net()
+    names = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    method = build_method({"layers": "dense$", "target_sparsity": 0.5, **(block or {})})
+    method.attach(net, total_steps=steps)
+    quantization = build_quantization({"bits": bits, **more})
+    quantization.attach(net, names, method)
+    groups = quantization.parameter_groups(method.parameter_groups(lr=2e-3))
+    return net, method, quantization, torch.optim.AdamW(groups)
+
+
+def train(net, method, quantization, optimizer, steps, start=0):
+    for step in range(start, start + steps):
+        x = torch.randn(16, 16, generator=torch.Generator().manual_seed(step))
+        loss = (net(x) - x.flip(1)).square().mean() + method.penalty() + quantization.penalty()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(loss)
+
+
+@pytest.mark.parametrize("bits", [8, 4, "ternary", "mixed"])
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_every_method_is_trained_and_folded_quantised(block, bits):
+    more = {"average_bits": 3.0} if bits == "mixed" else {}
+    net, method, quantization, optimizer = begin(bits, block, **more)
+    train(net, method, quantization, optimizer, 40)
+    method.land()
+    quantization.land()
+    quantization.fit()
+    net.eval()
+    x = torch.randn(8, 16)
+    with torch.no_grad():
+        want = net(x)
+        scales = quantization.fold()
+        torch.testing.assert_close(net(x), want, rtol=1e-4, atol=1e-5)
+    linears = {name: m for name, m in net.named_modules() if isinstance(m, nn.Linear)}
+    assert scales.keys() == {f"{name}.weight" for name in linears}
+    for name, linear in linears.items():
+        codes = linear.weight / scales[f"{name}.weight"][:, None].clamp(min=1e-30)
+        assert type(linear) is nn.Linear and torch.allclose(codes, codes.round(), atol=1e-4)
+        if bits == "ternary":
+            assert len(codes.round().abs().unique()) <= 2
+    assert not any(isinstance(m, QuantizedLayer) for m in net.modules())
+
+
+def test_training_on_the_rounded_weights_beats_rounding_afterwards():
+    block = {"pinch": {"threshold_lr": 2e-2}}
+    x = torch.randn(512, 16, generator=torch.Generator().manual_seed(99))
+    losses = []
+    for bits in ("ternary", 8):
+        net, method, quantization, optimizer = begin(bits, block, steps=400)
+        train(net, method, quantization, optimizer, 400)
+        for layer in quantization.layers.values():  # what the other run has not trained for
+            layer.grids[0] = Grid("ternary")
+        quantization.fold()
+        with torch.no_grad():
+            losses.append(float((net(x) - x.flip(1)).square().mean()))
+    assert losses[0] < 0.8 * losses[1]
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():
+    for bits, more in ((4, {}), ("mixed", {"average_bits": 3.0})):
+        for cut in (13, 30):
+            parts = begin(bits, **more)
+            train(*parts, cut)
+            saved = copy.deepcopy([part.state_dict() for part in (parts[0], parts[1], parts[3])])
+            train(*parts, 40 - cut, start=cut)
+            again = begin(bits, **more)
+            for part, state in zip((again[0], again[1], again[3]), saved):
+                part.load_state_dict(state)
+            train(*again, 40 - cut, start=cut)
+            want = parts[0].state_dict()
+            assert all(torch.equal(value, want[key]) for key, value in again[0].state_dict().items())
+
+
+class Fixed(PruningMethod):
+    """Tells a quantisation how far the run is."""
+
+
+@pytest.mark.parametrize("average", [1.5, 2.0, 3.5, 5.0, 8.0])
+def test_mixed_bits_land_on_their_average(average):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        sizes = torch.randint(4, 40, (10, 2)).tolist()
+        net = nn.Sequential(*(nn.Linear(*size) for size in sizes))
+        method = Fixed()
+        method.attach(net, total_steps=10)
+        quantization = MixedQuantization(bits="mixed", average_bits=average)
+        quantization.attach(net, [str(i) for i in range(10)], method)
+        with torch.no_grad():
+            for choice in quantization.new_parameters():
+                choice.copy_(torch.randn(5))
+        quantization.land()
+        count = torch.tensor([float(a * b) for a, b in sizes])
+        bits = torch.tensor([float(layer.grid.bits) for layer in quantization.mixed])
+        reached = float((bits * count).sum() / count.sum())
+        assert reached == pytest.approx(quantization.average_bits()) and quantization.settled()
+        assert reached <= average
+        step = max(4 * float(count.max() / count.sum()), 1e-9)  # of the largest layer, from 4 bits to 8
+        assert reached >= min(average, 8.0) - step
+
+
+def test_mixed_bits_go_where_they_are_of_use():
+    """One layer's rounding hurts, the other's output is hardly used."""
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"used": nn.Linear(16, 16), "unused": nn.Linear(16, 16)})
+    method = Fixed()
+    model = nn.Module()
+    model.net = net
+    model.forward = lambda x: net["used"](x) + 1e-3 * net["unused"](x)
+    method.attach(model, total_steps=200)
+    quantization = MixedQuantization(bits="mixed", average_bits=3.0, bits_lr=0.05)
+    quantization.attach(model, ["net.used", "net.unused"], method)
+    groups = quantization.parameter_groups(method.parameter_groups(lr=1e-4))
+    optimizer = torch.optim.AdamW(groups)
+    teacher = copy.deepcopy(net["used"].layer)
+    for step in range(200):
+        x = torch.randn(32, 16, generator=torch.Generator().manual_seed(step))
+        loss = 100 * (model(x) - teacher(x)).square().mean() + quantization.penalty()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    used, unused = (layer.grid.bits for layer in quantization.mixed)
+    assert used > unused and quantization.average_bits() <= 3.0
+
+
+def test_the_penalty_on_bits_is_their_expected_average():
+    net, method, quantization, _ = begin("mixed", average_bits=1.5, bits_weight=0.7)
+    quantization.fit()
+    penalty = quantization.penalty()
+    penalty.backward()
+    assert 0.7 * 1 < float(penalty) < 0.7 * 8
+    assert all(choice.grad.abs().sum() > 0 for choice in quantization.new_parameters())
+    quantization.choose()
+    assert float(quantization.penalty()) == 0.0 and quantization.penalty().requires_grad  # DistributedDataParallel
+
+
+def test_the_others_are_rounded_row_by_row_and_vectors_are_left():
+    weights = {"conv": torch.randn(4, 3, 2), "bias": torch.randn(4), "gain": torch.randn(1, 1, 5)}
+    before = {name: weight.clone() for name, weight in weights.items()}
+    scales = round_others(weights, 8)
+    assert scales.keys() == {"conv"} and not torch.equal(weights["conv"], before["conv"])
+    assert all(torch.equal(weights[name], before[name]) for name in ("bias", "gain"))
+    assert (weights["conv"] - before["conv"]).abs().max() <= scales["conv"].max() / 2 + 1e-6
+    weights = {"conv": before["conv"].clone()}
+    assert round_others(weights, 16) == {} and torch.equal(weights["conv"], before["conv"].half().float())
+    assert round_others(weights, 32) == {}
+
+
+@pytest.mark.parametrize(
+    "block, message",
+    [
+        ({"bits": 5}, "quantize.bits must be one of 8, 4, 3, 2, ternary, mixed, not 5"),
+        ({"bits": True}, "quantize.bits must be one of"),
+        ({"bits": [4]}, "quantize.bits must be one of"),
+        ({"bits": "mixed"}, "quantize.average_bits goes with bits: mixed"),
+        ({"bits": 4, "average_bits": 3.5}, "quantize.average_bits goes with bits: mixed"),
+        ({"bits": "mixed", "average_bits": 9}, "quantize.average_bits must be over 1 and at most 8"),
+        ({"bits": "mixed", "average_bits": 1}, "quantize.average_bits must be over 1 and at most 8"),
+        ({"bits": "mixed", "average_bits": "x"}, "quantize.average_bits must be a number"),
+        ({"others": 4}, "quantize.others must be one of 8, 16, 32, not 4"),
+        ({"bit": 4}, "unknown setting 'bit' in the quantize block"),
+        ({"bits": "mixed", "average_bits": 3, "reach_by": 1.0}, "quantize.reach_by must be under 1"),
+        (["bits"], "the quantize block must be a mapping"),
+    ],
+)
+def test_settings_that_do_not_fit_get_one_line(block, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build_quantization(block)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [["bits=4"], ["bits=mixed", "average_bits=3"]], ids=["4", "mixed"])
+@pytest.mark.parametrize("method", ["pinch", "nas_cp", "structured"])
+def test_a_quantised_training_is_folded_and_loaded_again(data, upstream, tmp_path, monkeypatch, method, more):
+    exp = tmp_path / "exp"
+    pruning = (
+        ["method=pinch", "pinch.unit=structured", "pinch.multiple=4"]
+        if method == "structured"
+        else [f"method={method}"]
+    )
+    args = [part for option in [*pruning, "target_sparsity=0.5"] for part in ("--pruning", option)]
+    args += [part for option in more for part in ("--quantize", option)]
+    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *args, "--max_epoch", "2"))
+    monkeypatch.setattr(sys, "argv", ["fold", "--exp", str(exp)])
+    fold.main()
+    model = espnet_pinch.load(exp / "folded")
+    weights = model.state_dict()
+    assert {name for name, weight in weights.items() if weight.dim() > 1 and len(weight) > 1} <= model.scales.keys()
+    for name, scales in model.scales.items():
+        rows = weights[name].flatten(1) / torch.where(scales > 0, scales, 1)[:, None]
+        assert torch.allclose(rows, rows.round(), atol=1e-3) and rows.abs().max() < 127.5
+    write_sparse(tmp_path / "m.safetensors", model, "quantized")
+    again = espnet_pinch.load(tmp_path / "m.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in again.state_dict().items())
+    assert again.scales.keys() == model.scales.keys()
+    assert all(torch.equal(scales, model.scales[name]) for name, scales in again.scales.items())
+
+
+@pytest.mark.parametrize(
+    "config_class, fields",
+    [
+        (HubertConfig, {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}),
+        (WavLMConfig, {}),  # its attention reads the weights of its layers instead of calling them
+        (Data2VecAudioConfig, {"conv_pos_kernel_size": 3}),
+        (Wav2Vec2ConformerConfig, {"conv_depthwise_kernel_size": 5}),
+    ],
+)
+def test_every_family_computes_the_same_before_and_after_folding(config_class, fields, ctc_folder, data, tmp_path):
+    tokens = (data / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    published = {"<blank>": "<pad>", "<sos/eos>": "</s>", "<space>": "|"}
+    ctc_folder(tmp_path / "up", [published.get(token, token) for token in tokens], config_class, **fields)
+    more = ("--pruning", "target_sparsity=0.5", "--quantize", "bits=2", "--quantize", "others=32")
+    args = PruningASRTask.get_parser().parse_args(options(data, tmp_path / "up", tmp_path / "exp", "mini.yaml", *more))
+    model = PruningASRTask.build_model(args).eval()
+    model.land()
+    model.quantization.fit()
+    speech, lengths = torch.randn(2, 8000), torch.tensor([8000, 6000])
+    with torch.no_grad():
+        hidden, frames = model.frontend(speech, lengths)
+        model.fold()
+        folded, _ = model.frontend(speech, lengths)
+    assert len(model.scales) >= 2 * 6
+    for row, other, count in zip(hidden, folded, frames):
+        torch.testing.assert_close(row[:count], other[:count], rtol=1e-4, atol=1e-4)
+
+
+def test_the_core_can_be_used_alone():
+    net = test_targets.Net()
+    pinch, quantization = Pinch(target_sparsity=0.5, layers="dense$"), Quantization(bits=4)
+    pinch.attach(net, total_steps=10)
+    quantization.attach(net, list(pinch.gates), pinch)
+    optimizer = torch.optim.AdamW(quantization.parameter_groups(pinch.parameter_groups(lr=2e-3)))
+    train(net, pinch, quantization, optimizer, 10)
+    assert 0.5 <= pinch.sparsity() and quantization.fold()
