@@ -24,6 +24,7 @@ corpus=${fsdd:-downloads/fsdd/recordings}
 release=free-spoken-digit-dataset-1.0.9
 
 if within 0 && [ -z "${fsdd}" ]; then
+    # The checksum is the one that TensorFlow Datasets states (spoken_digit).
     step downloads/fsdd/corpus.done "corpus FSDD" -- \
         "${python}" -m espnet_pinch.bin.fetch_archive \
         --url https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.tar.gz \
