@@ -6,8 +6,8 @@ the run's folder names them, empty without any; ``pruning_options``, asr_train's
 finished run that the method reads, and ``from_run_setting``, the setting that names it (both empty if it reads none, or
 the YAML names it); ``other_source``, the upstream that the baseline's YAML names (empty if it is the same);
 ``upstream_name``, the folder that stage 0 puts the upstream into (empty for a folder); ``upstream_source``, the
-upstream (absolute folder, hub id, "mini" or "micro"); ``unknown_characters``; ``text``, the names of the steps over the
-transcripts.
+upstream (absolute folder, hub id, "mini" or "micro"; with a language if one is named); ``unknown_characters``;
+``text``, the names of the steps over the transcripts.
 """
 
 import argparse
@@ -125,8 +125,8 @@ def main() -> None:
         "from_run": run,
         "from_run_setting": setting,
         "other_source": other,
-        "upstream_name": "" if source.folder else source.folder_name,
-        "upstream_source": os.path.abspath(source.folder) if source.folder else source.name,
+        "upstream_name": source.folder_name,
+        "upstream_source": source.place,
         "unknown_characters": unknown.policy,
         "text": " ".join(steps.names),
     }
