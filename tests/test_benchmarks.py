@@ -47,6 +47,7 @@ def test_train_step(capsys, monkeypatch):
     assert memory["pinch-on-target"] < 1.05 < memory["autograd-gate"] < memory["l0"]
 
 
+@pytest.mark.slow
 def test_large_table(capsys, monkeypatch):
     options = f"--rows 3000 --files 4 --package {BENCHMARKS.parent}"
     rows = run(capsys, monkeypatch, "large_table", options)
