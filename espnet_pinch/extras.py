@@ -22,6 +22,7 @@ MODULES = {
     "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime"),
     "openvino": ("openvino", "onnx", "onnxscript", "onnx_ir"),
     "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript", "onnx_ir"),
+    "hf": ("datasets",),
     "demo": ("espeakng_loader",),
 }
 

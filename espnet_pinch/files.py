@@ -129,7 +129,7 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
         code = system.errno if system else None
         if system and code in (errno.EACCES, errno.EPERM) and system.filename and _is_read(system.filename, path):
             raise
-        if not system and (re.search(r"No space left|code: 28\b", str(error)) or _full(path)):
+        if not system and (re.search(r"No space left|disk is full|code: 28\b", str(error)) or _full(path)):
             code = errno.ENOSPC
         if code is None or code not in DISK_REASONS:
             raise

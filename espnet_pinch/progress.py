@@ -73,7 +73,8 @@ class Lines(tqdm):
         if self.bar is not None:
             self.bar.clear()
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        print(f"{now} {describe(self.format_dict)}", file=self.fp, flush=True)
+        # The new line goes out with the line: an error message could come between the two.
+        print(f"{now} {describe(self.format_dict)}\n", end="", file=self.fp, flush=True)
 
     def close(self):
         if self.disable:

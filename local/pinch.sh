@@ -2,7 +2,9 @@
 # Sourced by a recipe's run.sh: the stages. run.sh sets what differs from recipe to recipe:
 #   train_set, valid_set, test_sets    names of sets in data/; test_sets are decoded and scored
 #   upstream                           what --upstream is where it is not given
-#   data_paths                         options of the recipe's local/data.sh, which name files or folders
+#   data_paths                         options of the recipe's local/data.sh, which name files or folders; "ways" among
+#                                      them stands for those of the ways in that all recipes share
+#   way_sets                           may be set: the three sets where the corpus comes by one of these ways
 #   called_from                        the folder that the user stands in
 : "${train_set?}" "${valid_set?}" "${test_sets?}" "${upstream?}" "${data_paths?}" "${called_from:?}"
 
@@ -37,7 +39,8 @@ Machine
 The corpus of this recipe
 DATA_HELP
 Data
-  --audio_format F         flac leaves the audio where it is, flac.ark packs it                   [flac]
+  --text "STEPS"           steps over all transcripts, instead of the YAML's (docs/data.md has them)      [none]
+  --audio_format F         flac leaves the audio where stage 1 has it, flac.ark packs all of it   [flac]
   --unknown_characters P   error, drop, unknown or extend: what becomes of characters of the training set that the
                            upstream's vocabulary lacks, instead of the YAML's                     [error]
   --train_set, --valid_set NAME, --test_sets "NAMES"       of the data directories      [the recipe's own]
@@ -57,6 +60,8 @@ Decoding
                            asr_inference
   --inference_batch_size N utterances decoded together by greedy search                           [8]
   --inference_asr_model F  checkpoint to decode                           [valid.wer_on_target.ave.pth]
+Scoring
+  --error_rate R           which comes first: wer, cer, or auto: cer where the script writes no spaces    [auto]
 Export
   --export_args "ARGS"     options of espnet_pinch.bin.export: --formats, --values, --wer                 [--wer]
 Other
@@ -68,8 +73,9 @@ HELP
 
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
  upstream method target_sparsity target_macs unit conv bits average_bits layer_sparsities audio_format
- min_wav_duration max_wav_duration unknown_characters dumpdir expdir asr_config baseline_config asr_args baseline_args asr_tag asr_exp inference_config
- lm inference_args inference_batch_size inference_asr_model export_args train_set valid_set test_sets print_exp ${data_paths}"
+ min_wav_duration max_wav_duration unknown_characters text dumpdir expdir asr_config baseline_config asr_args
+ baseline_args asr_tag asr_exp inference_config lm inference_args inference_batch_size inference_asr_model error_rate
+ export_args train_set valid_set test_sets print_exp"
 options=${options//$'\n'/}
 stage=0
 stop_stage=6
@@ -94,6 +100,7 @@ audio_format=flac
 min_wav_duration=0.1
 max_wav_duration=30
 unknown_characters=
+text=
 dumpdir=
 expdir=
 asr_config=
@@ -107,22 +114,37 @@ lm=
 inference_args=
 inference_batch_size=8
 inference_asr_model=valid.wer_on_target.ave.pth
+error_rate=auto
 export_args=--wer
 print_exp=false # only print the folder of the corpus' experiments, for the sweeps
 
-for name in ${data_paths}; do
-    printf -v "${name}" '%s' ""
-done
+recipe_sets=("${train_set}" "${valid_set}" "${test_sets}")
+train_set=
+valid_set=
+test_sets=
 
 . ./path.sh
 . ./cmd.sh
 . utils/step.sh
+. utils/ways.sh
+ways=
+way_settings=
+if [[ " ${data_paths} " == *" ways "* ]]; then
+    python=$(option_of python "${python}" "$@")
+    [[ ${python} != */* ]] || python=$(realpath -ms -- "$(seen_from "${called_from}" "${python}")")
+    read_ways "$@" --python "${python}"
+    data_paths=${data_paths/ways/${ways}}
+fi
+for name in ${data_paths}; do
+    printf -v "${name}" '%s' ""
+done
+options+=" ${data_paths}"
 command_line=$(printf '%q ' ./run.sh "$@")
 command_line=${command_line% }
 [ -f local/data.sh ] || die "local/data.sh is missing: egs/TEMPLATE/setup.sh $(basename "${PWD}") makes one"
 case " $* " in
     *" --help "* | *" -h "*)
-        help_message=${help_message/DATA_HELP/$(bash -p local/data.sh --help)}
+        help_message=${help_message/DATA_HELP/$(bash -p local/data.sh --python "${python}" --help)}
         help_message=${help_message/UPSTREAM_HELP/${upstream}}
         ;;
 esac
@@ -130,6 +152,13 @@ esac
 
 # ---- What to run, checked before anything is done
 
+if [ -n "${way_sets:-}" ] && [ -n "$(given_ways)" ]; then
+    read -r train valid test <<<"${way_sets}"
+    recipe_sets=("${train}" "${valid}" "${valid} ${test}")
+fi
+train_set=${train_set:-${recipe_sets[0]}}
+valid_set=${valid_set:-${recipe_sets[1]}}
+test_sets=${test_sets:-${recipe_sets[2]}}
 for name in train_set valid_set test_sets upstream; do
     [[ ${!name} =~ [^[:space:]] ]] || die "run.sh must set ${name}, or give --${name}"
 done
@@ -162,6 +191,7 @@ fi
 for file in "${baseline_config}" "${inference_config}" "${lm}"; do
     [ -z "${file}" ] || [ -f "${file}" ] || die "${file} does not exist"
 done
+[[ ${error_rate} =~ ^(auto|wer|cer)$ ]] || die "--error_rate must be auto, wer or cer, not '${error_rate}'"
 [ -z "${lm}" ] || [ -z "${inference_config}" ] ||
     die "--lm is for our own search, and --inference_config for ESPnet's: give one of them"
 [[ " ${inference_args} " != *" --lm"[\ =]* ]] || [ -n "${inference_config}" ] ||
@@ -175,6 +205,9 @@ for name in ${data_paths}; do
     [ -e "${!name}" ] || die "--${name}: ${!name} does not exist"
     data_options+=("--${name}" "$(realpath -s -- "${!name}")")
 done
+if [ -n "$(given_ways)" ]; then
+    [ ${#data_options[@]} -le 2 ] || die "give the corpus by one option, not by several: ${data_options[0]}, ${data_options[2]}"
+fi
 if [ ${#data_options[@]} -gt 0 ]; then
     corpus=$(basename "${data_options[1]}" | LC_ALL=C tr -c 'A-Za-z0-9._\n-' _)
     corpus+=_$(printf '%s\n' "${data_options[@]}" | sha256sum | cut -c 1-6)
@@ -202,7 +235,7 @@ checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" 
     ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
     ${target_macs:+--target_macs "${target_macs}"} ${unit:+--unit "${unit}"} ${conv:+--conv "${conv}"} \
     ${bits:+--bits "${bits}"} ${average_bits:+--average_bits "${average_bits}"} \
-    ${unknown_characters:+--unknown_characters "${unknown_characters}"})
+    ${unknown_characters:+--unknown_characters "${unknown_characters}"} ${text:+--text "${text}"})
 while IFS= read -r line; do
     printf -v "${line%%=*}" '%s' "${line#*=}"
 done <<<"${checked}"
@@ -276,8 +309,15 @@ other_experiment="give other names (--upstream with a YAML of its own, --asr_tag
 
 # prepare_data N: stage N of the recipe's own data.sh
 prepare_data() {
+    local more=() name
+    if [ -n "$(given_ways)" ]; then
+        more=(--train_set "${train_set}" --valid_set "${valid_set}" --test_sets "${test_sets}")
+        for name in ${way_settings}; do
+            [ -z "${!name}" ] || more+=("--${name}" "${!name}")
+        done
+    fi
     bash -p local/data.sh --stage "$1" --stop_stage "$1" --data "${data}" --nj "${nj}" --python "${python}" \
-        "${data_options[@]}"
+        "${data_options[@]}" "${more[@]}"
 }
 
 [ -z "${other_source}" ] || log "note: ${baseline_config} names the upstream ${other_source}; the baseline starts from" \
@@ -292,7 +332,9 @@ if ! "${skip_data_prep}" && within 0; then
         # Where its files are not those that were left there, the program looks again.
         found=$([ ! -d "${upstream_dir}" ] || upstream_files)
         [ "${found}" = "$(noted "${upstream_dir}.files")" ] || rm -f "${upstream_dir}.done"
-        step "${upstream_dir}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
+        merged_from=${upstream_source%:*} # the folder, where a language of one is merged in
+        merged_from=$([ ! -d "${merged_from}" ] || listing "${merged_from}" '*.json' '*.safetensors' '*.bin')
+        step "${upstream_dir}.done" "upstream ${upstream_source}" "=${upstream_source} ${merged_from}" -- \
             "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
         note "${upstream_dir}.files" "$(upstream_files)"
     fi
@@ -323,9 +365,9 @@ if ! "${skip_data_prep}"; then
         step "${dump}/dump.done" "token list and dump ${dump}" "${data}/check.done" \
             "=${upstream_source} $(upstream_files)" \
             "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" \
-            "=${unknown_characters} ${own_baseline[*]}" -- \
+            "=${unknown_characters} ${own_baseline[*]} ${text}" -- \
             "${python}" -m espnet_pinch.bin.prepare_dump --data "${data}" --upstream "${upstream_dir}" \
-            "${own_baseline[@]}" --unknown_characters "${unknown_characters}" \
+            "${own_baseline[@]}" --unknown_characters "${unknown_characters}" --text "${text}" \
             --out "${dump}" --train_set "${train_set}" --valid_set "${valid_set}" --test_sets ${test_sets} \
             --audio_format "${audio_format}" --min_wav_duration "${min_wav_duration}" \
             --max_wav_duration "${max_wav_duration}"
@@ -350,6 +392,7 @@ data_options() {
         --valid_data_path_and_name_and_type "${dump}/${valid_set}/wav.scp,speech,${sound}"
         --valid_data_path_and_name_and_type "${dump}/${valid_set}/text,text,text"
         --valid_shape_file "${dump}/${valid_set}/utt2num_samples"
+        --max_cache_fd 256 # archives that stay open
     )
 }
 
@@ -373,7 +416,8 @@ train() {
     step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
         "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
         --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}" \
-        --frontend_conf "upstream=$(quoted "${from}")" --unknown_characters "${unknown_characters}" "$@"
+        --frontend_conf "upstream=$(quoted "${from}")" --unknown_characters "${unknown_characters}" \
+        --text "${text}" "$@"
     step "${dir}/fold.done" "folding ${title}" "${dir}/train.done" "=${inference_asr_model}" -- \
         "${python}" -m espnet_pinch.bin.fold --exp "${dir}" --checkpoint "${inference_asr_model}"
 }
@@ -386,8 +430,8 @@ if ! "${skip_train}" && within 4; then
         same_upstream "${dir}" "${other_experiment}"
     done
     [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
-    sound=sound
-    [ "${audio_format}" = flac ] || sound=kaldi_ark
+    sound=$(noted "${dump}/audio_type")
+    [ -n "${sound}" ] || die "${dump} is of an earlier release: ${other_dump}"
     data_options
     upstream_key=$(upstream_files)
     note "${baseline}/upstream.txt" "${upstream_source}"
@@ -401,7 +445,7 @@ if ! "${skip_train}" && within 4; then
         step "${baseline}/fold.done" "taking ${upstream} as its own baseline" "=${upstream_key}" "${dump}/dump.done" -- \
             "${python}" -m espnet_pinch.bin.fold --exp "${baseline}" --untrained --config "${asr_config}" \
             --pruning method=dense --token_list "${dump}/token_list/char/tokens.txt" \
-            --unknown_characters "${unknown_characters}" \
+            --unknown_characters "${unknown_characters}" --text "${text}" \
             --frontend_conf "upstream=$(quoted "${upstream_dir}")"
         start=${upstream_dir}
     fi
@@ -465,7 +509,8 @@ if ! "${skip_eval}"; then
             # shellcheck disable=SC2086
             "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
                 --part "${part}" --out "${report}" --references "${dump}" --sets ${test_sets} \
-                --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}"
+                --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}" \
+                --error_rate "${error_rate}"
         done
         if [ -n "${parts}" ] && [ "${decoded}" = decode_ctc_greedy ]; then
             "${python}" -m espnet_pinch.bin.curve --exp "${run}"

@@ -18,11 +18,12 @@ from espnet_pinch.data.dump import pack_audio, write_dump
 from espnet_pinch.data.kaldi_dir import read_data_dir
 from espnet_pinch.data.librispeech import read_subset
 from espnet_pinch.errors import UserError
-from espnet_pinch.export.long_audio import _resample, read_chunks
+from espnet_pinch.export.long_audio import read_chunks
 from espnet_pinch.sound import read
 from espnet_pinch.sound.find import find_audio
 from espnet_pinch.sound.mpeg import _frame
 from espnet_pinch.sound.read import open_sound, seconds_of
+from espnet_pinch.sound.resample import resample
 
 SAMPLES = speech(2)
 ID3V1 = b"TAG" + b"x" * 125
@@ -202,7 +203,7 @@ def test_ugly_rates_keep_length_and_sound():
     for rate in (44099, 767_999, 384_001, 1009):
         time = np.arange(rate // 2)
         tone = np.sin(2 * np.pi * 200 * time / rate).astype(np.float32)
-        new = _resample(tone, rate, 16000)
+        new = resample(tone, rate, 16000)
         want = np.sin(2 * np.pi * 200 * np.arange(len(new)) / 16000)
         assert len(new) == -(-len(tone) * 16000 // rate) and np.abs(new - want)[800:-800].max() < 0.02
 

@@ -47,6 +47,15 @@ def test_train_step(capsys, monkeypatch):
     assert memory["pinch-on-target"] < 1.05 < memory["autograd-gate"] < memory["l0"]
 
 
+@pytest.mark.slow
+def test_large_table(capsys, monkeypatch):
+    options = f"--rows 3000 --files 4 --package {BENCHMARKS.parent}"
+    rows = run(capsys, monkeypatch, "large_table", options)
+    programs = ["read_corpus", "cut_corpus", "check_data", "prepare_dump"]
+    assert [row[0].split(" of ")[0] for row in rows] == [*programs, *programs[2:]]
+    assert all(float(row[2]) > 10 for row in rows)
+
+
 def test_int8(capsys, monkeypatch):
     first, second = run(capsys, monkeypatch, "int8", "--size tiny --seconds 1 --repeats 1 --runtimes onnxruntime")[-2:]
     assert first[0].endswith("/model.onnx") and second[0].endswith("/model.int8.onnx")

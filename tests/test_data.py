@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -131,20 +132,22 @@ def test_training_sets_lose_what_ctc_cannot_align_and_test_sets_nothing():
         utterance("dense", "A" * 40),
     ]
     spelling = Spelling(["A", "B"])
-    kept, dropped = prepare_training_set(rows, spelling, limits, UnknownCharacters())
+    dropped = Counter()
+    kept = prepare_training_set(rows, spelling, limits, UnknownCharacters(), dropped)
     assert [u.id for u in kept] == ["ok"]
     assert dropped == {"too short": 1, "too long": 1, "more characters than frames": 1}
-    check_test_set(rows, limits, "test")
+    assert list(check_test_set(rows, limits, "test")) == rows
     with pytest.raises(ValueError, match="too few for one frame"):
-        check_test_set([utterance(samples=50)], limits, "test")
-    kept, dropped = prepare_training_set([utterance("ok", "A C"), utterance("c", "CC")], spelling, limits, DROP)
+        list(check_test_set([utterance(samples=50)], limits, "test"))
+    dropped = Counter()
+    kept = prepare_training_set([utterance("ok", "A C"), utterance("c", "CC")], spelling, limits, DROP, dropped)
     assert [(u.id, u.text) for u in kept] == [("ok", "A")] and dropped == {"without a character of the vocabulary": 1}
 
 
 def test_packed_audio_is_the_same_audio(tmp_path):
     folder = make_chapter(tmp_path)
     rows = read_subset(tmp_path, "dev-clean")
-    packed = pack_audio(rows, tmp_path / "packed")
+    packed = list(pack_audio(rows, tmp_path / "packed"))
     assert all(".ark:" in u.audio for u in packed)
     for before, after in zip(rows, packed):
         assert np.array_equal(read_audio(before.audio), read_audio(after.audio))

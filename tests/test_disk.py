@@ -65,7 +65,7 @@ def unpack(path, tmp_path):
     (tmp_path / "big").write_bytes(os.urandom(1 << 20))
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "big", "LibriSpeech/dev-clean/x")
-    download.unpack_subset(tmp_path / "a.tar.gz", "dev-clean", path)
+    download.unpack(tmp_path / "a.tar.gz", "LibriSpeech/dev-clean", path)
 
 
 def transcripts(path, tmp_path):
@@ -84,7 +84,7 @@ WRITERS = {
     "0 mini upstream": lambda path, tmp_path: make_small_upstream(path),
     "0 unpacked archive": unpack,
     "1 data directory": lambda path, tmp_path: write_data_dir(path, rows(tmp_path, 4000)),
-    "2 packed audio": lambda path, tmp_path: pack_audio(rows(tmp_path), path),
+    "2 packed audio": lambda path, tmp_path: list(pack_audio(rows(tmp_path), path)),
     "2 token list": lambda path, tmp_path: write_tokens(path, [chr(i) * 9 for i in range(0x4E00, 0x9F00)]),
     "5 transcripts": transcripts,
     "6 results": lambda path, tmp_path: write_json(path, list(range(200_000))),

@@ -273,12 +273,12 @@ def test_a_subset_is_fetched_unpacked_and_not_fetched_again(server, tmp_path, mo
 def test_a_bad_archive_is_refused_and_leaves_nothing(tmp_path, body, message):
     (tmp_path / "a.tar.gz").write_bytes(body)
     with pytest.raises(ValueError, match=message):
-        download.unpack_subset(tmp_path / "a.tar.gz", "dev-clean", tmp_path / "out" / "dev-clean")
+        download.unpack(tmp_path / "a.tar.gz", "LibriSpeech/dev-clean", tmp_path / "out" / "dev-clean")
     assert not list((tmp_path / "out").iterdir()) and not (tmp_path / "outside").exists()
 
 
 def test_members_with_odd_slashes_stay_inside(tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(archive("./LibriSpeech/dev-clean//etc/x", "LibriSpeech/dev-clean/./y"))
-    download.unpack_subset(tmp_path / "a.tar.gz", "dev-clean", tmp_path / "out" / "dev-clean")
+    download.unpack(tmp_path / "a.tar.gz", "LibriSpeech/dev-clean", tmp_path / "out" / "dev-clean")
     found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert found == ["dev-clean/etc/x", "dev-clean/y"]

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import unicodedata
 import zlib
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,8 +98,8 @@ def check_transcript(text: str) -> None:
         assert read_data_dir(root / "data") == [row]
         tokens = tokens_of_texts([row.text])
         limits = Limits(0.01, 30, lambda samples: samples // 5)
-        kept, _ = prepare_training_set([row], Spelling(tokens), limits, UnknownCharacters())
-        assert kept == [row]
+        kept = prepare_training_set([row], Spelling(tokens), limits, UnknownCharacters(), Counter())
+        assert list(kept) == [row]
         write_tokens(root / "tokens.txt", tokens)
         # As ESPnet reads it: espnet2.text.token_id_converter.
         with open(root / "tokens.txt", encoding="utf-8") as file:
@@ -256,10 +257,10 @@ def test_packing_names_audio_that_has_changed(tmp_path):
     rows = read_subset(tmp_path, "dev-clean")
     soundfile.write(path / "19-198-0.flac", np.zeros(900), 16000)
     with pytest.raises(ValueError, match="19-198-0.*has changed since stage 1"):
-        pack_audio(rows, tmp_path / "packed")
+        list(pack_audio(rows, tmp_path / "packed"))
     (path / "19-198-0.flac").write_bytes(b"x")
     with pytest.raises(ValueError, match="utterance 19-198-0: .*cannot be read"):
-        pack_audio(rows, tmp_path / "packed")
+        list(pack_audio(rows, tmp_path / "packed"))
     assert not (tmp_path / "packed").exists() and not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from test_recipe import ROOT, recipe  # noqa: F401  (a fixture)
 
-from espnet_pinch.bin import check_data, prepare_kaldi
+from espnet_pinch.bin import check_data, cut_corpus, read_corpus
 from espnet_pinch.data.check_dir import check_data_dir
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
 
@@ -51,7 +51,10 @@ def test_a_recipe_that_setup_makes_trains_on_kaldi_directories(recipe, tmp_path)
         )
 
     done = run("--stop_stage", "1")
-    assert (done.returncode, done.stderr) == (1, "error: give --kaldi DIR, or write local/data.sh for your corpus\n")
+    asked = (
+        "error: give a corpus: --kaldi, --table, --hf, --lhotse (see --help), or write local/data.sh for your corpus\n"
+    )
+    assert (done.returncode, done.stderr) == (1, asked)
     done = run("--kaldi", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     [results] = toy.glob("exp/test_a_recipe*/asr_micro_pinch_*/results.json")
@@ -59,21 +62,28 @@ def test_a_recipe_that_setup_makes_trains_on_kaldi_directories(recipe, tmp_path)
         dev=7, test=7
     )
     # a file that has changed since is noticed
-    soundfile.write(tmp_path / "audio" / "test 0.wav", np.zeros((8000, 2)), 16000)
+    soundfile.write(tmp_path / "audio" / "test 0.wav", np.zeros((8000, 2)), 8000)
+    done = run("--kaldi", str(tmp_path), "--stage", "1", "--stop_stage", "1")
+    assert done.returncode == 0 and "1 utterances are in" in done.stdout
+    assert ".ark:" in next(toy.glob("data/*/test/wav.scp")).read_text()
+    (tmp_path / "audio" / "test 0.wav").write_text("no sound")
     done = run("--kaldi", str(tmp_path), "--stage", "1", "--stop_stage", "1")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "utterance ann-test-0: " in done.stderr and "has 2 channels" in done.stderr
+    assert "utterance ann-test-0: " in done.stderr and "Format not recognised" in done.stderr
     for more, line in {
         ("--test_sets", " "): "error: run.sh must set test_sets, or give --test_sets",
         ("--kaldi", str(toy)): f"error: {toy} has no data directories",
+        ("--table", str(toy)): "error: give the corpus by one option, not by several: --kaldi, --table",
+        ("--splits", "x=y"): "error: --splits: x is no set of this recipe; it has train, dev, test",
     }.items():
         done = run("--kaldi", str(tmp_path), *more, "--stage", "1")
         assert done.returncode == 1 and done.stderr.startswith(line) and len(done.stderr.splitlines()) == 1
     (toy / "local" / "data.sh").rename(toy / "local" / "gone")
     assert run().stderr == "error: local/data.sh is missing: egs/TEMPLATE/setup.sh toy makes one\n"
     (toy / "local" / "gone").rename(toy / "local" / "data.sh")
-    help_text = subprocess.run(["./run.sh", "--help"], cwd=toy, capture_output=True, text=True).stdout
-    assert "--kaldi DIR" in help_text and "[wav2vec2_base]" in help_text
+    help_text = run("--help").stdout
+    for option in ("--kaldi DIR", "--table FILE", "--hf DIR", "--lhotse DIR", "--splits ", "[wav2vec2_base]"):
+        assert option in help_text
 
 
 def test_setup_keeps_what_is_there_and_refuses_a_path(recipe):  # noqa: F811
@@ -92,8 +102,9 @@ def test_the_check_adds_what_follows_from_the_audio(tmp_path):
     folder = write_set(tmp_path, "train")
     (folder / "utt2gender").write_text("ann f\n")
     (folder / "utt2dur").write_text("ann-train-0 1.0\n")  # Kaldi rounds it
-    rows = check_data_dir(folder)
-    assert [u.samples for u in rows] == [16000, 16001, 16002, 16003] and read_data_dir(folder) == rows
+    assert list(check_data_dir(folder)) == [16000, 16001, 16002, 16003]
+    rows = read_data_dir(folder)
+    assert [u.samples for u in rows] == [16000, 16001, 16002, 16003]
     assert read_table(folder / "spk2utt") == {"ann": " ".join(u.id for u in rows)}
     assert (folder / "utt2gender").exists()
 
@@ -122,7 +133,7 @@ def sound(folder, *arguments):
     "damage, message",
     [
         (lambda f: (f / "text").unlink(), "No such file or directory: '.*train/text'"),
-        (lambda f: (f / "segments").touch(), "train/segments: the recipe cuts no audio"),
+        (lambda f: (f / "segments").touch(), "train/segments: the recipe cuts no audio here"),
         (lambda f: cut(f.parent / "audio" / "train 2.wav"), "ann-train-2: .*train 2.wav .* cut short"),
         (
             lambda f: replace(f, "text", "ann-train-2 TWO ONE\n", ""),
@@ -153,23 +164,25 @@ def test_data_that_breaks_the_contract_is_named(tmp_path, damage, message):
 def test_transcripts_are_composed(tmp_path):
     folder = write_set(tmp_path, "train")
     replace(folder, "text", "THREE", "TRE\u0301S")
-    assert check_data_dir(folder)[1].text == read_table(folder / "text")["ann-train-1"] == "TR\u00c9S"
+    check_data_dir(folder)
+    assert read_table(folder / "text")["ann-train-1"] == "TR\u00c9S"
 
 
-def prepare(monkeypatch, source, out):
-    monkeypatch.setattr(sys, "argv", ["x", "--kaldi", str(source), "--out", str(out)])
-    prepare_kaldi.main()
+def prepare(monkeypatch, source, out, *sets):
+    options = ["--kaldi", str(source), "--train_set", "train", "--valid_set", sets[0], "--test_sets", *sets]
+    for program in (read_corpus, cut_corpus):
+        monkeypatch.setattr(sys, "argv", ["x", *options, "--out", str(out)])
+        program.main()
 
 
 def test_directories_from_elsewhere_are_taken_whole_and_those_that_have_gone_go(tmp_path, monkeypatch):
-    for name in ("train", "test"):
+    for name in ("train", "dev", "test"):
         write_set(tmp_path / "in", name)
     (tmp_path / "out" / "kept").mkdir(parents=True)
-    prepare(monkeypatch, tmp_path / "in", tmp_path / "out")
+    prepare(monkeypatch, tmp_path / "in", tmp_path / "out", "dev", "test")
     check_data_dir(tmp_path / "out" / "test")
-    shutil.rmtree(tmp_path / "in" / "test")
-    prepare(monkeypatch, tmp_path / "in", tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"train", "kept"}
+    prepare(monkeypatch, tmp_path / "in", tmp_path / "out", "dev")
+    assert {p.name for p in (tmp_path / "out").glob("*") if p.is_dir()} == {"train", "dev", "kept", "audio"}
     assert {p.name for p in (tmp_path / "out" / "train").iterdir()} == {"wav.scp", "text", "utt2spk"}
 
 
@@ -177,19 +190,19 @@ def test_directories_from_elsewhere_are_taken_whole_and_those_that_have_gone_go(
     "damage, message",
     [
         (lambda f: (f / "train" / "utt2spk").unlink(), "No such file or directory: '.*train/utt2spk'"),
-        (lambda f: (f / "train" / "segments").touch(), "train/segments: the recipe cuts no audio"),
-        (shutil.rmtree, "has no data directories"),
+        (lambda f: (f / "train" / "segments").touch(), "train/text and segments differ in their ids"),
+        (shutil.rmtree, "--kaldi: .* does not exist"),
         (lambda f: replace(f / "train", "text", "ann-train-2 TWO ONE\n", ""), "differ in their ids: ann-train-2"),
     ],
 )
 def test_directories_that_cannot_be_taken_leave_the_old_ones(tmp_path, monkeypatch, damage, message):
     write_set(tmp_path / "in", "train")
     write_set(tmp_path / "in", "test")
-    prepare(monkeypatch, tmp_path / "in", tmp_path / "out")
+    prepare(monkeypatch, tmp_path / "in", tmp_path / "out", "test")
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     damage(tmp_path / "in")
     with pytest.raises((OSError, ValueError), match=message):
-        prepare(monkeypatch, tmp_path / "in", tmp_path / "out")
+        prepare(monkeypatch, tmp_path / "in", tmp_path / "out", "test")
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 

@@ -64,7 +64,7 @@ def test_a_pointer_in_the_place_of_data_is_named(tmp_path, tiny_config):
     audio.write_text(POINTER)
     for call in (
         lambda: read_subset(tmp_path, "dev-clean"),
-        lambda: pack_audio(rows, tmp_path / "packed"),
+        lambda: list(pack_audio(rows, tmp_path / "packed")),
         lambda: transcribe_file(make_model(tiny_config), audio),
     ):
         line = line_of(call)

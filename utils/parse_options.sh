@@ -1,23 +1,11 @@
 #!/usr/bin/env bash
-# Sourced. Sets a variable for each "--name value" or "--name=value", "-" and "_" alike in names.
+# Sourced, behind utils/step.sh. Sets a variable for each "--name value" or "--name=value", "-" and "_" alike in names.
 #
 #   options="stage stop_stage"; stage=0; stop_stage=6
 #   . utils/parse_options.sh        # reads "$@"
 #
 # Only the names in ${options} are taken. "--config FILE" sources a file of "name=value" lines at its place, seen from
 # ${called_from} where that is set. "--help" prints ${help_message}.
-
-# seen_from DIR PATH: PATH, which may be relative to DIR or begin with "~", as seen from here
-seen_from() {
-    local path=$2 home=${2%%/*}
-    if [[ ${home} =~ ^~[A-Za-z0-9._-]*$ ]]; then
-        eval "home=${home}" # of what is no more than a name
-        path=${home}${path#"${path%%/*}"}
-    fi
-    [[ ${path} == /* ]] || path=$1/${path}
-    path=$(realpath -ms -- "${path}")
-    printf '%s\n' "${path#"${PWD}/"}"
-}
 
 while [ $# -gt 0 ]; do
     case "$1" in

@@ -10,6 +10,18 @@ die() {
     exit 1
 }
 
+# seen_from DIR PATH: PATH, which may be relative to DIR or begin with "~", as seen from here
+seen_from() {
+    local path=$2 home=${2%%/*}
+    if [[ ${home} =~ ^~[A-Za-z0-9._-]*$ ]]; then
+        eval "home=${home}" # of what is no more than a name
+        path=${home}${path#"${path%%/*}"}
+    fi
+    [[ ${path} == /* ]] || path=$1/${path}
+    path=$(realpath -ms -- "${path}")
+    printf '%s\n' "${path#"${PWD}/"}"
+}
+
 # within N: whether stage N is to be run
 within() {
     [ "${stage:?}" -le "$1" ] && [ "${stop_stage:?}" -ge "$1" ]
@@ -44,9 +56,14 @@ listing() {
     find -L "${dir}" -type f \( "${tests[@]:1}" \) -printf '%P %s %T@\n' | LC_ALL=C sort | sha256sum | cut -d ' ' -f 1
 }
 
-# sounds FILE...: hash of the names, sizes and times of the sound files that wav.scp files name
+# states: hash of the names, sizes and times of the files that the lines of stdin name
+states() {
+    tr '\n' '\0' | { xargs -0 -r stat -L -c '%n %s %Y' 2>&1 || true; } | sha256sum | cut -d ' ' -f 1
+}
+
+# sounds FILE...: the same of the sound files that wav.scp files name; archives are named once, without a place in them
 sounds() {
-    { cut -d ' ' -f 2- -- "$@" 2>/dev/null || true; } | tr '\n' '\0' | { xargs -0 -r stat -L -c '%n %s %Y' 2>&1 || true; } | sha256sum | cut -d ' ' -f 1
+    { cut -d ' ' -f 2- -- "$@" 2>/dev/null || true; } | sed -E 's/(\.ark):[0-9]+$/\1/' | LC_ALL=C sort -u | states
 }
 
 # writable DIR: make DIR if it is not there; stop with one line unless there is room to write in it.

@@ -11,6 +11,6 @@ train_set=train
 valid_set=dev
 test_sets="dev test"
 upstream=wav2vec2_base # what to start from, where --upstream does not say: conf/wav2vec2_base.yaml
-data_paths="kaldi"     # options of local/data.sh that name a file or a folder
+data_paths="ways"      # options of local/data.sh that name a file or a folder; "ways" are those of the ways in
 
 . local/pinch.sh

@@ -10,6 +10,7 @@ train_set=train_clean_100
 valid_set=dev # dev_clean and dev_other together
 test_sets="dev_clean dev_other test_clean test_other"
 upstream=wav2vec2_base
-data_paths="librispeech"
+data_paths="librispeech ways"
+way_sets="train dev test" # of a corpus by another way in: training, validation, test
 
 . local/pinch.sh

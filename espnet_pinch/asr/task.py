@@ -24,6 +24,7 @@ from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.registry import self_contained
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.spelling import POLICIES, UnknownCharacters
+from espnet_pinch.data.text_steps import TextSteps
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.explain import explain
 
@@ -75,6 +76,12 @@ class PruningASRTask(ASRTask):
             choices=POLICIES,
             default=UnknownCharacters.policy,
             help="What stage 2 did with characters that the vocabulary lacks; with extend the head gets new rows",
+        )
+        parser.add_argument(
+            "--text",
+            type=lambda given: " ".join(TextSteps(given).names),
+            default="",
+            help="Steps that stage 2 has taken over all transcripts",
         )
         # The Transformer is in the frontend, the head is ESPnet's CTC, the waveform is normalised in the frontend.
         parser.set_defaults(

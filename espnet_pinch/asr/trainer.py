@@ -52,7 +52,7 @@ class PruningTrainer(Trainer):
 
     ``valid.cer`` and ``valid.wer`` are the error rates of greedy decoding over the whole set, as fractions.
     ``valid.wer_on_target`` is ``valid.wer`` if the epoch ends on the target sparsity, and at least 100 otherwise. It is
-    the criterion to choose a checkpoint by.
+    the criterion to choose a checkpoint by; ``valid.cer_on_target`` is the same for languages without spaces.
 
     A checkpoint from within an epoch has the same keys as ESPnet's at the end of an epoch. Its epoch is the previous
     one. "middle" adds the batches done, the figures of the epoch so far and the state of the random generators. So a
@@ -203,7 +203,8 @@ class PruningTrainer(Trainer):
             wers[target] = _ratio(reporter, "word_errors", "words", done)
             short = short if plain.on_target() else SHORT_OF_TARGET
         wer = _ratio(reporter, "word_errors", "words")
-        rates = {"wer": wer, "cer": _ratio(reporter, "char_errors", "chars"), "wer_on_target": wer + short}
+        cer = _ratio(reporter, "char_errors", "chars")
+        rates = {"wer": wer, "cer": cer, "wer_on_target": wer + short, "cer_on_target": cer + short}
         own = {f"wer_{target}": rate for target, rate in wers.items()} if len(wers) > 1 else {}
         reporter.register({**rates, **own, **plain.scalars()}, weight=1.0)
         reporter.next()

@@ -6,7 +6,8 @@ the run's folder names them, empty without any; ``pruning_options``, asr_train's
 finished run that the method reads, and ``from_run_setting``, the setting that names it (both empty if it reads none, or
 the YAML names it); ``other_source``, the upstream that the baseline's YAML names (empty if it is the same);
 ``upstream_name``, the folder that stage 0 puts the upstream into (empty for a folder); ``upstream_source``, the
-upstream (absolute folder, hub id, "mini" or "micro"); ``unknown_characters``.
+upstream (absolute folder, hub id, "mini" or "micro"; with a language if one is named); ``unknown_characters``;
+``text``, the names of the steps over the transcripts.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from espnet_pinch.core.registry import UNPRUNED, build_method, method_of
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
 from espnet_pinch.data.spelling import UnknownCharacters
+from espnet_pinch.data.text_steps import TextSteps
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.extras import MODULES
 from espnet_pinch.gpus import check_gpus
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--bits", help="of quantised weights, instead of the YAML's")
     parser.add_argument("--average_bits", help="of mixed bits, instead of the YAML's")
     parser.add_argument("--unknown_characters", help="instead of the YAML's")
+    parser.add_argument("--text", help="instead of the YAML's")
     parser.add_argument("--from_run", help="the finished run for a method that reads one; {} is the target")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs that this machine must have")
     parser.add_argument("--gpu_inference", action="store_true", help="this machine must have a GPU to decode on")
@@ -54,6 +57,7 @@ def main() -> None:
     if not isinstance(upstream, str) or not upstream or not upstream.isprintable():
         raise UserError(f"{args.config} has no frontend_conf.upstream: a folder, a hub id or mini")
     unknown = UnknownCharacters(args.unknown_characters or config.get("unknown_characters", UnknownCharacters.policy))
+    steps = TextSteps(config.get("text") if args.text is None else args.text)
     upstream = os.path.expanduser(upstream)
     try:
         source = parse_source(upstream)
@@ -120,9 +124,10 @@ def main() -> None:
         "from_run": run,
         "from_run_setting": setting,
         "other_source": other,
-        "upstream_name": "" if source.folder else source.folder_name,
-        "upstream_source": os.path.abspath(source.folder) if source.folder else source.name,
+        "upstream_name": source.folder_name,
+        "upstream_source": source.place,
         "unknown_characters": unknown.policy,
+        "text": " ".join(steps.names),
     }
     print("\n".join(f"{name}={value}" for name, value in found.items()))
 

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 from espnet_pinch.bin import run_main
-from espnet_pinch.data.check_dir import check_data_dir
+from espnet_pinch.data.archive import OwnArchives
+from espnet_pinch.data.check_dir import Lengths, check_data_dir
+from espnet_pinch.data.kaldi_dir import RATE, read_lines
 
 
 def main() -> None:
@@ -14,13 +16,13 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", required=True, help="their names; the training set comes first")
     parser.add_argument("--nj", type=int, default=4, help="threads that open audio files")
     args = parser.parse_args()
-    training: set[str] = set()
-    known: dict[str, int] = {}  # a set may hold the files of others, as LibriSpeech's dev does
+    training: set[int] = set()  # hashes of the names of its sound files
+    known = Lengths()  # a set may hold the files of others, as LibriSpeech's dev does
+    own = OwnArchives(args.data / "audio")
     for name in dict.fromkeys(args.sets):
-        utterances = check_data_dir(args.data / name, args.nj, known)
-        hours = sum(u.seconds for u in utterances) / 3600
-        print(f"{name}: {len(utterances)} utterances, {hours:.2f} hours", flush=True)
-        files = {u.audio for u in utterances}
+        lengths = check_data_dir(args.data / name, args.nj, known, own.samples)
+        print(f"{name}: {len(lengths)} utterances, {sum(lengths) / RATE / 3600:.2f} hours", flush=True)
+        files = {hash(audio) for _, audio in read_lines(args.data / name / "wav.scp")}
         if name == args.sets[0]:
             training = files
         elif training & files:

@@ -1,19 +1,24 @@
 """Stage 2: write the token list, and the data sets as the trainer reads them."""
 
 import argparse
+import dataclasses
 import functools
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.upstream import has_ctc_head, read_config, require_ctc_head
 from espnet_pinch.asr.vocabulary import read_tokens
 from espnet_pinch.bin import run_main
+from espnet_pinch.data.audio import is_archived
 from espnet_pinch.data.dump import Limits, check_test_set, prepare_training_set, spelled, write_dump
-from espnet_pinch.data.kaldi_dir import read_data_dir
+from espnet_pinch.data.kaldi_dir import Utterance, iterate_data_dir, read_lines
 from espnet_pinch.data.spelling import POLICIES, Spelling, UnknownCharacters, describe
+from espnet_pinch.data.text_changes import TextChanges, write_record
+from espnet_pinch.data.text_steps import TextSteps, all_steps
 from espnet_pinch.data.tokens import by_frequency, tokens_of_texts, write_tokens
-from espnet_pinch.files import write_json
+from espnet_pinch.files import write_json, write_text
 
 
 def main() -> None:
@@ -32,6 +37,7 @@ def main() -> None:
         default=UnknownCharacters.policy,
         help=f"what to do with characters of the training set that the vocabulary lacks: {', '.join(POLICIES)}",
     )
+    parser.add_argument("--text", default="", help=f"steps over every transcript: {', '.join(all_steps())}")
     parser.add_argument("--audio_format", choices=("flac", "flac.ark"), default="flac")
     parser.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
     parser.add_argument("--max_wav_duration", type=float, default=30.0, help="seconds")
@@ -40,40 +46,67 @@ def main() -> None:
     config = read_config(args.upstream)
     if args.own_baseline:
         require_ctc_head(args.upstream, config)
-    sets = {name: read_data_dir(args.data / name) for name in (args.train_set, args.valid_set, *args.test_sets)}
-    train = sets[args.train_set]
+    steps = TextSteps(args.text)
+    train_set, names = args.train_set, dict.fromkeys((args.train_set, args.valid_set, *args.test_sets))
+    changes = {name: TextChanges(steps, args.out / "text_changes" / name) for name in names}
     added: Counter[str] = Counter()
     if has_ctc_head(args.upstream, config):
         tokens, _ = read_tokens(args.upstream, config)
-        added = unknown.added((u.text for u in train), tokens)
+        added = unknown.added((steps(u.text) for u in iterate_data_dir(args.data / train_set)), tokens)
         tokens += by_frequency(added)
     else:
-        tokens = tokens_of_texts(u.text for u in train)
+        tokens = tokens_of_texts(steps(u.text) for u in iterate_data_dir(args.data / train_set))
     spelling = Spelling(tokens)
-    sets = {name: spelled(utterances, spelling) for name, utterances in sets.items()}
-    unknown.check(sets[args.train_set], spelling, args.train_set)
+    unknown.check(spelled(_stepped(args.data / train_set, steps), spelling), spelling, train_set)
     frames_of = functools.partial(find_family(config.model_type).frames_of, config)
     limits = Limits(args.min_wav_duration, args.max_wav_duration, frames_of)
-    counts: dict[str, Counter[str]] = {}
-    for name, utterances in sets.items():
-        counts[name] = spelling.unknown(u.text for u in utterances)
-        why, treatment = "", "kept in the references"
-        if name == args.train_set or (name == args.valid_set and name not in args.test_sets):
-            utterances, dropped = prepare_training_set(utterances, spelling, limits, unknown)
-            why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    ark = args.audio_format == "flac.ark" or any(_has_archives(args.data / name) for name in names)
+    counts: dict[str, Counter[str]] = {name: Counter() for name in (*names, "all")}
+    seen: set[int] = set()  # hashes of ids: an utterance in two sets, a validation and a test set, is counted once
+    for name in names:
+        rows = spelled(changes[name].apply(iterate_data_dir(args.data / name)), spelling)
+        rows = _counted(rows, spelling, counts[name], counts["all"], seen)
+        dropped: Counter[str] = Counter()
+        treatment = "kept in the references"
+        if name == train_set or (name == args.valid_set and name not in args.test_sets):
+            rows = prepare_training_set(rows, spelling, limits, unknown, dropped)
             treatment = unknown.treatment
         else:
-            check_test_set(utterances, limits, name)
-        write_dump(args.out / name, utterances, args.out / "audio" / name if args.audio_format == "flac.ark" else None)
-        print(f"{name}: {len(utterances)} utterances" + (f"; dropped: {why}" if why else ""), flush=True)
+            rows = check_test_set(rows, limits, name)
+        count = write_dump(args.out / name, rows, args.out / "audio" / name if ark else None)
+        why = ", ".join(f"{number} {reason}" for reason, number in dropped.items())
+        print(f"{name}: {count} utterances" + (f"; dropped: {why}" if why else ""), flush=True)
         if counts[name]:
             print(f"{name}: not in the vocabulary: {describe(counts[name])}; {treatment}", flush=True)
-    # By id: an utterance in two sets, such as a validation and a test set, is counted once.
-    texts = {u.id: u.text for utterances in sets.values() for u in utterances}
-    counts["all"] = spelling.unknown(texts.values())
+        if changes[name].counts:
+            print(f"{name}: {changes[name].said}", flush=True)
     write_json(args.out / "unknown_characters.json", {"policy": unknown.policy, "added": added, "characters": counts})
+    write_record(args.out, steps, changes)
+    write_text(args.out / "audio_type", "kaldi_ark\n" if ark else "sound\n")  # as ESPnet names them
     write_tokens(args.out / "token_list" / "char" / "tokens.txt", tokens)
     print(f"{len(tokens)} tokens" + (f"; added to the vocabulary: {describe(added)}" if added else ""))
+
+
+def _stepped(folder: Path, steps: TextSteps) -> Iterator[Utterance]:
+    return (dataclasses.replace(u, text=steps(u.text)) for u in iterate_data_dir(folder))
+
+
+def _has_archives(folder: Path) -> bool:
+    return any(is_archived(audio) for _, audio in read_lines(folder / "wav.scp"))
+
+
+def _counted(
+    utterances: Iterable[Utterance], spelling: Spelling, counts: Counter[str], total: Counter[str], seen: set[int]
+) -> Iterator[Utterance]:
+    """The utterances; counts the characters that are not tokens, in ``total`` only those of ids not in ``seen``."""
+    for u in utterances:
+        found = spelling.unknown([u.text]) if not spelling.known.issuperset(u.text) else None
+        if found:
+            counts.update(found)
+        if hash(u.id) not in seen:
+            seen.add(hash(u.id))
+            total.update(found or {})
+        yield u
 
 
 if __name__ == "__main__":

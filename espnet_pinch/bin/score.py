@@ -13,6 +13,7 @@ from espnet_pinch.export.load import load
 from espnet_pinch.export.sparse_file import exact_bytes
 from espnet_pinch.inference.timing import seconds
 from espnet_pinch.results.experiment import Experiment, significance_table, table, write_report
+from espnet_pinch.results.unit import AUTO, CER, WER
 
 
 def measure(folders: list[Path]) -> list[dict]:
@@ -39,13 +40,21 @@ def main() -> None:
     parser.add_argument("--upstream", required=True)
     parser.add_argument("--corpus", default="", help="its name, for the report")
     parser.add_argument("--command", default="", help="the command line to state in the report")
+    parser.add_argument("--error_rate", default=AUTO, help=f"which comes first: {WER}, {CER}, or {AUTO} by the script")
     args = parser.parse_args()
     run, baseline = (
         Experiment(folder, args.decoded, args.references, tuple(args.sets), part)
         for folder, part in ((args.exp, args.part), (args.baseline, ""))
     )
     results = write_report(
-        args.out or args.exp / args.part, run, baseline, args.upstream, args.corpus, args.command, measure
+        args.out or args.exp / args.part,
+        run,
+        baseline,
+        args.upstream,
+        args.corpus,
+        args.command,
+        measure,
+        args.error_rate,
     )
     print("\n".join([*table(results), *significance_table(results)]))
 

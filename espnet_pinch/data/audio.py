@@ -69,25 +69,49 @@ def read_file(path: str | os.PathLike, dtype: str) -> tuple[np.ndarray, int]:
         return np.concatenate(blocks), file.samplerate
 
 
+def is_archived(entry: str) -> bool:
+    """Whether an entry of wav.scp is ``file.ark:offset``, audio in a packed archive."""
+    return re.search(r"\.ark:\d+$", entry) is not None
+
+
+def read_archive(entry: str) -> tuple[np.ndarray, int]:
+    """Samples of ``file.ark:offset`` and their rate in Hz: int16, or floats in -1..1; several channels are columns.
+
+    Raises:
+        OSError: the archive cannot be read.
+        UserError: it holds a pickle, its reader refuses it, or it holds no audio.
+    """
+    try:
+        with no_code():
+            found = kaldiio.load_mat(entry)
+    except OSError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{entry}: {error}") from None
+    except Exception as error:  # a damaged archive raises many kinds of errors
+        raise OSError(f"{entry} cannot be read: {error or type(error).__name__}") from None
+    if not isinstance(found, tuple):
+        raise UserError(f"{entry} holds numbers without a sample rate: no audio")
+    rate, samples = found
+    return samples, rate
+
+
 def read_audio(entry: str) -> np.ndarray:
     """Samples (float32, -1..1) of a sound file, or of ``file.ark:offset`` in a packed archive.
 
     Raises:
         OSError: the file cannot be read.
-        UserError: the archive holds a pickle, or its reader refuses it.
+        UserError: as ``read_archive``.
     """
-    if re.search(r"\.ark:\d+$", entry):
-        try:
-            with no_code():
-                samples = kaldiio.load_mat(entry)[1]
-        except OSError:
-            raise
-        except ValueError as error:
-            raise UserError(f"{entry}: {error}") from None
-        except Exception as error:  # a damaged archive raises many kinds of errors
-            raise OSError(f"{entry} cannot be read: {error or type(error).__name__}") from None
-        return (samples / 32768).astype(np.float32) if samples.dtype == np.int16 else samples.astype(np.float32)
+    if is_archived(entry):
+        samples, _ = read_archive(entry)
+        return as_float(samples)
     try:
         return read_file(entry, "float32")[0]
     except soundfile.LibsndfileError as error:
         raise OSError(f"{entry} {why_unreadable(entry) or f'cannot be read: {error}'}") from None
+
+
+def as_float(samples: np.ndarray) -> np.ndarray:
+    """Samples as float32 in -1..1."""
+    return (samples / 32768).astype(np.float32) if samples.dtype == np.int16 else samples.astype(np.float32)

@@ -216,7 +216,7 @@ def fetch_librispeech(folder: str | os.PathLike, subsets: list[str], base_url: s
 
     Raises:
         OSError: as in ``fetch``; the message says how to put the archive there by hand.
-        UserError: as in ``fetch`` and ``unpack_subset``.
+        UserError: as in ``fetch`` and ``unpack``.
     """
     folder = Path(folder)
     for subset in subsets:
@@ -231,7 +231,7 @@ def fetch_librispeech(folder: str | os.PathLike, subsets: list[str], base_url: s
                 f"could not fetch {subset} of LibriSpeech: {error}. By hand: put {archive.name} from openslr.org/12 "
                 f"into {folder}, or give the folder of an unpacked LibriSpeech with --librispeech"
             ) from None
-        unpack_subset(archive, subset, final)
+        unpack(archive, f"LibriSpeech/{subset}", final)
         archive.unlink()
 
 
@@ -249,23 +249,24 @@ def fetch_librispeech_lm(folder: str | os.PathLike, name: str, base_url: str = L
     return file
 
 
-def unpack_subset(archive: str | os.PathLike, subset: str, final: Path) -> None:
-    """Unpack ``LibriSpeech/SUBSET`` from an archive to ``final``, which appears only when it is complete.
+def unpack(archive: str | os.PathLike, inside: str, final: Path) -> None:
+    """Unpack the folder ``inside`` of an archive to ``final``, which appears only when it is complete.
 
     Raises:
-        UserError: the archive does not hold the subset, is damaged, or has a member that would leave the folder or
+        UserError: the archive does not hold that folder, is damaged, or has a member that would leave the folder or
             is a link.
         OSError: the disk is full or read-only.
     """
-    bar = progress_bar(desc=f"unpacking {subset}", total=os.path.getsize(archive), unit="B", unit_scale=True)
+    bar = progress_bar(desc=f"unpacking {final.name}", total=os.path.getsize(archive), unit="B", unit_scale=True)
+    wanted = Path(inside).parts
     with whole_folder(final) as new, open(archive, "rb") as file, bar:
         try:
             with tarfile.open(fileobj=file, mode="r|*") as tar:
                 for member in tar:
                     _check_member(member, archive)
                     parts = Path(member.name).parts  # without "//" and "./"
-                    if member.isfile() and parts[:2] == ("LibriSpeech", subset) and parts[2:]:
-                        member.name = str(Path(*parts[2:]))
+                    if member.isfile() and parts[: len(wanted)] == wanted and parts[len(wanted) :]:
+                        member.name = str(Path(*parts[len(wanted) :]))
                         tar.extract(member, new, set_attrs=False, filter="data")
                     bar.update(file.tell() - bar.n)
         except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -276,7 +277,7 @@ def unpack_subset(archive: str | os.PathLike, subset: str, final: Path) -> None:
             raise UserError(f"{archive} cannot be unpacked: {error}") from None
         bar.update(bar.total - bar.n)  # the bytes after the last member
         if not any(new.iterdir()):
-            raise UserError(f"{archive} does not hold LibriSpeech/{subset}")
+            raise UserError(f"{archive} does not hold {inside}")
 
 
 def _check_member(member: tarfile.TarInfo, archive: str | os.PathLike) -> None:

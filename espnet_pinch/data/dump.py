@@ -1,21 +1,25 @@
 """The data that the trainer reads: transcripts in the vocabulary's spelling, utterances of a usable length."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import kaldiio
 import soundfile
 
-from espnet_pinch.data.audio import UNKNOWN, read_file
-from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
+from espnet_pinch.data.archive import Shards, check_folder_name
+from espnet_pinch.data.audio import UNKNOWN, is_archived, read_file
+from espnet_pinch.data.kaldi_dir import Utterance, write_sorted
 from espnet_pinch.data.spelling import Spelling, UnknownCharacters
 from espnet_pinch.data.tokens import frames_needed
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.unreadable import why_unreadable
+
+SHARD = 1 << 30  # bytes of an archive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,57 +49,58 @@ class Limits:
 
 
 def prepare_training_set(
-    utterances: list[Utterance], spelling: Spelling, limits: Limits, unknown: UnknownCharacters
-) -> tuple[list[Utterance], dict[str, int]]:
+    utterances: Iterable[Utterance],
+    spelling: Spelling,
+    limits: Limits,
+    unknown: UnknownCharacters,
+    dropped: Counter[str],
+) -> Iterator[Utterance]:
     """The utterances for training; unusable ones are dropped.
 
     Args:
         utterances: their transcripts are in the vocabulary's spelling.
-
-    Returns: the utterances, and the number of dropped ones for each reason.
+        dropped: gets the number of dropped ones for each reason.
     """
-    dropped: dict[str, int] = {}
-    kept = []
     for u in utterances:
         u = dataclasses.replace(u, text=unknown.apply(u.text, spelling))
         reason = limits.reason_to_drop(u)
         if reason is None:
-            kept.append(u)
+            yield u
         else:
-            dropped[reason] = dropped.get(reason, 0) + 1
-    return kept, dropped
+            dropped[reason] += 1
 
 
-def check_test_set(utterances: list[Utterance], limits: Limits, name: str) -> None:
-    """Raise UserError if an utterance is shorter than one frame: no utterance of a test set may be dropped."""
+def check_test_set(utterances: Iterable[Utterance], limits: Limits, name: str) -> Iterator[Utterance]:
+    """The utterances of a test set, of which none may be dropped.
+
+    Raises:
+        UserError: an utterance is shorter than one frame.
+    """
     for u in utterances:
         if limits.frames_of(u.samples) < 1:
             raise UserError(f"{name}: utterance {u.id} has {u.samples} samples, too few for one frame")
+        yield u
 
 
-def pack_audio(utterances: list[Utterance], folder: str | os.PathLike) -> list[Utterance]:
-    """Pack all audio of a set as FLAC into one large file, ``data_flac.ark`` (kaldiio).
+def pack_audio(utterances: Iterable[Utterance], folder: str | os.PathLike) -> Iterator[Utterance]:
+    """Pack the audio of a set as FLAC into archives of ``SHARD`` bytes, ``data_flac.1.ark`` and so on (kaldiio).
 
-    Samples have 16 bits, as in LibriSpeech.
+    Samples have 16 bits, as in LibriSpeech. Audio that is in an archive already stays there.
 
-    Returns: the utterances, with "data_flac.ark:offset" as their audio.
+    Yields: the utterances, with "data_flac.1.ark:offset" as their audio. The folder has its name after the last.
 
     Raises:
         UserError: an utterance's audio cannot be read or differs from the data directory (the message names it), or
             ``folder`` has a character that kaldiio cannot take.
     """
     folder = Path(folder).absolute()
-    if set(str(folder)) & set("[]|"):
-        raise UserError(f"{folder}: kaldiio gives [ ] and | in a path another meaning; give another --dumpdir")
-    flac = {"write_function": "soundfile", "write_kwargs": {"format": "flac", "subtype": "PCM_16"}}
-    packed = []
-    with whole_folder(folder) as new, open(new / "data_flac.ark", "wb") as ark:
+    check_folder_name(folder, "give another --dumpdir")
+    with whole_folder(folder) as new, Shards(new, SHARD) as shards:
         for u in progress_bar(utterances, desc=f"packing {folder.name}", unit="utts"):
-            samples, rate = _read(u)
-            offset = ark.tell() + len(f"{u.id} ".encode())  # after the key
-            kaldiio.save_ark(ark, {u.id: (rate, samples)}, **flac)
-            packed.append(dataclasses.replace(u, audio=f"{folder / 'data_flac.ark'}:{offset}"))
-    return packed
+            if not is_archived(u.audio):
+                name, offset = shards.append(u.id, *_read(u))
+                u = dataclasses.replace(u, audio=f"{folder / name}:{offset}")
+            yield u
 
 
 def _read(u: Utterance):
@@ -118,31 +123,40 @@ def _states_length(audio: str) -> bool:
         return True  # an archive, or a damaged file, which a later reader reports
 
 
-def spelled(utterances: list[Utterance], spelling: Spelling) -> list[Utterance]:
+def spelled(utterances: Iterable[Utterance], spelling: Spelling) -> Iterator[Utterance]:
     """The utterances with their transcripts in a vocabulary's spelling."""
-    return [dataclasses.replace(u, text=spelling(u.text)) for u in utterances]
+    return (dataclasses.replace(u, text=spelling(u.text)) for u in utterances)
 
 
-def write_dump(folder: str | os.PathLike, utterances: list[Utterance], packed: str | os.PathLike | None) -> None:
-    """Write the data directory of a set.
+def write_dump(folder: str | os.PathLike, utterances: Iterable[Utterance], packed: str | os.PathLike | None) -> int:
+    """Write the data directory of a set, one utterance after the other.
 
     Args:
-        packed: folder for an archive of the audio. None leaves the audio where it is, except for files that do not
+        utterances: in the order of their ids.
+        packed: folder for archives of the audio. None leaves the audio where it is, except for files that do not
             state their length: ESPnet cannot read them, so ``FOLDER.audio`` gets copies that state it.
+
+    Returns: the number of utterances.
 
     Raises:
         UserError: as in ``pack_audio``.
     """
-    if packed:
-        write_data_dir(folder, pack_audio(utterances, packed))
-        return
-    copies = [u for u in utterances if not _states_length(u.audio)]
-    own = Path(folder).absolute().with_name(f"{Path(folder).name}.audio")
-    if copies:
-        with whole_folder(own) as new:
-            for u in copies:
+    return write_sorted(folder, pack_audio(utterances, packed) if packed else _with_lengths(utterances, Path(folder)))
+
+
+def _with_lengths(utterances: Iterable[Utterance], folder: Path) -> Iterator[Utterance]:
+    """The utterances, with copies in the place of sound files that do not state their length."""
+    own = folder.absolute().with_name(f"{folder.name}.audio")
+    count = 0
+    with contextlib.ExitStack() as stack:
+        new = None
+        for u in utterances:
+            if not _states_length(u.audio):
+                new = new or stack.enter_context(whole_folder(own))
                 samples, rate = _read(u)
-                soundfile.write(new / f"{u.id}.flac", samples, rate, subtype="PCM_16")
-        print(f"{Path(folder).name}: {len(copies)} files do not state their length; copies that do are in {own}")
-    paths = {u.id: str(own / f"{u.id}.flac") for u in copies}
-    write_data_dir(folder, [dataclasses.replace(u, audio=paths.get(u.id, u.audio)) for u in utterances])
+                count += 1
+                soundfile.write(new / f"{count}.flac", samples, rate, subtype="PCM_16")
+                u = dataclasses.replace(u, audio=str(own / f"{count}.flac"))
+            yield u
+    if count:
+        print(f"{folder.name}: {count} files do not state their length; copies that do are in {own}")

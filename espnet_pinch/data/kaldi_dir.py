@@ -1,10 +1,12 @@
 """Kaldi data directories: ``wav.scp text utt2spk spk2utt utt2dur utt2num_samples``, in the order of LC_ALL=C."""
 
+import codecs
+import contextlib
 import dataclasses
+import itertools
 import os
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from espnet_pinch.errors import UserError
@@ -12,10 +14,11 @@ from espnet_pinch.files import whole_folder
 from espnet_pinch.unreadable import POINTER, is_pointer
 
 SOURCES = ("wav.scp", "text", "utt2spk")  # the files that a recipe's data.sh must leave
+FILES = (*SOURCES, "spk2utt", "utt2dur", "utt2num_samples")
 RATE = 16000  # Hz, the sample rate of the upstreams
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Utterance:
     """One line of each file of a data directory.
 
@@ -40,55 +43,86 @@ class Utterance:
         return self.samples / self.rate
 
 
+_LINES: dict[str, Callable[[Utterance], object]] = {  # what follows the id
+    "wav.scp": lambda u: u.audio,
+    "text": lambda u: u.text,
+    "utt2spk": lambda u: u.speaker,
+    "utt2dur": lambda u: repr(u.seconds),
+    "utt2num_samples": lambda u: u.samples,
+}
+
+
 def write_data_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
     """Write a data directory. It appears, and replaces an older one, only when it is complete.
 
     Raises:
         UserError: there is no utterance, an id is there twice, or a field could not be read back unchanged.
     """
-    folder = Path(folder)
-    _write(folder, data_files(_sorted(folder, utterances)))
+    write_sorted(folder, sorted(utterances, key=lambda u: u.id.encode()))
 
 
 def write_source_dir(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
     """As ``write_data_dir``, but only ``SOURCES``: the rest follows from the audio, which has not been opened."""
+    write_sorted(folder, sorted(utterances, key=lambda u: u.id.encode()), SOURCES)
+
+
+def write_sorted(folder: str | os.PathLike, utterances: Iterable[Utterance], names: Sequence[str] = FILES) -> int:
+    """As ``write_data_dir``, of utterances that come in the order of their ids; none of them is held in memory.
+
+    Args:
+        names: the files to write, of ``FILES``.
+
+    Returns: the number of utterances.
+
+    Raises:
+        UserError: as ``write_data_dir``; or the utterances are not sorted.
+    """
     folder = Path(folder)
-    files = data_files(_sorted(folder, utterances))
-    _write(folder, {name: files[name] for name in SOURCES})
-
-
-def _sorted(folder: Path, utterances: Iterable[Utterance]) -> list[Utterance]:
-    rows = sorted(utterances, key=lambda u: u.id.encode())
-    if not rows:
-        raise UserError(f"no utterance left for {folder}")
-    for u in rows:
-        check_fields(u, folder)
-    for first, second in zip(rows, rows[1:]):
-        if first.id == second.id:
-            raise UserError(f"{folder}: utterance {first.id} is there twice")
-    return rows
-
-
-def _write(folder: Path, files: dict[str, str]) -> None:
     with whole_folder(folder) as new:
-        for name, text in files.items():
-            (new / name).write_text(text, encoding="utf-8")
+        return write_files(utterances, {name: new / name for name in names}, folder)
 
 
-def data_files(rows: list[Utterance]) -> dict[str, str]:
-    """The content of each file of a data directory; the utterances keep their order."""
-    by_speaker = defaultdict(list)
-    for u in rows:
-        by_speaker[u.speaker].append(u.id)
-    lines = {
-        "wav.scp": (f"{u.id} {u.audio}" for u in rows),
-        "text": (f"{u.id} {u.text}" for u in rows),
-        "utt2spk": (f"{u.id} {u.speaker}" for u in rows),
-        "spk2utt": (f"{s} {' '.join(ids)}" for s, ids in sorted(by_speaker.items(), key=lambda i: i[0].encode())),
-        "utt2dur": (f"{u.id} {u.seconds!r}" for u in rows),
-        "utt2num_samples": (f"{u.id} {u.samples}" for u in rows),
-    }
-    return {name: "".join(f"{line}\n" for line in of_file) for name, of_file in lines.items()}
+def write_files(utterances: Iterable[Utterance], paths: Mapping[str, Path], folder: Path) -> int:
+    """Write files of a data directory, one utterance after the other.
+
+    Holds the ids in memory for ``spk2utt`` alone, by speaker.
+
+    Args:
+        utterances: in the order of their ids.
+        paths: ``{name in FILES: where to write it}``.
+        folder: the data directory, for messages.
+
+    Returns: the number of utterances.
+
+    Raises:
+        UserError: as ``write_sorted``.
+    """
+    by_speaker: dict[str, list[str]] = {}
+    last, count = b"", 0
+    with contextlib.ExitStack() as stack:
+        files = {
+            name: stack.enter_context(open(path, "w", encoding="utf-8", newline="\n"))
+            for name, path in paths.items()
+            if name in _LINES
+        }
+        for count, u in enumerate(utterances, 1):
+            check_fields(u, folder)
+            id_ = u.id.encode()
+            if count > 1 and id_ <= last:
+                wrong = "is there twice" if id_ == last else "is not in the order of the ids (LC_ALL=C sort)"
+                raise UserError(f"{folder}: utterance {u.id} {wrong}")
+            last = id_
+            for name, file in files.items():
+                file.write(f"{u.id} {_LINES[name](u)}\n")
+            if "spk2utt" in paths:
+                by_speaker.setdefault(u.speaker, []).append(u.id)
+    if not count:
+        raise UserError(f"no utterance left for {folder}")
+    if "spk2utt" in paths:
+        with open(paths["spk2utt"], "w", encoding="utf-8", newline="\n") as file:
+            for speaker in sorted(by_speaker, key=str.encode):
+                file.write(f"{speaker} {' '.join(by_speaker[speaker])}\n")
+    return count
 
 
 def check_fields(u: Utterance, folder: Path) -> None:
@@ -117,81 +151,101 @@ def has_control(text: str) -> bool:
 
 
 def read_table(path: str | os.PathLike) -> dict[str, str]:
-    """``{first field: rest of the line}`` of a text file. Only a new line ends a line, as in Kaldi and ESPnet.
+    """``{first field: rest of the line}`` of a text file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        UserError: as ``read_lines``; or a key is there twice.
+    """
+    table: dict[str, str] = {}
+    for number, (key, rest) in enumerate(read_lines(path), 1):
+        if key in table:
+            raise UserError(f"{path}, line {number}: {key} is there twice")
+        table[key] = rest
+    return table
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """The first field and the rest of each line. Only a new line ends a line, as in Kaldi and ESPnet.
 
     A byte order mark at the start and Windows line ends are allowed; they do not become part of the text.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        UserError: the file is not UTF-8 or is a Git LFS pointer, a line is empty, or a key is there twice.
+        UserError: the file is not UTF-8 or is a Git LFS pointer, or a line is empty.
     """
-    table = {}
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        place = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {place} is not UTF-8 text: {error}") from None
-    if is_pointer(text[:100].encode()):
-        raise UserError(f"{path} {POINTER}")
-    lines = text.split("\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        key, *rest = line.split(maxsplit=1)[:2] or [""]
-        if not key:
-            raise UserError(f"{path}, line {number} is empty")
-        if key in table:
-            raise UserError(f"{path}, line {number}: {key} is there twice")
-        table[key] = rest[0].rstrip() if rest else ""
-    return table
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            if number == 1:
+                if is_pointer(raw):
+                    raise UserError(f"{path} {POINTER}")
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            try:
+                key, *rest = raw.removesuffix(b"\n").decode().split(maxsplit=1) or [""]
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number} is not UTF-8 text: {error}") from None
+            if not key:
+                raise UserError(f"{path}, line {number} is empty")
+            yield key, rest[0].rstrip() if rest else ""
 
 
 def read_data_dir(folder: str | os.PathLike) -> list[Utterance]:
-    """The utterances of a data directory. Every file must exist and have the same ids in the same sorted order.
+    """The utterances of a data directory, see ``iterate_data_dir``."""
+    return list(iterate_data_dir(folder))
+
+
+def iterate_data_dir(folder: str | os.PathLike) -> Iterator[Utterance]:
+    """The utterances of a data directory, one after the other; none is held in memory.
+
+    Every file must exist and have the same ids in the same sorted order.
 
     Raises:
         FileNotFoundError, UserError: the directory is not complete; the message names the file and the id.
     """
     folder = Path(folder)
-    tables = read_tables(folder, ("wav.scp", "text", "utt2spk", "utt2num_samples", "utt2dur"))
-    rows = []
-    for id_ in tables["wav.scp"]:
+    names = ("wav.scp", "text", "utt2spk", "utt2num_samples", "utt2dur")
+    for id_, audio, text, speaker, count, seconds in read_joined(folder, names):
         where = f"{folder}, utterance {id_}"
-        samples = _positive(tables["utt2num_samples"][id_], int, f"{where}: utt2num_samples")
-        rate = round(samples / _positive(tables["utt2dur"][id_], float, f"{where}: utt2dur"))
-        row = Utterance(id_, tables["wav.scp"][id_], tables["text"][id_], tables["utt2spk"][id_], samples, rate)
-        rows.append(row)
-    return rows
+        samples = _positive(count, int, f"{where}: utt2num_samples")
+        rate = round(samples / _positive(seconds, float, f"{where}: utt2dur"))
+        yield Utterance(id_, audio, text, speaker, samples, rate)
 
 
-def read_source_dir(folder: Path) -> list[Utterance]:
+def iterate_source_dir(folder: Path) -> Iterator[Utterance]:
     """The utterances of a directory that has ``SOURCES`` alone, with 0 samples: their audio is not opened.
 
     Raises:
-        FileNotFoundError, UserError: as ``read_tables``; or the directory has segments.
+        FileNotFoundError, UserError: as ``read_joined``; or the directory has segments.
     """
     if (folder / "segments").exists():
-        raise UserError(f"{folder}/segments: the recipe cuts no audio; give each utterance a sound file of its own")
-    audio, text, speaker = read_tables(folder, SOURCES).values()
-    return [Utterance(id_, audio[id_], text[id_], speaker[id_], 0) for id_ in audio]
+        raise UserError(f"{folder}/segments: the recipe cuts no audio here; ./run.sh --kaldi does, see docs/data.md")
+    for id_, audio, text, speaker in read_joined(folder, SOURCES):
+        yield Utterance(id_, audio, text, speaker, 0)
 
 
-def read_tables(folder: Path, names: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """The tables of a data directory, ``wav.scp`` first. All must have the same ids, sorted as LC_ALL=C sorts them.
+def read_joined(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Each id with its value in each of several files of a data directory, read side by side.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        UserError: the ids differ or are not sorted, or as in ``read_table``. The message names the file and the id.
+        UserError: the ids differ, are not sorted as LC_ALL=C sorts them or are there twice, or as in ``read_lines``.
+            The message names the file and the id.
     """
-    tables = {name: read_table(folder / name) for name in names}
-    ids = list(tables["wav.scp"])
-    for name, table in tables.items():
-        if list(table) != ids:
-            odd = sorted(set(table) ^ set(ids))
-            raise UserError(f"{folder}/{name} and wav.scp differ in their ids: {odd[0] if odd else 'the order'}")
-    if ids != sorted(ids, key=str.encode):
-        raise UserError(f"{folder}/wav.scp is not sorted (LC_ALL=C sort)")
-    return tables
+    rows = [read_lines(folder / name) for name in names]
+    last = b""
+    for number, lines in enumerate(itertools.zip_longest(*rows), 1):
+        first = lines[0]
+        for name, line in zip(names[1:], lines[1:]):
+            if (line and line[0]) != (first and first[0]):
+                odd = min((entry[0] for entry in (first, line) if entry), key=str.encode)
+                raise UserError(f"{folder}/{name} and {names[0]} differ in their ids: {odd}")
+        id_ = first[0].encode()
+        if number > 1 and id_ <= last:
+            if id_ == last:
+                raise UserError(f"{folder / names[0]}, line {number}: {first[0]} is there twice")
+            raise UserError(f"{folder / names[0]} is not sorted (LC_ALL=C sort): {first[0]}")
+        last = id_
+        yield first[0], *(line[1] for line in lines)
 
 
 def _positive(text: str, kind: type, where: str):

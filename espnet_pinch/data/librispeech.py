@@ -14,8 +14,9 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from espnet_pinch.data.check_dir import checked, raise_first, samples_or_problem
+from espnet_pinch.data.check_dir import checked, samples_or_problem
 from espnet_pinch.data.kaldi_dir import Utterance, has_control, read_table
+from espnet_pinch.data.problems import Problems
 from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
@@ -53,9 +54,8 @@ def read_subset(root: str | os.PathLike, subset: str, jobs: int = 4) -> list[Utt
         found = samples_or_problem(u.audio)
         return found if isinstance(found, int) else f"{u.audio} {found}"
 
-    rows = list_subset(root, subset)
-    lengths = checked(samples_of, rows, subset, jobs)
-    return [dataclasses.replace(u, samples=samples) for u, samples in zip(rows, lengths)]
+    found = checked(samples_of, list_subset(root, subset), subset, jobs)
+    return [dataclasses.replace(u, samples=samples) for u, samples in found]
 
 
 def list_subset(root: str | os.PathLike, subset: str) -> list[Utterance]:
@@ -72,7 +72,7 @@ def list_subset(root: str | os.PathLike, subset: str) -> list[Utterance]:
             file and says how many there are.
     """
     folder = Path(root) / subset
-    problems: list[str] = []
+    problems = Problems(subset)
     rows: dict[Path, tuple[str, str]] = {}  # audio: id, transcript
     for chapter in (chapter for speaker in _folders(folder) for chapter in _folders(speaker)):
         # The layout's own name first, a longer one last: of a file and its copy, it is the copy that is named.
@@ -87,12 +87,14 @@ def list_subset(root: str | os.PathLike, subset: str) -> list[Utterance]:
                 if audio in found:
                     problem = f"is there twice, first in {found[audio].name}; remove {path.name} if it is a copy"
                 if problem:
-                    problems.append(f"{path}: utterance {id_} {problem}")
+                    problems.add(f"{path}: utterance {id_} {problem}")
                 found.setdefault(audio, path)
                 rows.setdefault(audio, (id_, text))
         audios = [chapter / name for name in names if name.endswith(".flac")]
-        problems += [_without_transcript(audio, found) for audio in audios if audio not in found]
-    raise_first(problems, subset)
+        for audio in audios:
+            if audio not in found:
+                problems.add(_without_transcript(audio, found))
+    problems.raise_first()
     if not rows:
         raise UserError(f"{folder} holds no SPEAKER/CHAPTER/*.trans.txt")
     return [Utterance(id_, str(audio), text, id_.rpartition("-")[0] or id_, 0) for audio, (id_, text) in rows.items()]

@@ -1,10 +1,12 @@
 """The embedded mini corpus: synthetic speech in LibriSpeech's layout, made in seconds.
 
-espeak-ng speaks short phrases out of a vocabulary of 20 words, in several voices, speeds and pitches. The voices
-of dev-other and test-other are heard nowhere else. The same seed in a new process gives the same corpus.
+espeak-ng speaks short phrases out of a vocabulary of 20 words, in several voices, speeds and pitches, in a language of
+``LANGUAGES``. The voices of dev-other and test-other are heard nowhere else. The same seed in a new process gives the
+same corpus.
 """
 
 import ctypes
+import dataclasses
 import math
 import os
 import random
@@ -20,19 +22,44 @@ from espnet_pinch.data.kaldi_dir import RATE
 from espnet_pinch.files import whole_folder
 from espnet_pinch.progress import progress_bar
 
-WORDS = (
-    "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE RED GREEN BLUE WHITE BLACK LEFT RIGHT STOP OPEN CLOSE"
-).split()
-# Not f2, f3, f5: espeak-ng speaks them a little differently in every process.
-SEEN_VOICES = ("en-us", "en-us+m3", "en-us+f4", "en-gb-x-rp", "en-gb-x-rp+m7", "en-gb-x-rp+f4")
-UNSEEN_VOICES = ("en-us+m5", "en-gb-x-rp+f1")
-# subset: number of utterances, voices
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """What is spoken, and by whom.
+
+    Attributes:
+        words: the vocabulary.
+        seen, unseen: voices of espeak-ng that the training set has, and has not.
+    """
+
+    words: tuple[str, ...]
+    seen: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+
+# Not the voices f2, f3, f5: espeak-ng speaks them a little differently in every process.
+LANGUAGES = {
+    "en": Language(
+        tuple(
+            "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE RED GREEN BLUE WHITE BLACK LEFT RIGHT STOP OPEN "
+            "CLOSE".split()
+        ),
+        ("en-us", "en-us+m3", "en-us+f4", "en-gb-x-rp", "en-gb-x-rp+m7", "en-gb-x-rp+f4"),
+        ("en-us+m5", "en-gb-x-rp+f1"),
+    ),
+    "hi": Language(  # Hindi: the same words
+        tuple("शून्य एक दो तीन चार पाँच छह सात आठ नौ लाल हरा नीला सफ़ेद काला बाएँ दाएँ रुको खोलो बंद".split()),
+        ("hi", "hi+m3", "hi+f4", "hi+m7", "hi+m1", "hi+f1"),
+        ("hi+m5", "hi+m2"),
+    ),
+}
+# subset: number of utterances, whose voices
 SUBSETS = {
-    "train-clean-100": (960, SEEN_VOICES),
-    "dev-clean": (48, SEEN_VOICES),
-    "dev-other": (24, UNSEEN_VOICES),
-    "test-clean": (120, SEEN_VOICES),
-    "test-other": (60, UNSEEN_VOICES),
+    "train-clean-100": (960, "seen"),
+    "dev-clean": (48, "seen"),
+    "dev-other": (24, "unseen"),
+    "test-clean": (120, "seen"),
+    "test-other": (60, "unseen"),
 }
 
 
@@ -70,40 +97,42 @@ class Espeak:
         return np.concatenate(self._samples)
 
 
-def phrases(count: int, rng: random.Random) -> Iterator[list[str]]:
-    """``count`` phrases of 2 to 5 words, every word about equally often."""
+def phrases(words: tuple[str, ...], count: int, rng: random.Random) -> Iterator[list[str]]:
+    """``count`` phrases of 2 to 5 of the words, every word about equally often."""
     queue: list[str] = []
     for _ in range(count):
         length = rng.randint(2, 5)
         if len(queue) < length:
-            queue += rng.sample(WORDS, len(WORDS))
+            queue += rng.sample(words, len(words))
         yield [queue.pop(0) for _ in range(length)]
 
 
-def make_mini_corpus(out: str | os.PathLike, scale: float = 1.0, seed: int = 0) -> Path:
+def make_mini_corpus(out: str | os.PathLike, scale: float = 1.0, seed: int = 0, language: str = "en") -> Path:
     """Write the corpus to ``out/LibriSpeech``; it takes its name when it is whole.
 
     Args:
         out: folder, made if it is not there.
         scale: factor on the number of utterances.
         seed: of the phrases, voices and noise.
+        language: one of ``LANGUAGES``.
 
     Returns: ``out/LibriSpeech``.
     """
     root = Path(out) / "LibriSpeech"
     with whole_folder(root) as new:
-        _write(new, scale, random.Random(seed))
+        _write(new, LANGUAGES[language], scale, random.Random(seed))
     return root
 
 
-def _write(root: Path, scale: float, rng: random.Random) -> None:
+def _write(root: Path, language: Language, scale: float, rng: random.Random) -> None:
     espeak = Espeak()
-    voices = [*SEEN_VOICES, *UNSEEN_VOICES]
-    for subset_number, (subset, (count, subset_voices)) in enumerate(SUBSETS.items()):
+    voices = [*language.seen, *language.unseen]
+    for subset_number, (subset, (count, whose)) in enumerate(SUBSETS.items()):
+        subset_voices = getattr(language, whose)
         count = max(math.ceil(count * scale), len(subset_voices))
         transcripts: dict[Path, list[str]] = {}
         for i, words in enumerate(
-            progress_bar(phrases(count, rng), desc=f"speaking {subset}", total=count, unit="utts")
+            progress_bar(phrases(language.words, count, rng), desc=f"speaking {subset}", total=count, unit="utts")
         ):
             voice = subset_voices[i % len(subset_voices)]
             speaker, chapter = 101 + voices.index(voice), 1000 * (101 + voices.index(voice)) + subset_number

@@ -124,11 +124,17 @@ class UnknownCharacters:
         spelling = Spelling(tokens)
         return spelling.unknown(map(spelling, texts)) if self.policy == "extend" else Counter()
 
-    def check(self, utterances: Sequence[Utterance], spelling: Spelling, where: str) -> None:
+    def check(self, utterances: Iterable[Utterance], spelling: Spelling, where: str) -> None:
         """With "error", raise UserError if spelled utterances have characters that are not tokens; it names them."""
-        counts = spelling.unknown(u.text for u in utterances) if self.policy == "error" else Counter()
+        if self.policy != "error":
+            return
+        counts: Counter[str] = Counter()
+        first = ""
+        for u in utterances:
+            if not spelling.known.issuperset(u.text):
+                counts += spelling.unknown([u.text])
+                first = first or u.id
         if counts:
-            first = next(u.id for u in utterances if not spelling.known.issuperset(u.text))
             raise UserError(
                 f"{where}: the vocabulary of the upstream lacks {describe(counts)}; first in utterance {first}. Set "
                 "unknown_characters (in the YAML or as an option) to drop, unknown or extend: drop leaves them out of "

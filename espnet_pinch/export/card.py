@@ -8,6 +8,7 @@ from espnet_pinch.data.source import named
 from espnet_pinch.export.format import Format, all_formats
 from espnet_pinch.results.experiment import markdown_table, significance_table, system_name
 from espnet_pinch.results.records import Results, SetScore
+from espnet_pinch.results.unit import Unit
 
 # Licences that the model cards on the Hugging Face hub state. They count if no record has the licence: for files that
 # were copied by hand, and for older experiments. Other model cards, such as WavLM's, state none or were not read.
@@ -84,9 +85,10 @@ def _summary(figures: dict, parameters: Parameters, results: Results | None, lic
 def _error_rates(figures: dict, results: Results | None) -> str:
     lines = []
     if results:
-        head = ["set", "baseline WER %", "this model WER %", "words"]
+        unit = results.unit
+        head = ["set", f"baseline {unit.title} %", f"this model {unit.title} %", unit.of]
         rows = [
-            [name, _wer(results.baseline.wer[name]), _wer(score), f"{score.words}"]
+            [name, _rate(results.baseline.wer[name], unit), _rate(score, unit), f"{score.counts(unit)[1]}"]
             for name, score in results.figures.wer.items()
         ]
         lines += [*markdown_table(head, rows), ""]
@@ -141,8 +143,9 @@ def _untested(figures: dict, formats: list[Format]) -> list[str]:
     return [*lines, *([f"- The error rates of {', '.join(undecoded)}."] if undecoded else [])]
 
 
-def _wer(score: SetScore) -> str:
-    return f"{100 * score.wer:.2f}"
+def _rate(score: SetScore, unit: Unit) -> str:
+    errors, total = score.counts(unit)
+    return f"{100 * errors / total:.2f}"
 
 
 def _rounded(score: dict) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 
 from espnet_pinch.asr.decode import frame_times, log_probs_of, step_seconds, transcript_of
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
@@ -19,6 +17,7 @@ from espnet_pinch.data.tokens import SPACE
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.live import open_live
 from espnet_pinch.sound.read import open_sound
+from espnet_pinch.sound.resample import resample
 from espnet_pinch.transcript.words import Transcript
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 PIECE = 1500  # frames, usually 30 s
 PAUSE = 1.0  # seconds without a letter after which a word of a stream is over
-
-# Limits the numbers of the resampling ratio, which set the filter's length. At 767999 Hz the ratio is only 3e-8 off.
-_FINEST = 50_000
 
 
 def read_chunks(
@@ -54,7 +50,7 @@ def read_chunks(
         piece, first = samples.take(chunk * native), True
         while True:
             last = not samples.more()
-            yield _resample(piece, native, rate), first, last
+            yield resample(piece, native, rate), first, last
             if last:
                 return
             piece = np.concatenate([piece[-2 * stride * native :], samples.take((chunk - 2 * stride) * native)])
@@ -261,12 +257,3 @@ class _Taker:
             taken.append(self._rest[:missing])
             self._rest, missing = self._rest[missing:], missing - len(taken[-1])
         return np.concatenate(taken) if taken else self._rest
-
-
-def _resample(samples: np.ndarray, old: int, new: int) -> np.ndarray:
-    if old == new:
-        return samples
-    ratio = Fraction(new, old).limit_denominator(_FINEST)
-    length = -(-len(samples) * new // old)
-    resampled = resample_poly(samples, ratio.numerator, ratio.denominator)[:length].astype(np.float32)
-    return np.pad(resampled, (0, length - len(resampled)))

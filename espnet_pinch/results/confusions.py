@@ -94,12 +94,13 @@ def side_by_side(utterance: Compared, title: str) -> list[str]:
     ]
 
 
-def appendix(utterances: Sequence[Compared], title: str) -> list[str]:
+def appendix(utterances: Sequence[Compared], title: str, of: str = "words") -> list[str]:
     """Lines of Markdown.
 
     Args:
         utterances: of all sets.
         title: of the run.
+        of: what the words of the texts are: "words", or "characters".
     """
     before, after = (
         confusions([(u.reference, getattr(u, which)) for u in utterances]) for which in ("baseline", "run")
@@ -116,8 +117,8 @@ def appendix(utterances: Sequence[Compared], title: str) -> list[str]:
     lines = [
         "## Appendix: what the run gets wrong beside its baseline",
         "",
-        f"Words of all sets that are taken for others; {_cell(NOTHING)} stands for none. Pairs whose number has",
-        f"changed most come first: {min(PAIRS, len(pairs))} of {len(pairs)}.",
+        f"{of.capitalize()} of all sets that are taken for others; {_cell(NOTHING)} stands for none. Pairs whose",
+        f"number has changed most come first: {min(PAIRS, len(pairs))} of {len(pairs)}.",
         "",
         f"| reference | recognised | baseline | {title} |",
         "| --- | --- | --- | --- |",

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.source import named
 from espnet_pinch.data.spelling import UnknownCharacters, describe
+from espnet_pinch.data.text_changes import read_record
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_text
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.results.confusions import Compared, appendix
 from espnet_pinch.results.plots import plot_course, plot_layers, plot_widths
 from espnet_pinch.results.records import Results, SetScore, SystemFigures
-from espnet_pinch.results.scoring import score_files
+from espnet_pinch.results.scoring import read_texts, score_files
 from espnet_pinch.results.significance import compare_files
+from espnet_pinch.results.unit import AUTO, CER, WER, Unit, choose_unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,7 @@ def write_report(
     corpus: str = "",
     command: str = "",
     measure: Callable[[list[Path]], list[dict]] | None = None,
+    error_rate: str = AUTO,
 ) -> Results:
     """Score both systems, write the report to ``out``, and return what is in its results.json.
 
@@ -107,6 +111,7 @@ def write_report(
         command: the command line that made it.
         measure: from folders of folded models to the figures of each that have to be measured: ``forward_seconds``,
             ``forward_device``, ``file_bytes``.
+        error_rate: which comes first, as ``choose_unit`` takes it.
 
     Raises:
         UserError: the two systems are of different upstreams.
@@ -121,6 +126,7 @@ def write_report(
         config = yaml.safe_load(file)
     pruning = config["pruning"]
     prunes = pruning["method"] != "dense"
+    unit = choose_unit(error_rate, (t for name in run.sets for t in read_table(run.reference(name)).values()))
     measured: list[dict] = measure([baseline.folded, run.folded]) if measure else [{}, {}]
     results = Results(
         upstream=upstream,
@@ -143,10 +149,13 @@ def write_report(
         references=str(run.references),
         baseline=dataclasses.replace(baseline.figures(), **measured[0]),
         significance={
-            name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
+            name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name), unit)
             for name in progress_bar(run.sets, desc="testing significance", unit="sets")
         },
         unknown_characters=_unknown_characters(run.references),
+        text_steps=read_record(run.references),
+        error_rate=unit.rate,
+        error_rate_why=unit.why,
         command=command,
     )
     epochs = history.read(run.folder)
@@ -155,20 +164,19 @@ def write_report(
     plot_layers(parameters.layers, out / "images" / "layers")
     if parameters.widths:
         plot_widths(parameters.widths, out / "images" / "widths")
-    wrong = appendix(_compared(run, baseline), system_name(results))
+    wrong = appendix(_compared(run, baseline, unit), system_name(results), unit.of)
     write_text(out / "RESULTS.md", "\n".join([markdown(results, bool(parameters.widths)), *wrong]))
     results.write(out / "results.json")
     return results
 
 
-def _compared(run: Experiment, baseline: Experiment) -> list[Compared]:
+def _compared(run: Experiment, baseline: Experiment, unit: Unit) -> list[Compared]:
     """All utterances of both systems."""
     found = []
     for name in run.sets:
-        references, before, after = map(
-            read_table, (run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
-        )
-        found += [Compared(f"{name} {id_}", text, before[id_], after[id_]) for id_, text in references.items()]
+        references, before, after = read_texts(run.reference(name), baseline.hypothesis(name), run.hypothesis(name))
+        for id_, text in references.items():
+            found.append(Compared(f"{name} {id_}", *map(unit.split, (text, before[id_], after[id_]))))
     return found
 
 
@@ -197,6 +205,7 @@ def markdown(results: Results, widths: bool = False) -> str:
             f"Made by `{results.command}`. Error rates are of this run, none is the paper's.",
             "Hours are of training and validation; the baseline's are 0 where a published model is used as it is.",
             "MAPSSWE (matched pairs sentence-segment word error test), alpha = 0.05; intervals by paired bootstrap.",
+            *_note_on_text(results),
             *_note_on_characters(results.unknown_characters),
             "",
             "![The course of the run](images/course.png)",
@@ -225,6 +234,20 @@ def _unknown_characters(dump: Path) -> dict:
     return read_json(path) if path.is_file() else {}
 
 
+def _note_on_text(results: Results) -> list[str]:
+    """What was done to the texts before they were compared, and in what their errors are counted."""
+    lines = []
+    if names := results.text_steps.get("steps"):
+        changed = sum(counts["changed"] for counts in results.text_steps["sets"].values())
+        lines.append(
+            f"Steps over all transcripts, references and hypotheses: {' '.join(names)}; they changed {changed:,} "
+            "transcripts of the data (text_changes/ beside them has each)."
+        )
+    if results.unit.rate == CER:
+        lines.append(f"Errors are counted in characters first: {results.unit.why}.")
+    return lines
+
+
 def _note_on_characters(unknown: dict) -> list[str]:
     total = Counter(unknown.get("characters", {}).get("all", {}))
     if not total:
@@ -243,8 +266,9 @@ def system_name(results: Results) -> str:
 
 
 def table(results: Results) -> list[str]:
-    """Lines of a Markdown table, the baseline and the run in columns; WER and CER in per cent."""
-    sets = list(results.figures.wer)
+    """Lines of a Markdown table, the baseline and the run in columns; WER and CER in per cent, the main one first."""
+    sets, unit = list(results.figures.wer), results.unit
+    other = "CER" if unit.rate == WER else "WER"
     rows: dict[str, Callable[[SystemFigures], str]] = {
         "sparsity %": lambda f: f"{100 * f.sparsity:.2f}",
         "parameters kept, M": lambda f: f"{f.params_kept / 1e6:.3f}",
@@ -253,8 +277,11 @@ def table(results: Results) -> list[str]:
         "MB of the smallest file": lambda f: "-" if f.file_bytes is None else f"{f.file_bytes / 1e6:.2f}",
         "multiplications for 10 s of audio, G": lambda f: "not recorded" if f.macs is None else f"{f.macs / 1e9:.3f}",
         "extra trained parameters": lambda f: f"{f.extra_trained_parameters}",
-        **{f"{name} WER % (errors/words)": _cell(name, _wer) for name in sets},
-        **{f"{name} CER %": _cell(name, lambda score: f"{100 * score.cer:.2f}") for name in sets},
+        **{f"{name} {unit.title} % (errors/{unit.of})": _cell(name, partial(_rate, unit)) for name in sets},
+        **{
+            f"{name} {other} %": _cell(name, lambda score: f"{100 * getattr(score, other.lower()):.2f}")
+            for name in sets
+        },
         "hours": lambda f: f"{f.seconds / 3600:.2f}",
         "iterations": lambda f: f"{f.iterations}",
         "peak memory GB": lambda f: f"{f.peak_memory_bytes / 1e9:.2f}",
@@ -271,7 +298,14 @@ def _cell(name: str, text: Callable[[SetScore], str]) -> Callable[[SystemFigures
 
 def significance_table(results: Results) -> list[str]:
     """Lines of a Markdown table, a row for each set."""
-    head = ["set", "WER difference, points", "95 % interval", "segments", "errors a segment", "p two-sided"]
+    head = [
+        "set",
+        f"{results.unit.title} difference, points",
+        "95 % interval",
+        "segments",
+        "errors a segment",
+        "p two-sided",
+    ]
     head += ["p one-sided", "increase"]
     lines = [
         [
@@ -294,5 +328,6 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows]]
 
 
-def _wer(score: SetScore) -> str:
-    return f"{100 * score.wer:.2f} ({score.errors}/{score.words})"
+def _rate(unit: Unit, score: SetScore) -> str:
+    errors, total = score.counts(unit)
+    return f"{100 * errors / total:.2f} ({errors}/{total})"

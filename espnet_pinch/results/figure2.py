@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from espnet_pinch.core.registry import UNPRUNED, all_methods
 from espnet_pinch.results import paper
 from espnet_pinch.results.plots import name_axes, save
-from espnet_pinch.results.sweep import BASELINE, System, common_sets
+from espnet_pinch.results.sweep import BASELINE, System, common_sets, rate_title
 
 # LibriSpeech's, by their titles.
 PANELS: dict[str, tuple[str, ...]] = {
@@ -57,7 +57,7 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
             axis.axhline(baseline.wers(sets)[0], color="black", linestyle=":", label="baseline")
         for row in (row for row in theirs if row.method == UNPRUNED):
             axis.axhline(_pooled(row, sets), color="black", linestyle="--", alpha=0.5, label="baseline, paper")
-        name_axes(axis, f"{upstream}: {panel}", "sparsity, %", "WER, %")
+        name_axes(axis, f"{upstream}: {panel}", "sparsity, %", f"{rate_title(found)}, %")
     save(figure, path)
     return True
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from espnet_pinch.alignment import align
 from espnet_pinch.core.registry import DEFAULT_METHOD
-from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.results.records import Results
-from espnet_pinch.results.scoring import join
+from espnet_pinch.results.scoring import join, read_texts
 from espnet_pinch.results.significance import bootstrap
 from espnet_pinch.results.sweep import BASELINE, System, common_sets
 from espnet_pinch.results.tables import title
@@ -36,8 +35,16 @@ def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
         return [], []
     ours = {s.target: s for s in pinched if s.variant == runs_of.most_common(1)[0][0]}
     others = [s for s in found if s.target in ours and s.method != BASELINE and s is not ours[s.target]]
-    head = ["target %", "system", "runs", "sparsity reached %: pinch", "sparsity reached %", "test words"]
-    head += ["errors of pinch", "errors", "difference, points of WER", "95 % interval", "verdict"]
+    head = ["target %", "system", "runs", "sparsity reached %: pinch", "sparsity reached %"]
+    unit = pinched[0].unit
+    head += [
+        f"test {unit.of}",
+        "errors of pinch",
+        "errors",
+        f"difference, points of {unit.title}",
+        "95 % interval",
+        "verdict",
+    ]
     rows = [_row(ours[s.target], s, sets) for s in sorted(others, key=lambda s: s.target)]
     return head, [row for row in rows if row]
 
@@ -73,7 +80,7 @@ def _pairs(pinch: System, other: System) -> list[tuple[Results, Results]]:
 
 
 def _utterances(run: Results, sets: tuple[str, ...]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Word errors and reference words of each utterance of these sets.
+    """Errors and reference words (or characters, where these are counted first) of each utterance of these sets.
 
     Raises:
         FileNotFoundError: the transcripts or their references are gone.
@@ -82,9 +89,10 @@ def _utterances(run: Results, sets: tuple[str, ...]) -> dict[tuple[str, str], tu
     found = {}
     for name in sets:
         hypothesis = Path(run.figures.experiment) / run.decoded / name / "text"
-        references = read_table(Path(run.references) / name / "text")
-        pairs = join(references, read_table(hypothesis), str(hypothesis))
-        for id_, (reference, words) in zip(references, pairs):
+        references, texts = read_texts(Path(run.references) / name / "text", hypothesis)
+        pairs = join(references, texts, str(hypothesis))
+        for id_, pair in zip(references, pairs):
+            reference, words = map(run.unit.split, pair)
             edits = align(reference.split(), words.split())
             found[name, id_] = len(edits) - edits.count("C"), len(reference.split())
     return found

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from espnet_pinch.core.registry import UNPRUNED, all_methods
 from espnet_pinch.results.plots import name_axes, save
 from espnet_pinch.results.records import Results
-from espnet_pinch.results.sweep import BASELINE, System, common_sets
+from espnet_pinch.results.sweep import BASELINE, System, common_sets, rate_title
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axi
         at = axis.of_baseline(baseline.runs[0])
         if at:
             place.plot(at, baseline.wers(sets)[0], "k*", markersize=10, label="baseline")
-    name_axes(place, f"{upstream}: {', '.join(sets)}", axis.label, "WER, %")
+    name_axes(place, f"{upstream}: {', '.join(sets)}", axis.label, f"{rate_title(found)}, %")
     save(figure, path)
     return True
 

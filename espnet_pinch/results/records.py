@@ -5,6 +5,7 @@ import os
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import from_json, read_json, write_json
+from espnet_pinch.results.unit import WER, Unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +34,16 @@ class SetScore:
     chars: int
     utterances: int
 
+    def counts(self, unit: Unit) -> tuple[int, int]:
+        """Errors, and what they are errors of: words or characters."""
+        return (self.errors, self.words) if unit.rate == WER else (self.char_errors, self.chars)
+
 
 @dataclasses.dataclass(frozen=True)
 class Significance:
     """A system against its baseline on one set. Differences are the system's minus the baseline's: more is worse.
+
+    Where ``Results.error_rate`` is "cer", characters stand in the place of words here.
 
     Attributes:
         utterances: 1 or more.
@@ -142,6 +149,10 @@ class Results:
         baseline: figures of the baseline.
         significance: the tests against the baseline, by set.
         unknown_characters: ``unknown_characters.json`` of stage 2; empty where there is none.
+        text_steps: ``text_steps.json`` of stage 2: the steps that transcripts and hypotheses have gone through, and how
+            many transcripts each has changed; empty where there is none.
+        error_rate: "wer", or "cer" where errors are counted in characters first.
+        error_rate_why: why that is so; "" for words by default.
         command: the command line that made it.
     """
 
@@ -158,12 +169,19 @@ class Results:
     baseline: SystemFigures
     significance: dict[str, Significance]
     unknown_characters: dict = dataclasses.field(default_factory=dict)
+    text_steps: dict = dataclasses.field(default_factory=dict)
+    error_rate: str = WER
+    error_rate_why: str = ""
     command: str
 
     @property
     def target(self) -> float:
         """The target, a fraction of the gated weights or of the multiplications."""
         return (self.target_macs or 0.0) if self.target_sparsity is None else self.target_sparsity
+
+    @property
+    def unit(self) -> Unit:
+        return Unit(self.error_rate, self.error_rate_why)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Results":

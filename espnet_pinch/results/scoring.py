@@ -1,11 +1,14 @@
 """Word and character error rates, hypotheses joined to references by utterance id."""
 
 import os
+from pathlib import Path
 
 import jiwer
 
 from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.data.kaldi_dir import read_table
+from espnet_pinch.data.text_changes import read_record
+from espnet_pinch.data.text_steps import TextSteps
 from espnet_pinch.errors import UserError
 from espnet_pinch.results.records import SetScore
 
@@ -51,10 +54,23 @@ def error_rates(pairs: list[tuple[str, str]]) -> SetScore:
     )
 
 
+def read_texts(reference: str | os.PathLike, *hypotheses: str | os.PathLike) -> list[dict[str, str]]:
+    """References and hypotheses, out of Kaldi ``text`` files. All have gone through the steps over the transcripts that
+    the references' dump was made with.
+
+    Raises:
+        FileNotFoundError, UserError: a file is missing or damaged.
+    """
+    steps = TextSteps(read_record(Path(reference).absolute().parents[1])["steps"])
+    tables = [read_table(path) for path in (reference, *hypotheses)]
+    return [{id_: steps(text) for id_, text in table.items()} for table in tables] if steps.names else tables
+
+
 def score_files(reference: str | os.PathLike, hypothesis: str | os.PathLike) -> SetScore:
     """``error_rates`` of two Kaldi ``text`` files.
 
     Raises:
         FileNotFoundError, UserError: a file is missing or damaged, or their ids differ.
     """
-    return error_rates(join(read_table(reference), read_table(hypothesis), str(hypothesis)))
+    references, texts = read_texts(reference, hypothesis)
+    return error_rates(join(references, texts, str(hypothesis)))

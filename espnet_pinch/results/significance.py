@@ -12,9 +12,9 @@ import re
 import numpy as np
 
 from espnet_pinch.alignment import align
-from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.results.records import Significance
-from espnet_pinch.results.scoring import join
+from espnet_pinch.results.scoring import join, read_texts
+from espnet_pinch.results.unit import Unit
 
 ALPHA = 0.05
 BOUNDARY = 2  # consecutive words that both systems have right, which end a segment
@@ -46,14 +46,21 @@ class Bootstrap:
 
 
 def compare_files(
-    reference: str | os.PathLike, baseline: str | os.PathLike, hypothesis: str | os.PathLike
+    reference: str | os.PathLike,
+    baseline: str | os.PathLike,
+    hypothesis: str | os.PathLike,
+    unit: Unit = Unit(),  # noqa: B008  (it is frozen)
 ) -> Significance:
     """``compare`` of three Kaldi ``text`` files.
+
+    Args:
+        unit: what is counted as a word.
 
     Raises:
         FileNotFoundError, UserError: a file is missing or damaged, or their ids differ.
     """
-    references, one, other = map(read_table, (reference, baseline, hypothesis))
+    texts = read_texts(reference, baseline, hypothesis)
+    references, one, other = ({id_: unit.split(text) for id_, text in table.items()} for table in texts)
     return compare(references, one, other, names=(str(baseline), str(hypothesis)))
 
 

@@ -10,6 +10,7 @@ from espnet_pinch.asr import history
 from espnet_pinch.core.registry import all_methods
 from espnet_pinch.errors import UserError
 from espnet_pinch.results.records import Results, SystemFigures
+from espnet_pinch.results.unit import Unit
 
 BASELINE = "baseline"  # in the place of a method: the system that all others are compared with
 
@@ -90,10 +91,15 @@ class System:
     def mean(self, figure: Callable[[SystemFigures], float]) -> float:
         return statistics.fmean(figure(run.figures) for run in self.runs)
 
+    @property
+    def unit(self) -> Unit:
+        """What errors are counted in first."""
+        return self.runs[0].unit
+
     def wers(self, sets: tuple[str, ...]) -> list[float]:
-        """WER of each run in per cent, over ``sets`` together."""
-        scores = [[run.figures.wer[name] for name in sets] for run in self.runs]
-        return [100 * sum(score.errors for score in own) / sum(score.words for score in own) for own in scores]
+        """WER of each run in per cent, over ``sets`` together; CER where errors are counted in characters first."""
+        counts = [[run.figures.wer[name].counts(self.unit) for name in sets] for run in self.runs]
+        return [100 * sum(errors for errors, _ in own) / sum(total for _, total in own) for own in counts]
 
     def lossless(self, sets: tuple[str, ...]) -> bool:
         """Whether no run's WER on any of ``sets`` is significantly higher than the baseline's."""
@@ -132,6 +138,11 @@ def common_sets(found: list[System], tests: bool = False) -> tuple[str, ...]:
     if tests:
         sets = tuple(name for name in sets if name.startswith("test")) or sets
     return tuple(name for name in sets if all(name in system.sets for system in found))
+
+
+def rate_title(found: list[System]) -> str:
+    """What ``System.wers`` gives, for headings: "WER" or "CER"."""
+    return found[0].unit.title if found else Unit().title
 
 
 def rank(method: str) -> int:

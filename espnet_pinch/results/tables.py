@@ -10,7 +10,7 @@ from espnet_pinch.results import paper
 from espnet_pinch.results.experiment import markdown_table
 from espnet_pinch.results.pareto import speed_up
 from espnet_pinch.results.records import Results
-from espnet_pinch.results.sweep import BASELINE, System, all_sets, common_sets, rank
+from espnet_pinch.results.sweep import BASELINE, System, all_sets, common_sets, rank, rate_title
 
 NOT_RUN = "not run"
 
@@ -59,7 +59,7 @@ def by_target(found: list[System]) -> tuple[list[str], list[list[str]]]:
     ours: dict[str, dict[float, str]] = {}
     for s in found:
         ours.setdefault(title(s.method, s.variant), {})[s.target] = _wer(s, sets)
-    head = ["WER % of all test sets", *(f"{100 * target:g} %" for target in targets)]
+    head = [f"{rate_title(found)} % of all test sets", *(f"{100 * target:g} %" for target in targets)]
     unpruned = {title(BASELINE, ""), title(UNPRUNED, "")}
     gap = {name: "-" if name in unpruned else NOT_RUN for name in ours}
     return head, [[name, *(cells.get(t, gap[name] if t else "-") for t in targets)] for name, cells in ours.items()]

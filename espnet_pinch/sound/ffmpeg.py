@@ -50,8 +50,11 @@ def has_magic(head: bytes) -> bool:
     return any(head[at : at + len(magic)] == magic for at, magic in _MAGICS)
 
 
-def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
-    """The first sound track of a file in blocks (samples,), resampled to ``rate`` Hz and mixed to one channel.
+def ffmpeg_blocks(file: BinaryIO, rate: int, channel: int | None = None) -> Iterator[np.ndarray]:
+    """The first sound track of a file in blocks (samples,), resampled to ``rate`` Hz.
+
+    Args:
+        channel: the one to read, from 0; None mixes all.
 
     Raises:
         UserError: ffmpeg is missing or reports a problem with the file, or another file was joined to it.
@@ -63,7 +66,8 @@ def ffmpeg_blocks(file: BinaryIO, rate: int) -> Iterator[np.ndarray]:
         raise UserError("left out: ffmpeg reads files of this kind, and it is not on the PATH: install it")
     # Local files only: a playlist in the file could name addresses on the network.
     source = ["-protocol_whitelist", "file", "-i", f"file:/dev/fd/{file.fileno()}"]
-    sink = ["-map", "0:a:0", "-ac", "1", "-ar", str(rate), "-f", "f32le", "pipe:1"]
+    mix = ["-ac", "1"] if channel is None else ["-af", f"pan=mono|c0=c{channel}"]
+    sink = ["-map", "0:a:0", *mix, "-ar", str(rate), "-f", "f32le", "pipe:1"]
     command = [program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", *source, *sink]
     with tempfile.TemporaryFile() as said:
         with _running(command, file.fileno(), said) as process:

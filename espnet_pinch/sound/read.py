@@ -28,22 +28,55 @@ _VALUES = 1 << 18  # samples of all channels that are decoded at a time
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)|/dev/stdin")
 
 
+_LOSSLESS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "NIST")  # libsndfile's names
+
+
 @contextlib.contextmanager
-def open_sound(path: str | os.PathLike, rate: int) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+def open_sound(
+    path: str | os.PathLike, rate: int, channel: int | None = None
+) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """Open a sound file, or a pipe that this process has open (/dev/stdin, /dev/fd/N).
 
     Args:
         rate: sample rate in Hz of what ffmpeg decodes. All other files keep their own rate.
+        channel: the one to read, from 0; None averages all.
 
-    Yields: the rate in Hz, and blocks of samples, (samples,), float32, channels averaged.
+    Yields: the rate in Hz, and blocks of samples, (samples,), float32, of one channel.
 
     Raises (on opening, or while the blocks are read):
         OSError: the file cannot be read.
         UserError: it is cut short, damaged or of a kind that cannot be read, has a rate outside ``RATES``, or has
-            samples that are not finite.
+            samples that are not finite; or it has no such channel.
     """
-    with open_regular(path) as file, contextlib.closing(_told(path, _blocks(Path(path), file, rate))) as blocks:
-        yield next(blocks), blocks
+    with open_regular(path) as file:
+        with contextlib.closing(_told(path, _blocks(Path(path), file, rate, channel))) as blocks:
+            yield next(blocks), blocks
+
+
+def plain_samples(path: str | os.PathLike, rate: int) -> int | None:
+    """The number of samples of a sound file that libsndfile alone reads rightly, if it is lossless, has one channel and
+    this rate in Hz; None for any other file.
+
+    Only the header is read, and whether the file is cut short.
+
+    Raises:
+        OSError: it cannot be opened.
+        UserError: it is cut short or damaged.
+    """
+    with open_regular(path) as file:
+        start, end = _bounds(file)
+        if start or has_magic(read_at(file, 0, 16)):
+            return None
+        try:
+            parts = _parts(Path(path), file, start, end)
+            info = _info(file, Part(((start, end),)))
+        except soundfile.LibsndfileError:
+            return None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    whole = len(parts) == 1 and parts[0].pieces[-1] == ((42, end) if info.format == "FLAC" else (start, end))
+    fits = info.format in _LOSSLESS and info.samplerate == rate and info.channels == 1 and 0 < info.frames < UNKNOWN
+    return info.frames if whole and fits else None
 
 
 def seconds_of(path: str | os.PathLike) -> float:
@@ -117,7 +150,7 @@ def _told(path: str | os.PathLike, blocks: Iterator) -> Generator:
         raise OSError(f"{path}: {error.strerror or error}") from None
 
 
-def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
+def _blocks(path: Path, file: BinaryIO, rate: int, channel: int | None) -> Iterator:
     """First the rate, then blocks of samples."""
     start, end = _bounds(file)
     if is_pointer(read_at(file, start, 64)):
@@ -135,23 +168,25 @@ def _blocks(path: Path, file: BinaryIO, rate: int) -> Iterator:
             parts = None
     if parts is None:
         yield rate
-        yield from ffmpeg_blocks(file, rate)
+        yield from ffmpeg_blocks(file, rate, channel)
         return
     check_rate(native)
     yield native
     for part in parts:
-        yield from _part_blocks(file, part, native)
+        yield from _part_blocks(file, part, native, channel)
 
 
-def _part_blocks(file: BinaryIO, part: Part, rate: int) -> Iterator[np.ndarray]:
+def _part_blocks(file: BinaryIO, part: Part, rate: int, channel: int | None) -> Iterator[np.ndarray]:
     source = PiecesFile(file, part)
     with Stream(source) as sound:
         if sound.samplerate != rate:
             raise UserError(f"it is joined from files of {rate} and {sound.samplerate} Hz: split it")
+        if channel is not None and channel >= sound.channels:
+            raise UserError(f"has {sound.channels} channels, and channel {channel} (from 0) is asked for")
         stated = part.samples if part.samples is not None else sound.frames if sound.frames < UNKNOWN else 0
         count = 0
         while len(block := sound.read(max(1, _VALUES // sound.channels), dtype="float32", always_2d=True)):
-            samples = block.mean(1)
+            samples = block.mean(1) if channel is None else block[:, channel]
             if not np.isfinite(samples).all():
                 raise UserError("has samples that are not finite")
             count += len(samples)

@@ -10,30 +10,34 @@
 # it is no command. Afterwards run.sh checks all this, decodes every sound file, and writes spk2utt, utt2dur and
 # utt2num_samples.
 #
-# This script takes directories of that kind from elsewhere. Replace the two parts below with what your corpus needs.
+# As it is, this script takes a corpus that is there already, by one of the ways in that all recipes share: --help lists
+# them. They resample, mix and cut what is not so already. Replace the parts below with what your corpus needs; a corpus
+# that can be put into a table (see docs/data.md) needs no more than that.
 set -euo pipefail
 
-help_message="  --kaldi DIR              Kaldi data directories that are there already: DIR/train, DIR/dev, DIR/test"
-options="stage stop_stage data nj python kaldi"
+help_message=
+options="stage stop_stage data nj python train_set valid_set test_sets"
 stage=0
 stop_stage=1
 data=data
-# shellcheck disable=SC2034  # jobs, for the programs that your corpus needs
 nj=4
 python=python3
-kaldi=
+train_set=train
+valid_set=dev
+test_sets="dev test"
 
 . ./path.sh
 . utils/step.sh
+. utils/ways.sh
+read_ways "$@"
+help_message+=${ways_help}
 . utils/parse_options.sh
-[ -n "${kaldi}" ] || die "give --kaldi DIR, or write local/data.sh for your corpus"
+[ -n "$(given_ways)" ] || die "give a corpus: --${ways// /, --} (see --help), or write local/data.sh for your corpus"
 
 if within 0; then
     : # Download into downloads/ here. "step" skips what was done before: see egs/librispeech_100/local/data.sh.
 fi
 
 if within 1; then
-    step "${data}/prepare.done" "data directories ${data}" \
-        "=$(listing "${kaldi}" wav.scp text utt2spk segments) $(sounds "${kaldi}"/*/wav.scp)" -- \
-        "${python}" -m espnet_pinch.bin.prepare_kaldi --kaldi "${kaldi}" --out "${data}"
+    prepare_way
 fi

@@ -1,20 +1,32 @@
 #!/usr/bin/env bash
 # LibriSpeech-100h: stage 0 fetches it, stage 1 writes its data directories (the contract: egs/TEMPLATE/local/data.sh).
+# Or another corpus that is there already, by one of the ways in that all recipes share.
 set -euo pipefail
 
 help_message="  --librispeech DIR        a corpus in LibriSpeech's layout that is there already       [downloaded]"
-options="stage stop_stage data nj python librispeech"
+options="stage stop_stage data nj python train_set valid_set test_sets librispeech"
 stage=0
 stop_stage=1
 data=data
-# shellcheck disable=SC2034  # audio is opened afterwards
 nj=4
 python=python3
+train_set=
+valid_set=
+test_sets=
 librispeech=
 
 . ./path.sh
 . utils/step.sh
+. utils/ways.sh
+read_ways "$@"
+help_message+=$'\n'${ways_help}
 . utils/parse_options.sh
+if [ -n "$(given_ways)" ]; then
+    if within 1; then
+        prepare_way
+    fi
+    exit
+fi
 corpus=${librispeech:-downloads/librispeech_100}
 
 if within 0 && [ -z "${librispeech}" ]; then

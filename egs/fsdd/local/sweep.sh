@@ -1,0 +1,1 @@
+../../../local/sweep.sh

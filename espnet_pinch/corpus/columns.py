@@ -1,0 +1,98 @@
+"""Utterances in columns, of a table or of anything else that has names and values."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from espnet_pinch.corpus.way import Asked, Row
+from espnet_pinch.errors import UserError, one_line
+
+NEEDED = ("audio", "text")
+KNOWN = (*NEEDED, "id", "speaker", "start", "end", "duration", "split", "channel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which column of a corpus holds what.
+
+    Attributes:
+        of: ``{name of ours: name in the corpus}``.
+    """
+
+    of: Mapping[str, str]
+
+    @classmethod
+    def find(
+        cls, names: Collection[str], asked: Asked, where: str, other_names: Mapping[str, Iterable[str]] | None = None
+    ) -> "Columns":
+        """
+        Args:
+            names: the corpus' own.
+            where: they stand, for messages.
+            other_names: ``{name of ours: names that a corpus of this kind may give it}``.
+
+        Raises:
+            UserError: a needed column is missing, or the user has named one that is not there. Columns that are not
+                used are said.
+        """
+        of = {}
+        for ours in KNOWN:
+            given = asked.columns.get(ours)
+            if given is not None and given not in names:
+                raise UserError(f"{where} has no column {given!r}; it has: {_listed(names)}")
+            of[ours] = given or next((name for name in (ours, *(other_names or {}).get(ours, ())) if name in names), "")
+        missing = [name for name in NEEDED if not of[name]]
+        if missing:
+            raise UserError(
+                f"{where} has no column {' and no column '.join(missing)}; it has: {_listed(names)}. Say which they "
+                f'are: --columns "{" ".join(f"{name}=NAME" for name in missing)}"'
+            )
+        of = {ours: theirs for ours, theirs in of.items() if theirs}
+        unused = [name for name in names if name not in of.values()]
+        if unused:
+            asked.say(f"{where}: columns that are not used: {_listed(unused)}")
+        return cls(of)
+
+    def row(self, values: Mapping[str, Any], place: str, audio: Callable[[str], str], **known) -> Row:
+        """The utterance of a row.
+
+        Args:
+            values: by the corpus' names; None and "" stand for nothing.
+            place: of the row, for messages.
+            audio: gives the row's audio, from what its column holds.
+            known: fields of ``Row`` that the columns do not state.
+
+        Raises:
+            UserError: a time or channel is no number, or the row has no audio.
+        """
+
+        def text(name: str) -> str:
+            value = values.get(self.of[name]) if name in self.of else None
+            return "" if value is None else str(value)
+
+        def number(name: str) -> float | None:
+            value = text(name).strip()
+            try:
+                found = float(value) if value else None
+            except ValueError:
+                found = math.nan
+            if found is not None and not math.isfinite(found):
+                raise UserError(f"{place}: {self.of[name]} must be a number, not {one_line(value)!r}")
+            return found
+
+        if not text("audio").strip():
+            raise UserError(f"{place} names no audio")
+        start, end, duration, channel = number("start") or 0.0, number("end"), number("duration"), number("channel")
+        if channel is not None and channel != int(channel):
+            raise UserError(f"{place}: {self.of['channel']} must be a whole number, not {channel:g}")
+        if "start" in self.of or "end" in self.of:  # a length alone describes the whole file
+            end = start + duration if end is None and duration is not None else end
+        fields = {"id": text("id").strip(), "speaker": text("speaker").strip(), "split": text("split").strip()}
+        fields = {name: value for name, value in fields.items() if value or name not in known}
+        times = {"start": start, "end": end, "channel": None if channel is None else int(channel)}
+        return Row(audio=audio(text("audio").strip()), text=text("text"), place=place, **{**known, **fields, **times})
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(one_line(name) or repr(name) for name in names)
