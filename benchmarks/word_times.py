@@ -50,7 +50,7 @@ def found_and_forced(model: Recogniser, batch: list[Utterance], search: Search) 
     pairs = []
     found = search(log_probs, counts)
     for utterance, spans, rows, count in zip(batch, found, log_probs, counts.tolist()):
-        forced = align_tokens(ids_of(utterance.text, model.token_list), rows[:count], model.blank_id)
+        forced = align_tokens(ids_of(utterance.text, model.token_list, model.subwords), rows[:count], model.blank_id)
         about = model, frame_times(model, count), utterance.seconds
         pairs.append((transcript_of(utterance.id, spans, *about), transcript_of(utterance.id, forced, *about)))
     return pairs

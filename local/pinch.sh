@@ -43,6 +43,9 @@ Data
   --audio_format F         flac leaves the audio where stage 1 has it, flac.ark packs all of it   [flac]
   --unknown_characters P   error, drop, unknown or extend: what becomes of characters of the training set that the
                            upstream's vocabulary lacks, instead of the YAML's                     [error]
+  --token_type T           char, or bpe: subwords of the training transcripts (sentencepiece), for an upstream without a
+                           CTC head; one that has a head keeps its own vocabulary                 [char]
+  --nbpe N                 number of subwords, of bpe                                             [30]
   --train_set, --valid_set NAME, --test_sets "NAMES"       of the data directories      [the recipe's own]
   --min_wav_duration, --max_wav_duration SECONDS           of training utterances                 [0.1, 30]
   --dumpdir DIR, --expdir DIR                                                                     [dump, exp]
@@ -73,7 +76,7 @@ HELP
 
 options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
  upstream method target_sparsity target_macs unit conv bits average_bits layer_sparsities audio_format
- min_wav_duration max_wav_duration unknown_characters text dumpdir expdir asr_config baseline_config asr_args
+ min_wav_duration max_wav_duration unknown_characters text token_type nbpe dumpdir expdir asr_config baseline_config asr_args
  baseline_args asr_tag asr_exp inference_config lm inference_args inference_batch_size inference_asr_model error_rate
  export_args train_set valid_set test_sets print_exp"
 options=${options//$'\n'/}
@@ -101,6 +104,8 @@ min_wav_duration=0.1
 max_wav_duration=30
 unknown_characters=
 text=
+token_type=char
+nbpe=
 dumpdir=
 expdir=
 asr_config=
@@ -192,6 +197,16 @@ for file in "${baseline_config}" "${inference_config}" "${lm}"; do
     [ -z "${file}" ] || [ -f "${file}" ] || die "${file} does not exist"
 done
 [[ ${error_rate} =~ ^(auto|wer|cer)$ ]] || die "--error_rate must be auto, wer or cer, not '${error_rate}'"
+[[ ${token_type} =~ ^(char|bpe)$ ]] || die "--token_type must be char or bpe, not '${token_type}'"
+[ -z "${nbpe}" ] || [ "${token_type}" = bpe ] || die "--nbpe needs --token_type bpe"
+nbpe=${nbpe:-30}
+[[ ${nbpe} =~ ^[1-9][0-9]{0,8}$ ]] || die "--nbpe must be a whole number over 0, not '${nbpe}'"
+if [ "${token_type}" = bpe ] && [ -z "${baseline_config}" ]; then
+    log "note: ${upstream} is its own baseline, so it has a CTC head: it keeps its own vocabulary, not bpe"
+    token_type=char
+fi
+subwords= # of the names of the dump and of the runs
+[ "${token_type}" = char ] || subwords=_bpe${nbpe}
 [ -z "${lm}" ] || [ -z "${inference_config}" ] ||
     die "--lm is for our own search, and --inference_config for ESPnet's: give one of them"
 [[ " ${inference_args} " != *" --lm"[\ =]* ]] || [ -n "${inference_config}" ] ||
@@ -231,7 +246,7 @@ pruning_options=
 parts= # the targets of a run that has several
 checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" "${gpus[@]}" ${trained} \
     ${baseline_config:+--baseline_config "${baseline_config}"} \
-    --from_run "${layer_sparsities:-${exp}/asr_${upstream}_pinch_{\}${suffix}}" \
+    --from_run "${layer_sparsities:-${exp}/asr_${upstream}${subwords}_pinch_{\}${suffix}}" \
     ${method:+--method "${method}"} ${target_sparsity:+--target_sparsity "${target_sparsity}"} \
     ${target_macs:+--target_macs "${target_macs}"} ${unit:+--unit "${unit}"} ${conv:+--conv "${conv}"} \
     ${bits:+--bits "${bits}"} ${average_bits:+--average_bits "${average_bits}"} \
@@ -243,10 +258,10 @@ upstream_dir=${upstream_name:+downloads/upstreams/${upstream_name}}
 upstream_dir=${upstream_dir:-${upstream_source}}
 
 data=data/${corpus}
-dump=${dumpdir}/${corpus}/${upstream}/raw
-baseline=${exp}/asr_${upstream}_baseline
+dump=${dumpdir}/${corpus}/${upstream}/raw${subwords}
+baseline=${exp}/asr_${upstream}${subwords}_baseline
 if [ -z "${asr_tag}" ]; then
-    asr_tag=${upstream}_${method}
+    asr_tag=${upstream}${subwords}_${method}
     [ "${unit:-weight}" = weight ] || asr_tag+=_${unit}
     [ "${conv:-false}" = false ] || asr_tag+=_conv
     [ "${method}" = dense ] || asr_tag+=_${target_sparsity:-macs_${target_macs}}
@@ -365,10 +380,10 @@ if ! "${skip_data_prep}"; then
         step "${dump}/dump.done" "token list and dump ${dump}" "${data}/check.done" \
             "=${upstream_source} $(upstream_files)" \
             "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" \
-            "=${unknown_characters} ${own_baseline[*]} ${text}" -- \
+            "=${unknown_characters} ${own_baseline[*]} ${text}${subwords}" -- \
             "${python}" -m espnet_pinch.bin.prepare_dump --data "${data}" --upstream "${upstream_dir}" \
             "${own_baseline[@]}" --unknown_characters "${unknown_characters}" --text "${text}" \
-            --out "${dump}" --train_set "${train_set}" --valid_set "${valid_set}" --test_sets ${test_sets} \
+            --token_type "${token_type}" --nbpe "${nbpe}" --out "${dump}" --train_set "${train_set}" --valid_set "${valid_set}" --test_sets ${test_sets} \
             --audio_format "${audio_format}" --min_wav_duration "${min_wav_duration}" \
             --max_wav_duration "${max_wav_duration}"
     fi
@@ -382,10 +397,20 @@ fi
 
 # ---- Stage 4: training
 
-# data_options: what asr_train needs to know of the data, in the array train_data
+# token_options: what asr_train needs to know of the tokens, in the array tokens
+token_options() {
+    local folder
+    folder=$(noted "${dump}/token_type")
+    folder=${dump}/token_list/${folder:-char}
+    tokens=(--token_list "${folder}/tokens.txt")
+    [ ! -f "${folder}/bpe.model" ] || tokens+=(--token_type bpe --bpemodel "${folder}/bpe.model")
+}
+
+# data_options: what it needs to know of the data, in the array train_data
 data_options() {
+    token_options
     train_data=(
-        --token_list "${dump}/token_list/char/tokens.txt"
+        "${tokens[@]}"
         --train_data_path_and_name_and_type "${dump}/${train_set}/wav.scp,speech,${sound}"
         --train_data_path_and_name_and_type "${dump}/${train_set}/text,text,text"
         --train_shape_file "${dump}/${train_set}/utt2num_samples"
@@ -444,7 +469,7 @@ if ! "${skip_train}" && within 4; then
     else
         step "${baseline}/fold.done" "taking ${upstream} as its own baseline" "=${upstream_key}" "${dump}/dump.done" -- \
             "${python}" -m espnet_pinch.bin.fold --exp "${baseline}" --untrained --config "${asr_config}" \
-            --pruning method=dense --token_list "${dump}/token_list/char/tokens.txt" \
+            --pruning method=dense "${tokens[@]}" \
             --unknown_characters "${unknown_characters}" --text "${text}" \
             --frontend_conf "upstream=$(quoted "${upstream_dir}")"
         start=${upstream_dir}
@@ -509,7 +534,7 @@ if ! "${skip_eval}"; then
             # shellcheck disable=SC2086
             "${python}" -m espnet_pinch.bin.score --exp "${run}" --baseline "${baseline}" --decoded "${decoded}" \
                 --part "${part}" --out "${report}" --references "${dump}" --sets ${test_sets} \
-                --upstream "${upstream}" --corpus "${corpus}" --command "${command_line}" \
+                --upstream "${upstream}${subwords}" --corpus "${corpus}" --command "${command_line}" \
                 --error_rate "${error_rate}"
         done
         if [ -n "${parts}" ] && [ "${decoded}" = decode_ctc_greedy ]; then

@@ -135,7 +135,7 @@ def test_training_sets_lose_what_ctc_cannot_align_and_test_sets_nothing():
     dropped = Counter()
     kept = prepare_training_set(rows, spelling, limits, UnknownCharacters(), dropped)
     assert [u.id for u in kept] == ["ok"]
-    assert dropped == {"too short": 1, "too long": 1, "more characters than frames": 1}
+    assert dropped == {"too short": 1, "too long": 1, "more tokens than frames": 1}
     assert list(check_test_set(rows, limits, "test")) == rows
     with pytest.raises(ValueError, match="too few for one frame"):
         list(check_test_set([utterance(samples=50)], limits, "test"))

@@ -34,10 +34,14 @@ def fold_experiment(root: Path, start: PruningASRModel) -> Path:
     from espnet_pinch.asr.checkpoint import write_folded
     from espnet_pinch.asr.task import PruningASRTask
 
-    write_tokens(root / "tokens.txt", TOKENS)
-    save_ctc_model(root / "hf", start.frontend.upstream, start.ctc.ctc_lo, TOKENS, start.frontend.processing)
+    tokens = start.token_list
+    write_tokens(root / "tokens.txt", tokens)
+    save_ctc_model(root / "hf", start.frontend.upstream, start.ctc.ctc_lo, tokens, start.frontend.processing)
     options = ["--config", str(ROOT / "conf" / "mini.yaml"), "--token_list", str(root / "tokens.txt")]
     options += ["--frontend_conf", f"upstream={root / 'hf'}", "--pruning", "method=dense"]
+    if start.subwords:
+        (root / "bpe.model").write_bytes(start.subwords)
+        options += ["--token_type", "bpe", "--bpemodel", str(root / "bpe.model")]
     config = PruningASRTask.get_parser().parse_args(options)
     write_folded(PruningASRTask.build_model(config).eval(), config, root / "asr_tiny" / "folded")
     return root / "asr_tiny"

@@ -34,14 +34,19 @@ AUDIO = noise(2)
 
 
 def make_model(
-    config: dict, mask: bool = True, sparsity: float = 0.85, odd: bool = True, config_class=Wav2Vec2Config
+    config: dict,
+    mask: bool = True,
+    sparsity: float = 0.85,
+    odd: bool = True,
+    config_class=Wav2Vec2Config,
+    tokens=TOKENS,
 ) -> PruningASRModel:
     """A random model, every gated layer pruned by magnitude; where ``odd``, one has no zeros and one nothing else."""
     built = {
-        "config": config_as_dict(config_class(**{**config, "vocab_size": len(TOKENS)})),
+        "config": config_as_dict(config_class(**{**config, "vocab_size": len(tokens)})),
         "processing": {"sampling_rate": 16000, "do_normalize": True, "return_attention_mask": mask},
     }
-    model = assemble(UpstreamFrontend("", built=built), TOKENS, {"method": "dense"}).eval()
+    model = assemble(UpstreamFrontend("", built=built), tokens, {"method": "dense"}).eval()
     with torch.no_grad():
         for layer in gated_layers(model).values():
             size = layer.weight.abs().flatten()

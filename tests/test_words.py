@@ -20,9 +20,9 @@ BLANK, SPACE = 0, TOKENS.index("<space>")
 A, T = TOKENS.index("A"), TOKENS.index("T")
 
 
-def frames(path: list[int], probability: float = 0.9) -> torch.Tensor:
+def frames(path: list[int], probability: float = 0.9, tokens=TOKENS) -> torch.Tensor:
     """Log-probabilities (frames, tokens) that have ``path`` as their best."""
-    rows = torch.full((len(path), len(TOKENS)), (1 - probability) / (len(TOKENS) - 1))
+    rows = torch.full((len(path), len(tokens)), (1 - probability) / (len(tokens) - 1))
     rows[torch.arange(len(path)), torch.tensor(path)] = probability
     return rows.log()
 

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 import yaml
@@ -19,6 +20,7 @@ from espnet_pinch.asr.upstream import model_from_dict, save_ctc_model
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
 from espnet_pinch.core.parameters import LayerCount, Parameters
+from espnet_pinch.data import subwords
 from espnet_pinch.data.source import write_record
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.files import whole_folder, write_json
@@ -50,6 +52,7 @@ def load_model(
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise UserError(f"{model_file} does not fit {config_file}: {one_line(error)}") from None
+    model.subwords = subwords.read(Path(config_file).parent)
     return model.eval(), args
 
 
@@ -99,6 +102,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     layers, and the configuration in ``hf/`` says how wide they are: this program reads it, transformers alone does not.
 
     The weights of a quantised model have the values that they are stored as; ``scales.safetensors`` has the scales.
+    Of a model of subwords, both have ``bpe.model``.
 
     Returns: the content of ``parameters.json``: what ``count_parameters`` returns, ``extra_trained_parameters`` (those
         of the method) and ``params_stored`` (parameters in ``model.pth``).
@@ -116,7 +120,9 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     pruning = {"method": "dense", "layers": layers}
     frontend = model.frontend
     with whole_folder(folder) as new:
-        save_ctc_model(new / "hf", frontend.upstream, model.ctc.ctc_lo, model.token_list, frontend.processing)
+        save_ctc_model(
+            new / "hf", frontend.upstream, model.ctc.ctc_lo, model.token_list, frontend.processing, model.subwords
+        )
         if any((frontend.source or {}).values()):
             write_record(new / "hf", frontend.source)
         if structured:
@@ -140,6 +146,9 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
         config = {**vars(args), "pruning": pruning, "model_conf": {**model_conf, "pruning": pruning}}
         config.update(dict.fromkeys(of_training, {}))
         config["frontend_conf"] = {**args.frontend_conf, "built": frontend.built}  # with the widths of a cut model
+        if model.subwords:
+            (new / subwords.FILE).write_bytes(model.subwords)
+            config["bpemodel"] = str(Path(folder).absolute() / subwords.FILE)
         with open(new / "config.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
     return counts

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from espnet_pinch.asr.spans import Span, spans_of
 from espnet_pinch.data.spelling import Spelling, describe
-from espnet_pinch.data.tokens import SPACE, frames_needed, token_of
+from espnet_pinch.data.subwords import encode
+from espnet_pinch.data.tokens import SPACE, are_subwords, frames_needed, token_of
 from espnet_pinch.errors import UserError
 
 LARGEST = 4 << 30  # bytes that torchaudio may take: one for each frame and state
@@ -43,15 +44,17 @@ def align_tokens(ids: Sequence[int], log_probs: Tensor, blank: int) -> list[Span
     return spans_of(path[0].long(), log_probs, blank)
 
 
-def ids_of(text: str, tokens: Sequence[str]) -> list[int]:
+def ids_of(text: str, tokens: Sequence[str], model: bytes = b"") -> list[int]:
     """Token indices of a transcript, in the spelling of the vocabulary.
 
     Args:
         text: with one space between two words.
-        tokens: the token list, of characters.
+        tokens: the token list.
+        model: sentencepiece's, where the tokens are subwords.
 
     Raises:
-        UserError: the vocabulary lacks characters of the text; the message names them.
+        UserError: the vocabulary lacks characters of the text, and the message names them; or the tokens are subwords
+            and the model is not theirs.
     """
     index = {token_of(name): i for i, name in reversed(list(enumerate(tokens)))}
     spaces = [index[SPACE]] if SPACE in index else []
@@ -59,4 +62,9 @@ def ids_of(text: str, tokens: Sequence[str]) -> list[int]:
     lacking = Counter(char for char in spelled if char not in index and char != " ")
     if lacking:
         raise UserError(f"the model's vocabulary lacks {describe(lacking)}, which the text has: leave them out of it")
+    if are_subwords(tokens):
+        pieces = encode(model, spelled) if model else []
+        if not model or not index.keys() >= set(pieces):
+            raise UserError("the model's tokens are subwords, and it has no sentencepiece model of them to cut a text")
+        return [index[piece] for piece in pieces]
     return [i for char in spelled for i in (spaces if char == " " else [index[char]])]

@@ -51,6 +51,7 @@ class PruningASRModel(ESPnetASRModel):
         # {weight in the state_dict: its scales, (rows,)} of a quantised model: such a weight is whole numbers from -127
         # to 127 times the scale of its row (espnet_pinch.core.grids).
         self.scales: dict[str, Tensor] = {}
+        self.subwords = b""  # sentencepiece's model, where the tokens are subwords
         self._errors: dict[str, float] = {}
         self._encoded: tuple[Tensor, Tensor]  # of the forward pass under way: hidden states, frames
 

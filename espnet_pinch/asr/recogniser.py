@@ -23,6 +23,7 @@ class Recogniser(abc.ABC):
     Attributes:
         token_list: ESPnet's names of the outputs, the blank first.
         blank_id: index of the blank.
+        subwords: sentencepiece's model, where the tokens are subwords.
         sampling_rate: Hz, of the waveforms.
         samples_per_frame: samples from one frame to the next.
         shortest: samples that make one frame; with fewer there is none.
@@ -30,6 +31,7 @@ class Recogniser(abc.ABC):
 
     token_list: list[str]
     blank_id: int = 0
+    subwords: bytes = b""
     sampling_rate: int
     samples_per_frame: int
     shortest: int
@@ -59,7 +61,7 @@ class TorchRecogniser(Recogniser):
         frontend = model.frontend
         config, family = frontend.upstream.config, frontend.family
         self.model, self.device = model, device
-        self.token_list, self.blank_id = list(model.token_list), model.blank_id
+        self.token_list, self.blank_id, self.subwords = list(model.token_list), model.blank_id, model.subwords
         self.sampling_rate = frontend.processing.sampling_rate
         self.samples_per_frame = family.stride(config)
         self.shortest = bisect.bisect_left(range(_LONGEST), 1, key=lambda samples: family.frames_of(config, samples))

@@ -24,7 +24,7 @@ NEUTRAL = (
 )
 NEUTRAL_PREFIXES = ("dist_", "wandb_", "use_wandb")
 DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
-FILES = ("token_list", "train_shape_file", "valid_shape_file")
+FILES = ("token_list", "bpemodel", "train_shape_file", "valid_shape_file")
 SHOWN = 6  # changes that an error message lists
 
 

@@ -22,11 +22,13 @@ from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.settings_record import check_unchanged
 from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.registry import self_contained
+from espnet_pinch.data import subwords
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.spelling import POLICIES, UnknownCharacters
 from espnet_pinch.data.text_steps import TextSteps
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.explain import explain
+from espnet_pinch.files import whole_file
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
 model_choices.classes["pruning"] = PruningASRModel
@@ -116,6 +118,7 @@ class PruningASRTask(ASRTask):
                         "train from the start"
                     )
                 check_unchanged(args)
+                _keep_subwords(args)
             try:
                 super().main(args)
             except torch.multiprocessing.ProcessExitedException:
@@ -165,6 +168,8 @@ class PruningASRTask(ASRTask):
             rows = [*range(len(known)), *[known.index("<unk>")] * len(new)]
             model.ctc.ctc_lo.load_state_dict({name: tensor[rows] for name, tensor in head.state_dict().items()})
         model.begin_distilling()
+        if args.bpemodel:
+            model.subwords = Path(args.bpemodel).read_bytes()
         if "<sos/eos>" not in model.token_list:
             # ESPnet's beam search would take the last character of the list for the end of the sentence.
             model.sos = model.eos = model.token_list.index("<unk>")
@@ -189,3 +194,12 @@ class PruningASRTask(ASRTask):
             return [optimizer_class(groups, **args.optim_conf)]
         except (TypeError, ValueError) as error:  # torch checks the settings
             raise UserError(f"optim_conf: {one_line(error)}") from None
+
+
+def _keep_subwords(args: argparse.Namespace) -> None:
+    """Copy the sentencepiece model of a training into its folder, and train with the copy."""
+    if args.bpemodel:
+        own = Path(args.output_dir) / subwords.FILE
+        with whole_file(own) as new:
+            new.write_bytes(Path(args.bpemodel).read_bytes())
+        args.bpemodel = str(own)

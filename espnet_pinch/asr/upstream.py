@@ -25,6 +25,7 @@ from espnet_pinch.asr.family import all_families, find_family, widths_of
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
 from espnet_pinch.asr.weight_files import weight_names
+from espnet_pinch.data.subwords import FILE as BPE
 from espnet_pinch.data.upstream_files import check_folder
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.files import write_json
@@ -243,6 +244,7 @@ def save_ctc_model(
     head: nn.Linear,
     tokens: list[str],
     processing: WaveformProcessing,
+    subwords: bytes = b"",
 ) -> None:
     """Write a Hugging Face folder that ``load_upstream`` and ``AutoModelForCTC.from_pretrained`` read.
 
@@ -252,6 +254,7 @@ def save_ctc_model(
         head: weight (vocabulary, hidden).
         tokens: ESPnet's names of the head's outputs, "<blank>" first.
         processing: written to preprocessor_config.json.
+        subwords: sentencepiece's model, where the tokens are subwords.
     """
     config = AutoConfig.for_model(**model.config.to_dict())
     config.vocab_size, config.pad_token_id = len(tokens), 0
@@ -271,6 +274,8 @@ def save_ctc_model(
     )
     processor = Wav2Vec2Processor(extractor, save_vocabulary(folder, tokens))
     processor.save_pretrained(folder)
+    if subwords:
+        (Path(folder) / BPE).write_bytes(subwords)
     # transformers 5 writes the extractor's settings to processor_config.json. Earlier versions and other libraries read
     # this file.
     write_json(

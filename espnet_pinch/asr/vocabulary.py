@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig, Wav2Vec2CTCTokenizer
 
-from espnet_pinch.data.tokens import line_name, token_of
+from espnet_pinch.data.tokens import SPACE, WORD, are_subwords, line_name, surface, token_of
 from espnet_pinch.errors import UserError, one_line
 
 FILE = "vocab.json"
@@ -18,7 +18,8 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
     """The vocabulary of a CTC head under ESPnet's names, and the head's row for each token.
 
     In ESPnet the blank comes first, a space is "<space>", and both ends of a sentence are "<sos/eos>". Another token
-    with one of these names, or that of "<unk>", gets its row appended: "<unk#12>".
+    with one of these names, or that of "<unk>", gets its row appended: "<unk#12>". In a vocabulary of subwords, a space
+    at the beginning of a token becomes ``WORD``.
 
     Returns: tokens, rows.
 
@@ -34,9 +35,11 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
         raise UserError(f"the tokenizer of {folder} cannot be read: {one_line(error)}") from None
     names = _rows(tokenizer, config, path)
     blank = _blank(tokenizer, config, path, names)
+    # The tokenizer's own property ignores the delimiter that a folder sets.
+    delimiter = _first((tokenizer.special_tokens_map.get("word_delimiter_token"), " "), tokenizer.encoder)
+    subwords = any(len(name) > 1 and name.startswith(" ") for name in tokenizer.encoder)
     roles: dict[str | None, str] = {
-        # The tokenizer's own property ignores the delimiter that a folder sets.
-        _first((tokenizer.special_tokens_map.get("word_delimiter_token"), " "), tokenizer.encoder): "<space>",
+        delimiter: WORD if subwords else SPACE,
         _first((tokenizer.unk_token, "<unk>", "[UNK]"), names.values()): "<unk>",
         tokenizer.eos_token: "<sos/eos>",
     }
@@ -46,11 +49,10 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
     for row in rows[1:]:
         name = names.get(row, f"<unused{row}>")
         own = roles.pop(name, None)
-        listed = line_name(name)
+        listed = f"{WORD}{name[1:]}" if subwords and name.startswith(" ") else line_name(name)
         tokens.append(own or (f"<{listed.strip('<>')}#{row}>" if listed in reserved else listed))
-    for needed in ("<space>", "<unk>"):
+    for needed, where in ((WORD if subwords else SPACE, "word_delimiter_token"), ("<unk>", "unk_token")):
         if needed not in tokens:
-            where = "word_delimiter_token" if needed == "<space>" else "unk_token"
             raise UserError(
                 f"{path} has no token for {needed}: name the token for it in tokenizer_config.json ({where})"
             )
@@ -135,21 +137,23 @@ def _first(tokens: Sequence[str | None], names: Collection[str]) -> str | None:
 def save_vocabulary(folder: str | os.PathLike, tokens: Sequence[str]) -> Wav2Vec2CTCTokenizer:
     """Write vocab.json for ESPnet's token list: the inverse of ``read_tokens``, except for names of special tokens.
 
+    transformers joins the tokens that a model says. So a subword has a space in the place of ``WORD``.
+
     Returns: the tokenizer of that file.
     """
     taken = {token_of(token) for token in tokens}
     special = {
         "<blank>": _free(taken, "<pad>", "[PAD]", "<ctc_blank>"),
-        "<space>": _free(taken, "|", " ", "_", "\u2581"),
+        SPACE: " " if are_subwords(tokens) else _free(taken, "|", " ", "_", WORD),
         "<sos/eos>": _free(taken, "</s>", "[EOS]", "<end>"),
     }
-    names = [special.get(token) or token_of(token) for token in tokens]
+    names = [special.get(token) or surface(token) or token_of(token) for token in tokens]
     path = Path(folder) / FILE
     rows = {name: row for row, name in enumerate(names)}
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return Wav2Vec2CTCTokenizer(
         str(path),
-        word_delimiter_token=special["<space>"],
+        word_delimiter_token=special[SPACE],
         pad_token=special["<blank>"],
         unk_token="<unk>" if "<unk>" in tokens else None,
         bos_token="<s>" if "<s>" in tokens else None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from espnet_pinch.asr.decode import write_transcripts
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.bin import run_main
+from espnet_pinch.data import subwords
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
 from espnet_pinch.data.tokens import text_of
@@ -61,6 +62,8 @@ def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) ->
             keys.write_text("".join(f"{u.id}\n" for u in utterances[job::jobs]), encoding="utf-8")
             command = ["--asr_train_config", str(model / "config.yaml"), "--asr_model_file", str(model / "model.pth")]
             command += ["--data_path_and_name_and_type", f"{data / 'wav.scp'},speech,{kind}"]
+            if (model / subwords.FILE).exists():
+                command += ["--bpemodel", str(model / subwords.FILE)]
             command += ["--key_file", str(keys), "--output_dir", f"{tmp}/output.{job}", *options]
             process = context.Process(target=asr_inference, args=(command, done))
             process.start()

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import soundfile
@@ -29,11 +29,13 @@ class Limits:
     Attributes:
         min_seconds, max_seconds: bounds of the audio's length.
         frames_of: gives the number of frames that the upstream computes from a number of samples.
+        tokenize: gives the tokens of a transcript.
     """
 
     min_seconds: float
     max_seconds: float
     frames_of: Callable[[int], int]
+    tokenize: Callable[[str], Sequence] = list
 
     def reason_to_drop(self, u: Utterance) -> str | None:
         """Why CTC cannot or should not be trained on ``u``; None if it can."""
@@ -43,8 +45,8 @@ class Limits:
             return "too short"
         if u.seconds > self.max_seconds:
             return "too long"
-        if self.frames_of(u.samples) < frames_needed(u.text):
-            return "more characters than frames"
+        if self.frames_of(u.samples) < frames_needed(self.tokenize(u.text)):
+            return "more tokens than frames"
         return None
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from espnet_pinch.data.kaldi_dir import Utterance
-from espnet_pinch.data.tokens import by_frequency
+from espnet_pinch.data.tokens import WORD, by_frequency
 from espnet_pinch.errors import UserError
 
 # What to do with a character that the vocabulary lacks.
@@ -29,7 +29,7 @@ class Spelling:
     """
 
     def __init__(self, tokens: Sequence[str]):
-        letters = [token for token in tokens if len(token) == 1]
+        letters = [token for token in tokens if len(token) == 1 and token != WORD]
         self.known = {*letters, " "}
         joined = "".join(letters)
         has_lower, has_upper = joined != joined.upper(), joined != joined.lower()

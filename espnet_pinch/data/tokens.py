@@ -9,6 +9,7 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_text
 
 SPACE = "<space>"
+WORD = "\u2581"  # begins a subword that begins a word, and stands for the space before it; sentencepiece's and ESPnet's
 SPECIAL = ("<blank>", "<s>", "<sos/eos>", "<unk>", SPACE)
 
 
@@ -28,12 +29,13 @@ def by_frequency(counts: Counter[str]) -> list[str]:
 
 
 def line_name(token: str) -> str:
-    """The name of a token in a token list. ESPnet strips the lines, so a white space character is written as its code.
+    """The name of a character in a token list. ESPnet strips the lines, so white space is written as its code; so is
+    ``WORD``, which would be read as a subword.
 
     >>> line_name("\\u00a0"), line_name("A")
     ('<U+00A0>', 'A')
     """
-    return f"<U+{ord(token):04X}>" if len(token) == 1 and token.isspace() else token
+    return f"<U+{ord(token):04X}>" if len(token) == 1 and (token.isspace() or token == WORD) else token
 
 
 def token_of(name: str) -> str:
@@ -60,6 +62,8 @@ def words_of(names: Iterable[str]) -> list[tuple[str, list[int]]]:
 
     >>> words_of(["<s>", "O", "N", "<space>", "<unk>", "O"])
     [('ON', [1, 2]), ('O', [5])]
+    >>> words_of(["\\u2581O", "N", "\\u2581", "O"])
+    [('ON', [0, 1]), ('O', [3])]
     """
     words: list[tuple[str, list[int]]] = []
     within = False
@@ -79,13 +83,20 @@ def words_of(names: Iterable[str]) -> list[tuple[str, list[int]]]:
 def surface(name: str) -> str:
     """The text that a token of a token list stands for; "" for one that stands for none.
 
-    >>> surface("<space>"), surface("A"), surface("<unk>")
-    (' ', 'A', '')
+    >>> surface("<space>"), surface("A"), surface("<unk>"), surface("\\u2581A")
+    (' ', 'A', '', ' A')
     """
     if name == SPACE:
         return " "
+    if name.startswith(WORD):
+        return f" {name[1:]}"
     token = token_of(name)
     return "" if len(token) > 1 and token.startswith("<") else token
+
+
+def are_subwords(tokens: Iterable[str]) -> bool:
+    """Whether a token list is of subwords, not of characters."""
+    return any(name.startswith(WORD) for name in tokens)
 
 
 def write_tokens(path: str | os.PathLike, tokens: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from espnet_pinch.data import subwords
 from espnet_pinch.errors import UserError
 from espnet_pinch.unreadable import why_unreadable
 
@@ -24,6 +25,7 @@ PROCESSOR = (
     VOCABULARY,
     "special_tokens_map.json",
     "added_tokens.json",
+    subwords.FILE,
 )
 
 

@@ -46,7 +46,7 @@ def align_file(
     if not words:
         raise UserError(f"{path}: the text has no word")
     recogniser = as_recogniser(model, device)
-    ids = ids_of(" ".join(words), recogniser.token_list)
+    ids = ids_of(" ".join(words), recogniser.token_list, recogniser.subwords)
     rows, times, seconds = [], [], 0.0
     for log_probs, begins, new in read_frames(recogniser, path, chunk, stride):
         rows.append(log_probs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from espnet_pinch.asr.decode import frame_times, log_probs_of, step_seconds, tra
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.asr.spans import Span
-from espnet_pinch.data.tokens import SPACE
+from espnet_pinch.data.tokens import SPACE, WORD
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.live import open_live
 from espnet_pinch.sound.read import open_sound
@@ -158,7 +158,7 @@ def follow(
     """
     recogniser = as_recogniser(model, device)
     search = search or GreedySearch(recogniser.blank_id)
-    space = recogniser.token_list.index(SPACE) if SPACE in recogniser.token_list else recogniser.blank_id
+    borders = Borders.of(recogniser.token_list, recogniser.blank_id)
     rest, times, seconds = torch.empty(0, len(recogniser.token_list)), np.empty(0), 0.0
 
     def heard(end: int | None) -> Iterator[Transcript]:
@@ -169,7 +169,7 @@ def follow(
 
     for rows, begins, new in read_frames(recogniser, path, chunk, stride, open_live):
         rest, times, seconds = torch.cat([rest, rows]), np.concatenate([times, begins]), seconds + new
-        end = _certain(rest.argmax(-1).numpy(), recogniser.blank_id, space, round(PAUSE / step_seconds(recogniser)))
+        end = _certain(rest.argmax(-1).numpy(), borders, round(PAUSE / step_seconds(recogniser)))
         if end:
             yield from heard(end)
             rest, times = rest[end:], times[end:]
@@ -177,27 +177,55 @@ def follow(
         yield from heard(None)
 
 
-def _certain(best: np.ndarray, blank: int, space: int, pause: int) -> int:
+class Borders(NamedTuple):
+    """Which tokens have words around them.
+
+    Attributes:
+        silent: those that are no part of a word: the blank and the space.
+        space: index of the space; of the blank if there is none.
+        beginnings: subwords that begin a word.
+    """
+
+    silent: list[int]
+    space: int
+    beginnings: list[int]
+
+    @classmethod
+    def of(cls, tokens: Sequence[str], blank: int) -> Borders:
+        space = next((i for i, name in enumerate(tokens) if name in (SPACE, WORD)), blank)
+        return cls([blank, space], space, [i for i, name in enumerate(tokens) if name.startswith(WORD) and i != space])
+
+    def between(self, best: np.ndarray) -> np.ndarray:
+        """The places between words, from 0 to the number of frames: behind spaces, and where words begin.
+
+        Args:
+            best: (frames,) index of the best token of each frame.
+        """
+        begins = np.isin(best, self.beginnings) & (best != np.concatenate([[self.space], best[:-1]]))
+        spaces = (best == self.space) & (self.space != self.silent[0])
+        return np.flatnonzero(np.append(begins, False) | np.append(False, spaces))
+
+
+def _certain(best: np.ndarray, borders: Borders, pause: int) -> int:
     """How many of the frames hold nothing but whole words.
 
     Args:
         best: (frames,) index of the best token of each frame.
         pause: frames without a letter after which a word is over, with or without a space.
     """
-    letters = np.flatnonzero(~np.isin(best, (blank, space)))
+    letters = np.flatnonzero(~np.isin(best, borders.silent))
     if not len(letters) or len(best) - 1 - letters[-1] >= pause:
         return len(best)
-    spaces = np.flatnonzero(best[: letters[-1]] == space) if space != blank else letters[:0]
-    return int(spaces[-1]) + 1 if len(spaces) else 0
+    return int(borders.between(best[: letters[-1] + 1]).max(initial=0))
 
 
 def pieces(chunks: Iterable[torch.Tensor], blank: int, tokens: Sequence[str]) -> Iterator[torch.Tensor]:
     """Cut what a model says at pauses, so that each piece can be searched by itself.
 
     Piece after piece, greedy search finds the same tokens as in the whole. More than ``PIECE`` frames are cut, in their
-    second half or later: after the last space of the longest pause that has a space, or else in the middle of the
-    longest pause. A pause is a run of frames whose best token is the blank or the space. Where there is none, the piece
-    goes on.
+    second half or later: in the longest pause between two words, after its last space or, without one, before the
+    subword that begins the next word; or else in the middle of the longest pause. A pause is a run of frames whose best
+    token is the blank or the space. Where there is none, the piece goes on.
 
     Args:
         chunks: log-probabilities, each (frames, tokens).
@@ -206,32 +234,33 @@ def pieces(chunks: Iterable[torch.Tensor], blank: int, tokens: Sequence[str]) ->
 
     Yields: log-probabilities (frames, tokens), at least one frame.
     """
-    space = tokens.index(SPACE) if SPACE in tokens else blank
+    borders = Borders.of(tokens, blank)
     rest: torch.Tensor | None = None
     for chunk in chunks:
         rest = chunk if rest is None else torch.cat([rest, chunk])
-        while len(rest) > PIECE and (end := _pause(rest.argmax(-1).numpy(), blank, space)):
+        while len(rest) > PIECE and (end := _pause(rest.argmax(-1).numpy(), borders)):
             yield rest[:end]
             rest = rest[end:]
     if rest is not None and len(rest):
         yield rest
 
 
-def _pause(best: np.ndarray, blank: int, space: int) -> int:
+def _pause(best: np.ndarray, borders: Borders) -> int:
     """Where a piece ends; 0 if there is no pause.
 
     Args:
         best: (frames,) index of the best token of each frame.
     """
-    silent = np.isin(best, (blank, space))
+    silent = np.isin(best, borders.silent)
     silent[: PIECE // 2] = False
     edges = np.flatnonzero(np.diff(silent, prepend=False, append=False))
     ends: list[tuple[bool, int, int]] = []
+    between = borders.between(best)
     for start, end in zip(edges[::2], edges[1::2]):
-        spaces = np.flatnonzero(best[start:end] == space) if space != blank else np.empty(0, int)
-        place = int(spaces[-1]) + 1 if len(spaces) else (end - start) // 2
-        if start + place < len(best):  # where the frames end, the space may go on
-            ends.append((len(spaces) > 0, int(end - start), int(start) + place))
+        places = between[(between > start) & (between <= end)]
+        place = int(places[-1] if len(places) else start + (end - start) // 2)
+        if place < len(best):  # where the frames end, the space may go on
+            ends.append((len(places) > 0, int(end - start), place))
     return max(ends, default=(False, 0, 0))[2]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ class Metadata:
         shortest: samples that make one frame.
         parameters: of the whole model.
         zeros: parameters that are 0.
+        subwords: sentencepiece's model in base64, where the tokens are subwords.
         macs: multiplications of 10 s of audio by part of the upstream, as ``espnet_pinch.asr.macs.count_by_part``.
     """
 
@@ -34,6 +36,11 @@ class Metadata:
     parameters: int
     zeros: int
     macs: dict[str, float]
+    subwords: str = ""
+
+    @property
+    def subwords_model(self) -> bytes:
+        return base64.b64decode(self.subwords)
 
     @classmethod
     def of(cls, model: PruningASRModel) -> Metadata:
@@ -50,6 +57,7 @@ class Metadata:
             parameters=sum(weight.numel() for weight in weights),
             zeros=sum(weight.numel() - int(weight.count_nonzero()) for weight in weights),
             macs=count_by_part(model.frontend.upstream, SECONDS * recogniser.sampling_rate),
+            subwords=base64.b64encode(recogniser.subwords).decode(),
         )
 
     def strings(self) -> dict[str, str]:
@@ -68,11 +76,13 @@ class Metadata:
         """
         values = {}
         for field in dataclasses.fields(cls):
+            if field.name not in strings and field.default is not dataclasses.MISSING:
+                continue
             try:
                 values[field.name] = json.loads(strings[field.name])
             except (KeyError, ValueError):
                 values[field.name] = None
-            kind = {"tokens": list, "macs": dict}.get(field.name, int)
+            kind = {"tokens": list, "macs": dict, "subwords": str}.get(field.name, int)
             if type(values[field.name]) is not kind:
                 raise UserError(
                     f"{where} is not a file that this release of espnet_pinch wrote: its metadata has no "

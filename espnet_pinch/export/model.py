@@ -1,5 +1,6 @@
 """Build a model from its description, which fits into JSON. The weights are the only other thing needed."""
 
+import base64
 import re
 from collections.abc import Mapping
 
@@ -35,15 +36,18 @@ def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) ->
 
 
 def describe(model: PruningASRModel) -> dict:
-    """The description for ``build``: the upstream's ``config``, its ``processing``, ``tokens``, ``pruning`` block."""
+    """The description for ``build``: the upstream's ``config``, its ``processing``, ``tokens``, ``pruning`` block; of a
+    model of subwords also ``subwords``, sentencepiece's model in base64."""
     settings = model.pruning.settings
     assert isinstance(settings, DenseSettings)  # it is folded
     built = model.frontend.built
+    subwords = {"subwords": base64.b64encode(model.subwords).decode()} if model.subwords else {}
     return {
         "config": {key: value for key, value in built["config"].items() if key != "_name_or_path"},
         "processing": built["processing"],
         "tokens": list(model.token_list),
         "pruning": {"method": "dense", "layers": settings.layers, "dense": {"channels": dict(settings.channels)}},
+        **subwords,
     }
 
 
@@ -55,7 +59,7 @@ def build(description: Mapping) -> PruningASRModel:
     """
     try:
         _check(description)
-        tokens = list(description["tokens"])
+        tokens, subwords = list(description["tokens"]), base64.b64decode(description.get("subwords", ""))
         with torch.device("meta"):
             upstream = model_from_dict(description["config"])
     except UserError as error:
@@ -67,9 +71,11 @@ def build(description: Mapping) -> PruningASRModel:
     built = {key: description[key] for key in ("config", "processing")}
     try:
         with torch.device("meta"):
-            return assemble(UpstreamFrontend("", built=built, model=upstream), tokens, description["pruning"]).eval()
+            model = assemble(UpstreamFrontend("", built=built, model=upstream), tokens, description["pruning"])
     except UserError as error:
         raise UserError(f"cannot build a model from its description: {error}") from None
+    model.subwords = subwords
+    return model.eval()
 
 
 def _check(description: Mapping) -> None:

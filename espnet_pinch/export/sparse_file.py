@@ -12,7 +12,7 @@ The file is a safetensors file. Its metadata has one key, ``espnet_pinch``, a JS
 - ``model``: ``config`` (the upstream's, as in the config.json of transformers), ``processing`` of the waveform
   (``sampling_rate``, ``do_normalize``, ``return_attention_mask``), ``tokens`` (names of the head's outputs, the blank
   first), ``pruning`` (``layers``, a regular expression of the gated layers' names; ``dense.channels``, the channels
-  left in layers that were made smaller).
+  left in layers that were made smaller); where the tokens are subwords, ``subwords`` (sentencepiece's model, base64).
 - ``crc32``: ``{stored tensor: CRC-32 of its bytes}``.
 - ``header_crc32``: CRC-32 of the JSON text of all the above, with sorted keys, without spaces, in UTF-8.
 

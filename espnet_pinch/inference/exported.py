@@ -10,4 +10,5 @@ class ExportedRecogniser(Recogniser):
     def __init__(self, metadata: Metadata):
         self.metadata = metadata
         self.token_list, self.sampling_rate = metadata.tokens, metadata.sampling_rate
+        self.subwords = metadata.subwords_model
         self.samples_per_frame, self.shortest = metadata.samples_per_frame, metadata.shortest

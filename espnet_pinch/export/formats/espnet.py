@@ -13,6 +13,8 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from espnet_pinch.data.subwords import FILE
+from espnet_pinch.data.subwords import read as read_subwords
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.export.format import Comparison, Format, Original, register
 
@@ -69,8 +71,8 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
     def files(self, found: Path) -> list[Path]:
         from espnet_pinch.asr.checkpoint import SCALES
 
-        scales = [found / SCALES] if (found / SCALES).exists() else []
-        return [*self.weight_files(found), found / "config.yaml", *scales]
+        own = [file for file in (found / SCALES, found / FILE) if file.exists()]
+        return [*self.weight_files(found), found / "config.yaml", *own]
 
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         write_packed(folder / "espnet.zip", original.folded)
@@ -107,18 +109,23 @@ def read_folded(folder: Path) -> PruningASRModel:
         raise UserError(f"{folder}: {error}") from None
     except SafetensorError as error:
         raise UserError(f"{folder / SCALES} is damaged: {one_line(error)}") from None
-    model.frontend.source = built.get("source")
+    model.frontend.source, model.subwords = built.get("source"), read_subwords(folder)
     return model
 
 
 def write_packed(path: Path, folded: Path) -> None:
-    """Pack ``config.yaml`` and ``model.pth`` of a folded model, under these names."""
+    """Pack ``config.yaml``, ``model.pth`` and, of a model of subwords, ``bpe.model`` of a folded model, so named."""
     from espnet2.main_funcs.pack_funcs import pack
 
     # pack() keeps paths relative to the current folder, and prints.
     path = path.absolute()
+    files = {"asr_model_file": "model.pth", "bpemodel": FILE}  # the options of Speech2Text
     with contextlib.chdir(folded), contextlib.redirect_stdout(sys.stderr):
-        pack(files={"asr_model_file": "model.pth"}, yaml_files={"asr_train_config": "config.yaml"}, outpath=path)
+        pack(
+            files={name: file for name, file in files.items() if Path(file).exists()},
+            yaml_files={"asr_train_config": "config.yaml"},
+            outpath=path,
+        )
 
 
 def check_packed(path: Path, probe: Probe) -> float:
@@ -140,5 +147,5 @@ def check_packed(path: Path, probe: Probe) -> float:
 
     with tempfile.TemporaryDirectory() as folder, tensors_only():
         speech2text = Speech2Text(**unpack(path, folder), ctc_weight=1.0, lm_weight=0.0, beam_size=1)
-    speech2text(probe.audio[0])
+        speech2text(probe.audio[0])  # here: it reads the sentencepiece model when it needs it
     return probe.compare("Speech2Text", [batch_logits(speech2text.asr_model, [a])[0] for a in probe.audio])

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from espnet_pinch.data import subwords
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
 from espnet_pinch.inference.cache import CACHE_FOLDER
@@ -47,7 +48,7 @@ print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a fi
         if head is None or frontend.tokens is None:
             raise UserError(f"{found} has no CTC head, or no vocab.json to name its outputs")
         model = assemble(frontend, frontend.tokens, {"method": "dense"})
-        model.ctc.ctc_lo = head
+        model.ctc.ctc_lo, model.subwords = head, subwords.read(found)
         return model.eval()
 
     def weight_files(self, found: Path) -> list[Path]:

@@ -54,7 +54,7 @@ inputs = {{"speech": samples[None], "lengths": np.array([len(samples)])}}  # flo
 logits, frames = session.run(None, inputs)
 best = logits[0].argmax(-1)
 ids = [i for i, before in zip(best, [0, *best]) if i not in (0, before)]  # merge repeats, drop the blank
-print("".join(tokens[i] for i in ids).replace("<space>", " "))
+print("".join(tokens[i] for i in ids).replace("<space>", " ").replace("\u2581", " ").strip())
 ```"""
 
     def detect(self, path: Path) -> Path | None:

@@ -39,7 +39,7 @@ run = openvino.compile_model(model, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}}
 inputs = {{"speech": samples[None], "lengths": np.array([len(samples)])}}  # float32 (1, samples), {rate} Hz
 best = run(inputs)["logits"][0].argmax(-1)
 ids = [i for i, before in zip(best, [0, *best]) if i not in (0, before)]  # merge repeats, drop the blank
-print("".join(tokens[i] for i in ids).replace("<space>", " "))
+print("".join(tokens[i] for i in ids).replace("<space>", " ").replace("\u2581", " ").strip())
 ```"""
 
     def detect(self, path: Path) -> Path | None:
