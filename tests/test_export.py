@@ -11,7 +11,7 @@ import test_sparse_file
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_sparse_file import AUDIO, TOKENS, make_model, quantize, states_equal
+from test_sparse_file import AUDIO, make_model, quantize, states_equal
 
 import espnet_pinch
 from espnet_pinch.asr.decode import transcribe

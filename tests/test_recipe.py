@@ -168,9 +168,10 @@ def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished, tmp_path):
     )
     (recipe / "conf" / "own.yaml").write_text(conf)
     options = ("--librispeech", str(corpus), "--target_sparsity", "0.5", "--asr_args", "--max_epoch 1")
-    options += ("--unknown_characters", "extend")
+    options += ("--unknown_characters", "extend", "--token_type", "bpe")
     done = run(recipe, "--upstream", "own", "--stage", "1", "--audio_format", "flac.ark", *options)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "note: own is its own baseline, so it has a CTC head: it keeps its own vocabulary, not bpe" in done.stdout
     [folder] = (recipe / "exp").glob("odd___corpus_*/asr_own_pinch_0.5_max_epoch1")
     results, first = (json.loads((f / "results.json").read_text()) for f in (folder, finished))
     assert results["baseline"]["seconds"] == 0 and results["baseline"]["epochs"] == 0
@@ -200,6 +201,8 @@ def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished, tmp_path):
             ["--unknown_characters", "skip"],
             "unknown_characters must be one of error, drop, unknown, extend, not 'skip'",
         ),
+        (["--token_type", "phn"], "--token_type must be char or bpe, not 'phn'"),
+        (["--nbpe", "30"], "--nbpe needs --token_type bpe"),
         (["--stage", "3"], "run stage 2 first"),
     ],
 )

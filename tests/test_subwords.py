@@ -1,8 +1,10 @@
 """Subword tokens: how many a text supports, their words, and the same texts from every format."""
 
 import shutil
+import sys
 
 import pytest
+import soundfile
 import torch
 from conftest import TINY
 from test_export import fold_experiment
@@ -16,7 +18,9 @@ from espnet_pinch.asr.forced import ids_of
 from espnet_pinch.asr.greedy import to_text
 from espnet_pinch.asr.search import GreedySearch
 from espnet_pinch.asr.upstream import load_upstream
+from espnet_pinch.bin import prepare_dump
 from espnet_pinch.data import subwords
+from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.tokens import text_of
 from espnet_pinch.errors import UserError
 from espnet_pinch.export import long_audio
@@ -116,6 +120,24 @@ def test_every_format_keeps_tokens_and_model(experiment, tmp_path):
     description = describe(own)
     with pytest.raises(UserError, match="cannot build a model"):
         build({**description, "subwords": "?"})
+
+
+def test_a_model_of_subwords_keeps_them_as_an_upstream(experiment, tmp_path, monkeypatch, capsys):
+    soundfile.write(tmp_path / "a.flac", noise(1)[0].numpy(), 16000)
+    write_data_dir(tmp_path / "data" / "train", [Utterance("s-1", str(tmp_path / "a.flac"), "one ten", "s", 16000)])
+    upstream = experiment / "folded" / "hf"
+    options = ["--data", tmp_path / "data", "--upstream", upstream, "--out", tmp_path / "dump", "--train_set", "train"]
+    options += ["--valid_set", "train", "--test_sets", "train", "--token_type", "bpe", "--nbpe", "16"]
+    monkeypatch.setattr(sys, "argv", ["x", *map(str, options)])
+    prepare_dump.main()
+    assert f"{upstream} has a CTC head and keeps its own 22 tokens, not bpe of 16" in capsys.readouterr().out
+    place = tmp_path / "dump" / "token_list" / (tmp_path / "dump" / "token_type").read_text().strip()
+    assert (place / "bpe.model").read_bytes() == MODEL and (place / "tokens.txt").read_text().split("\n")[:-1] == TOKENS
+    assert (tmp_path / "dump" / "train" / "text").read_text() == "s-1 ONE TEN\n"
+    (upstream / "bpe.model").rename(upstream / "other")
+    with pytest.raises(UserError, match="no bpe.model for them"):
+        prepare_dump.main()
+    (upstream / "other").rename(upstream / "bpe.model")
 
 
 @pytest.mark.slow

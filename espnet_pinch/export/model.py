@@ -59,7 +59,7 @@ def build(description: Mapping) -> PruningASRModel:
     """
     try:
         _check(description)
-        tokens, subwords = list(description["tokens"]), base64.b64decode(description.get("subwords", ""))
+        tokens, subwords = list(description["tokens"]), base64.b64decode(description.get("subwords", ""), validate=True)
         with torch.device("meta"):
             upstream = model_from_dict(description["config"])
     except UserError as error:
