@@ -22,6 +22,7 @@ MODULES = {
     "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime"),
     "openvino": ("openvino", "onnx", "onnxscript", "onnx_ir"),
     "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript", "onnx_ir"),
+    "onnx-asr": ("onnx_asr", "onnx", "onnxruntime", "onnxscript", "onnx_ir"),
     "demo": ("espeakng_loader",),
 }
 
