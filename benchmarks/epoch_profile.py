@@ -17,7 +17,9 @@ from espnet_pinch.errors import UserError
 
 PARTS = ("loading", "forward", "backward", "optimizer step", "rest of training", "validation", "between epochs")
 OVERHEAD = ("loading", "rest of training", "between epochs")  # neither the model nor its optimizer
-_LINE = re.compile(r"\[.*?\] ([\d-]+ [\d:]+,\d+) \(trainer:\d+\) INFO: (?:(\d+)/\d+epoch started|The training was finish)")
+_LINE = re.compile(
+    r"\[.*?\] ([\d-]+ [\d:]+,\d+) \(trainer:\d+\) INFO: (?:(\d+)/\d+epoch started|The training was finish)"
+)
 
 
 def profile(folder: Path) -> dict[int, dict[str, float]]:

@@ -182,7 +182,7 @@ def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
 def check_inputs(names: Iterable[str], path: Path) -> None:
     """Raise UserError if a file does not take the inputs of ``write_onnx``'s, such as one for another program."""
     if set(names) != {"speech", "lengths"}:
-        raise UserError(f"{path} takes no padded batches, as it is for another program: give model.onnx of that export")
+        raise UserError(f"{path} has other inputs, as it is for another program: give model.onnx of that export")
 
 
 def inputs_of(audio: Sequence[Tensor]) -> dict[str, ndarray]:

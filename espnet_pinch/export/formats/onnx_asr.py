@@ -1,7 +1,7 @@
 """The folder for onnx-asr, as it loads wav2vec2 CTC models: ``model.onnx``, ``model.int8.onnx``, vocabulary, settings.
 
-It passes padded waveforms of 16 kHz and their lengths, and takes log-probabilities. It counts up to two frames more than
-an utterance has; the graph says blank there.
+It passes padded waveforms of 16 kHz and their lengths, and takes log-probabilities. It may count more frames than an
+utterance has; the graph says blank there.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class OnnxAsr(Format):
         "onnx-asr on other systems than this one, and on a GPU; models quantised in training on x86 processors without "
         "VNNI, where sums of 8-bit products overflow."
     )
-    snippet = """With onnx-asr (`quantization="int8"` for `model.int8.onnx`), which takes WAV files, too. Its own `text` drops
-the space before an apostrophe that begins a word:
+    snippet = """With onnx-asr (`quantization="int8"` for `model.int8.onnx`), which takes WAV files, too. Its own `text`
+drops the space before an apostrophe that begins a word:
 
 ```python
 import onnx_asr
@@ -125,13 +125,16 @@ print(" ".join("".join(result.tokens).split()))
 
 
 class LogProbabilities(nn.Module):
-    """Log-probabilities, (batch, frames, tokens), of padded waveforms, (batch, samples), and their lengths, (batch,)."""
+    """Log-probabilities, (batch, frames, tokens), of padded waveforms, (batch, samples), with lengths (batch,)."""
+
+    silence: Tensor
 
     def __init__(self, model: PruningASRModel):
         super().__init__()
         self.logits = LogitsOfWaveform(model)
-        self.register_buffer("silence", torch.full((len(model.token_list),), NEVER))
-        self.silence[model.blank_id] = 0.0
+        silence = torch.full((len(model.token_list),), NEVER)
+        silence[model.blank_id] = 0.0
+        self.register_buffer("silence", silence)
 
     def forward(self, input_values: Tensor, input_lengths: Tensor) -> Tensor:
         logits, frames = self.logits(input_values, input_lengths)
