@@ -117,9 +117,10 @@ def export_program(
         axes: ``{input: {dimension that varies: its name}}``, in the order of the inputs.
         outputs: their names.
     """
+    from espnet_pinch.export.frame_mask import whole_frames
     from espnet_pinch.export.nan_guards import drop_nan_guards
 
-    with model.frontend.family.exporting(model.frontend.upstream):
+    with whole_frames(model.frontend), model.frontend.family.exporting(model.frontend.upstream):
         exported = torch.onnx.export(
             program.eval(),
             example,
