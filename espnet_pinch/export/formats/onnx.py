@@ -117,9 +117,10 @@ def export_program(
         axes: ``{input: {dimension that varies: its name}}``, in the order of the inputs.
         outputs: their names.
     """
+    from espnet_pinch.export.frame_mask import whole_frames
     from espnet_pinch.export.nan_guards import drop_nan_guards
 
-    with model.frontend.family.exporting(model.frontend.upstream):
+    with whole_frames(model.frontend), model.frontend.family.exporting(model.frontend.upstream):
         exported = torch.onnx.export(
             program.eval(),
             example,
@@ -182,7 +183,7 @@ def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
 def check_inputs(names: Iterable[str], path: Path) -> None:
     """Raise UserError if a file does not take the inputs of ``write_onnx``'s, such as one for another program."""
     if set(names) != {"speech", "lengths"}:
-        raise UserError(f"{path} takes no padded batches, as it is for another program: give model.onnx of that export")
+        raise UserError(f"{path} has other inputs, as it is for another program: give model.onnx of that export")
 
 
 def inputs_of(audio: Sequence[Tensor]) -> dict[str, ndarray]:

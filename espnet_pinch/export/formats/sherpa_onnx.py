@@ -24,7 +24,7 @@ from espnet_pinch.export.formats.onnx import (
 
 FOLDER = "sherpa_onnx"
 RATE = 16000  # Hz, what sherpa-onnx resamples to
-SPACE = "\u2581"  # which sherpa-onnx prints as a space
+SPACE = "\u2581"  # which sherpa-onnx and onnx-asr print as a space
 
 
 @register
@@ -59,7 +59,7 @@ print(" ".join(stream.result.text.split()))
         if not processing.do_normalize:
             raise UserError("sherpa-onnx normalises every utterance, and this model takes waveforms as they are")
         place.mkdir()
-        lines = [f"{symbol} {i}\n" for i, symbol in enumerate(symbols(model.token_list))]
+        lines = [f"{symbol} {i}\n" for i, symbol in enumerate(symbols(model.token_list, self.library))]
         tokens = place / "tokens.txt"
         tokens.write_text("".join(lines), encoding="utf-8")
         example, axes = (torch.randn(2, 2 * RATE),), {"speech": {0: "batch", 1: "samples"}}
@@ -105,13 +105,16 @@ class LogitsOfWhole(nn.Module):
         return self.logits(speech, lengths)[0]
 
 
-def symbols(tokens: list[str]) -> list[str]:
-    """The tokens as sherpa-onnx writes them. A special token keeps its name, such as "<unk>", and is printed so.
+def symbols(tokens: list[str], library: str) -> list[str]:
+    """The tokens as sherpa-onnx and onnx-asr write them. A special token keeps its name, "<unk>", and is printed so.
+
+    Args:
+        library: for the message.
 
     Raises:
         UserError: a token holds white space, which the file cannot say.
 
-    >>> symbols(["<blank>", "<space>", "A"])[::2]
+    >>> symbols(["<blank>", "<space>", "A"], "onnx-asr")[::2]
     ['<blank>', 'A']
     """
     from espnet_pinch.data.tokens import token_of
@@ -119,5 +122,5 @@ def symbols(tokens: list[str]) -> list[str]:
     found = [SPACE if name == "<space>" else token_of(name) for name in tokens]
     wrong = next((name for name, symbol in zip(tokens, found) if len(symbol.split()) != 1), None)
     if wrong is not None:
-        raise UserError(f"the token {wrong!r} holds white space, which sherpa-onnx's tokens.txt cannot say")
+        raise UserError(f"the token {wrong!r} holds white space, which a file of {library} cannot say")
     return found
