@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from espnet_pinch.asr.decode import frame_times, log_probs_of, step_seconds, transcript_of
+from espnet_pinch.asr.head import ASR, require_task
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.asr.spans import Span
@@ -21,7 +22,7 @@ from espnet_pinch.sound.resample import resample
 from espnet_pinch.transcript.words import Transcript
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 PIECE = 1500  # frames, usually 30 s
 PAUSE = 1.0  # seconds without a letter after which a word of a stream is over
@@ -72,8 +73,9 @@ def read_frames(
         frames begin, and the number of seconds that the chunk has added.
 
     Raises:
-        OSError, UserError: as ``read_chunks``; or the audio is too short for one frame.
+        OSError, UserError: as ``read_chunks``; or the audio is too short for one frame, or the model is a classifier.
     """
+    require_task(ASR, recogniser, "the model")
     rate, ratio = recogniser.sampling_rate, recogniser.samples_per_frame
     begin = 0  # seconds of the file at which the chunk begins
     for samples, first, last in read_chunks(path, rate, chunk, stride, opened):
@@ -88,7 +90,7 @@ def read_frames(
 
 
 def transcribe_file(
-    model: PruningASRModel | Recogniser,
+    model: PrunedModel | Recogniser,
     path: str | os.PathLike,
     chunk: int = 30,
     stride: int = 5,
@@ -133,7 +135,7 @@ def transcribe_file(
 
 
 def follow(
-    model: PruningASRModel | Recogniser,
+    model: PrunedModel | Recogniser,
     path: str | os.PathLike,
     chunk: int = 8,
     stride: int = 2,
