@@ -8,13 +8,13 @@ Importing such a file must be cheap: it imports torch, ESPnet and transformers o
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from espnet_pinch.asr import heads as package
-from espnet_pinch.core.settings import shown
 from espnet_pinch.errors import UserError
 from espnet_pinch.plugins import in_order
 
@@ -63,6 +63,7 @@ class Head(ABC):
         loss_title: for pictures.
         architecture: the end of the names of transformers' classes for the task.
         auto: transformers' class that finds them.
+        processor: transformers' class for what goes before the model.
         hub_task: the Hugging Face hub's name of the task.
         kind: of the head, as in "a CTC head".
         card: what the model card calls the model.
@@ -78,6 +79,7 @@ class Head(ABC):
     loss_title: ClassVar[str]
     architecture: ClassVar[str]
     auto: ClassVar[str]
+    processor: ClassVar[str]
     hub_task: ClassVar[str]
     kind: ClassVar[str]
     card: ClassVar[str]
@@ -184,7 +186,7 @@ def find_head(task: str) -> Head:
     """The head of a task; raises UserError if there is none."""
     heads = all_heads()
     if not isinstance(task, str) or task not in heads:
-        raise UserError(f"unknown task {shown(task)}; there is: {', '.join(heads)}")
+        raise UserError(f"unknown task {reprlib.repr(task)}; there is: {', '.join(heads)}")
     return heads[task]
 
 

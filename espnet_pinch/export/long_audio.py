@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from espnet_pinch.asr.decode import frame_times, log_probs_of, step_seconds, transcript_of
-from espnet_pinch.asr.head import ASR, require_task
+from espnet_pinch.asr.head import ASR, CLASSIFY, require_task
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.asr.spans import Span
@@ -87,6 +87,31 @@ def read_frames(
         times = begin + frame_times(recogniser, start + len(log_probs))[start:]
         yield log_probs, times, len(samples) / rate - (0 if first else 2 * stride)
         begin += chunk - 2 * stride
+
+
+def classify_file(
+    model: PrunedModel | Recogniser, path: str | os.PathLike, device: str = "cpu"
+) -> list[tuple[str, float]]:
+    """All labels of a sound file with their probabilities, the most probable first. The file is one utterance.
+
+    Args:
+        model: a classifier, in eval mode, on ``device``; or what ``espnet_pinch.load(path, runtime)`` returns.
+        path: any rate, format and number of channels that ``espnet_pinch.sound`` reads.
+
+    Raises:
+        OSError, UserError: as ``espnet_pinch.sound.read.open_sound``; or the audio is too short for one frame, or the
+            model is no classifier.
+    """
+    recogniser = as_recogniser(model, device)
+    require_task(CLASSIFY, recogniser, "the model")
+    rate = recogniser.sampling_rate
+    with open_sound(path, rate) as (native, blocks):
+        samples = resample(np.concatenate([np.empty(0, np.float32), *blocks]), native, rate)
+    if len(samples) < recogniser.shortest:
+        raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
+    log_probs, _ = log_probs_of(recogniser, [torch.from_numpy(samples)])
+    probabilities, places = log_probs[0, 0].exp().sort(descending=True)
+    return [(recogniser.token_list[place], value) for place, value in zip(places.tolist(), probabilities.tolist())]
 
 
 def transcribe_file(

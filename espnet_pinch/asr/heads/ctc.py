@@ -26,6 +26,7 @@ class CTCHead(Head):
     loss_title = "CTC loss"
     architecture = "ForCTC"
     auto = "AutoModelForCTC"
+    processor = "AutoProcessor"
     hub_task = "automatic-speech-recognition"
     kind = "CTC"
     card = "A CTC speech recogniser"

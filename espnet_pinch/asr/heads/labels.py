@@ -33,6 +33,7 @@ class LabelHead(Head):
     loss_title = "cross-entropy"
     architecture = "ForSequenceClassification"
     auto = "AutoModelForAudioClassification"
+    processor = "AutoFeatureExtractor"
     hub_task = "audio-classification"
     kind = "classification"
     card = "A classifier of utterances"

@@ -96,7 +96,7 @@ print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if
             return Comparison(probe.compare("espnet_pinch.load", logits))
         kind = probe.kind
         model = getattr(transformers, kind.auto).from_pretrained(folder)
-        processor = transformers.AutoProcessor.from_pretrained(folder)  # without a tokenizer, the extractor alone
+        processor = getattr(transformers, kind.processor).from_pretrained(folder)
         rate = getattr(processor, "feature_extractor", processor).sampling_rate
         with torch.inference_mode():
             logits = [
