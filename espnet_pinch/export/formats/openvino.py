@@ -43,7 +43,7 @@ ids = [i for i, before in zip(best, [0, *best]) if i not in (0, before)]  # merg
 print("".join(tokens[i] for i in ids).replace("<space>", " "))
 ```"""
     snippets = {
-        CLASSIFY: """With openvino; the waveform is normalised inside, the model's information has labels and sampling rate:
+        CLASSIFY: """With openvino; it normalises the waveform, the model's information has labels and sampling rate:
 
 ```python
 import json
