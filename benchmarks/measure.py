@@ -14,9 +14,19 @@ from espnet_pinch.bench.machine import machine
 from espnet_pinch.inference.timing import CLOCKS
 from espnet_pinch.results.experiment import markdown_table
 
-# The default configuration of transformers' Wav2Vec2Config is wav2vec2-base; "tiny" is for a smoke test.
+# The default configuration of transformers' Wav2Vec2Config is wav2vec2-base; "large" is wav2vec2-large, and as large as
+# HuBERT-large; "tiny" is for a smoke test.
 SIZES = {
     "base": {},
+    "large": dict(
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        conv_bias=True,
+    ),
     "tiny": dict(
         conv_dim=(8, 8),
         conv_kernel=(10, 8),

@@ -2,10 +2,14 @@
 
 A step is that of the recipe: forward pass, CTC loss, backward pass, gradient clipping, AdamW, and what the method
 does after it. The convolutional feature extractor is frozen. Every side has its own model, and the sides take turns:
-pinch with its penalty (target not reached); pinch held on its target after every step; a straight-through gate in
-plain autograd; hard-concrete gates (L0, one for every weight); the fixed masks of torch.nn.utils.prune.
+pinch with its penalty (target not reached); pinch held on its target after every step; whole units, before and after
+the target is reached; several targets in one run, all reached; pinch on its target with weights of 4 bits, of one sign,
+or of mixed bits; distillation; a straight-through gate in plain autograd; hard-concrete gates (L0, one for every
+weight); the fixed masks of torch.nn.utils.prune. Levels of bits are fitted anew in every 20th step alone, so the median
+does not see that.
 """
 
+import copy
 import functools
 import statistics
 
@@ -17,11 +21,14 @@ from torch.nn.utils import prune
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from espnet_pinch import Pinch
+from espnet_pinch.asr.distill import divergence
+from espnet_pinch.asr.family import find_family
 from espnet_pinch.core.attach import find_linears, replace_module
-from espnet_pinch.core.budget import land
+from espnet_pinch.core.mixed_bits import build_quantization
 from espnet_pinch.inference.timing import in_turns, ratio
 
 ETA, TARGET = 3e-5, 0.65
+TARGETS = [0.5, 0.65, 0.75, 0.85, 0.9]
 
 
 class PlainGate(nn.Module):
@@ -89,18 +96,41 @@ class Dense:
 
 
 class Pinched(Dense):
-    def __init__(self, args, landed: bool):
-        self.landed = landed
+    """Args: as ``Dense``; whether the target is reached; settings of pinch; of the bits."""
+
+    def __init__(self, args, landed: bool, quantize: dict | None = None, **settings):
+        self.landed, self.quantization = landed, build_quantization(quantize)
+        self.settings = {"target_sparsity": TARGET, "eta": ETA, **settings}
         super().__init__(args)
 
     def attach(self):
-        self.pinch = Pinch(target_sparsity=TARGET, eta=ETA)
-        self.pinch.attach(self.model, total_steps=10**6)
+        upstream, self.pinch = self.model.wav2vec2, Pinch(**self.settings)
+        names = list(find_linears(upstream))
+        self.pinch.attach(upstream, total_steps=10**6, structure=find_family("wav2vec2").structure(upstream))
         if self.landed:
-            land(list(self.pinch.gates.values()), TARGET, 0.0005)
+            self.pinch.land()
+        if self.quantization:
+            self.quantization.attach(upstream, names, self.pinch)
+            self.quantization.fit()
 
     def loss(self):
-        return self.pinch.penalty() + super().loss()
+        penalty = self.pinch.penalty() + (self.quantization.penalty() if self.quantization else 0.0)
+        return penalty + super().loss()
+
+
+class Distilled(Dense):
+    def attach(self):
+        self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
+
+    def loss(self):
+        with torch.no_grad():
+            wanted = self.teacher.to(self.model.device)(self.batch["input_values"]).logits
+        output = self.model(**self.batch)
+        frames = torch.full((len(wanted),), wanted.shape[1], device=wanted.device)
+        return output.loss + 0.3 * divergence(output.logits, wanted, frames, 1.0)
+
+    def held(self):
+        return super().held() + sum(p.nbytes for p in self.teacher.parameters())
 
 
 class Gated(Dense):
@@ -128,6 +158,13 @@ SIDES = {
     "dense": Dense,
     "pinch-penalty": functools.partial(Pinched, landed=False),
     "pinch-on-target": functools.partial(Pinched, landed=True),
+    "units-penalty": functools.partial(Pinched, landed=False, unit="structured"),
+    "units-on-target": functools.partial(Pinched, landed=True, unit="structured"),
+    "5-targets": functools.partial(Pinched, landed=True, target_sparsity=TARGETS),
+    "4-bit": functools.partial(Pinched, landed=True, quantize={"bits": 4}),
+    "ternary": functools.partial(Pinched, landed=True, quantize={"bits": "ternary"}),
+    "mixed-bit": functools.partial(Pinched, landed=True, quantize={"bits": "mixed", "average_bits": 3.5}),
+    "distill": Distilled,
     "autograd-gate": functools.partial(Gated, gate=PlainGate),
     "l0": functools.partial(Gated, gate=HardConcrete),
     "torch-prune": FixedMask,

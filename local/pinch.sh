@@ -347,7 +347,9 @@ if ! "${skip_data_prep}" && within 0; then
         # Where its files are not those that were left there, the program looks again.
         found=$([ ! -d "${upstream_dir}" ] || upstream_files)
         [ "${found}" = "$(noted "${upstream_dir}.files")" ] || rm -f "${upstream_dir}.done"
-        step "${upstream_dir}.done" "upstream ${upstream_source}" "=${upstream_source}" -- \
+        merged_from=${upstream_source%:*} # the folder, where a language of one is merged in
+        merged_from=$([ ! -d "${merged_from}" ] || listing "${merged_from}" '*.json' '*.safetensors' '*.bin')
+        step "${upstream_dir}.done" "upstream ${upstream_source}" "=${upstream_source} ${merged_from}" -- \
             "${python}" -m espnet_pinch.bin.fetch_upstream --upstream "${upstream_source}" --out "${upstream_dir}"
         note "${upstream_dir}.files" "$(upstream_files)"
     fi

@@ -47,6 +47,7 @@ def test_train_step(capsys, monkeypatch):
     assert memory["pinch-on-target"] < 1.05 < memory["autograd-gate"] < memory["l0"]
 
 
+@pytest.mark.slow
 def test_large_table(capsys, monkeypatch):
     options = f"--rows 3000 --files 4 --package {BENCHMARKS.parent}"
     rows = run(capsys, monkeypatch, "large_table", options)
@@ -75,11 +76,12 @@ def test_decoding(capsys, monkeypatch):
     assert int(rows[0][5].split()[-2]) > 20  # characters
 
 
-def test_export_size(capsys, monkeypatch):
-    rows = run(capsys, monkeypatch, "export_size", "--size tiny")
-    size = {row[0]: int(row[1].replace(",", "")) for row in rows}
-    assert list(size)[4:] == ["sparse fp32", "sparse fp16", "sparse bf16", "sparse int8"]
-    assert size["sparse fp16"] < size["sparse fp32"] < size["dense fp32"] and size["dense fp32, gzip -6"] > 1000
+def test_file_sizes(capsys, monkeypatch):
+    rows = run(capsys, monkeypatch, "file_sizes", "--size tiny --sparsities 0.65 --repeats 1")
+    size = {row[1]: int(row[2].replace(",", "")) for row in rows}
+    assert list(size)[4:] == ["fp32", "fp16", "bf16", "int8", "8 bits", "4 bits", "3 bits", "2 bits", "ternary"]
+    assert size["ternary"] < size["4 bits"] < size["8 bits"] < size["fp32"] < size["dense fp32"]
+    assert size["dense fp32, gzip -6"] > 1000
 
 
 def test_data_preparation(capsys, monkeypatch, tmp_path):

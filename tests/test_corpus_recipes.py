@@ -104,8 +104,6 @@ def test_a_table_without_splits_goes_through_librispeechs_recipe(recipe, recordi
     )
     done = run(recipe, "--table", "no.tsv")
     assert done.stderr == "error: --table: " + str(recipe / "no.tsv").replace(f"{recipe}/", "") + " does not exist\n"
-    done = run(recipe, *options, "--hf", str(tmp_path))
-    assert done.stderr == "error: give the corpus by one option, not by several: --table, --hf\n"
     done = run(recipe, *options, "--text", "lowercase")
     assert done.stderr.startswith("error: text: there is no step 'lowercase'; there is: nfc, ")
 

@@ -42,6 +42,12 @@ def hubert(folder):
     return HubertConfig, LIBRISPEECH, MASKED, fields
 
 
+def mms(folder):
+    """facebook/mms-1b-all with one language merged in: adapters in the blocks."""
+    fields = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True, "adapter_attn_dim": 4}
+    return Wav2Vec2Config, LIBRISPEECH, MASKED, fields
+
+
 def wavlm(folder):
     """patrickvonplaten/wavlm-libri-clean-100h-base-plus: lower case, no apostrophe, blank third from last."""
     names = ["|", *map(chr, range(97, 123)), "[UNK]", "[PAD]", "<s>", "</s>"]
@@ -89,7 +95,9 @@ def publish(folder, family, ctc_folder):
     torch.save({name: t for name, t in state.items() if name != "masked_spec_embed"}, folder / "pytorch_model.bin")
 
 
-@pytest.mark.parametrize("family", [wav2vec2, hubert, wavlm, data2vec, unispeech_sat, conformer])
+@pytest.mark.parametrize(
+    "family", [wav2vec2, hubert, pytest.param(mms, marks=pytest.mark.slow), wavlm, data2vec, unispeech_sat, conformer]
+)
 def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_folder, tmp_path, monkeypatch, capsys):
     publish(tmp_path / "up", family, ctc_folder)
     monkeypatch.chdir(tmp_path)

@@ -160,7 +160,7 @@ def test_an_upstream_is_fetched_with_a_record_of_what_it_is(server, tmp_path, mo
     assert names(tmp_path) == ["up"]
     record = read_record(tmp_path / "up")
     assert record == {
-        **{"upstream": "a/b", "repo": "a/b", "revision": None, "commit": COMMIT, "origin": HUB},
+        **{"upstream": "a/b", "repo": "a/b", "revision": None, "language": None, "commit": COMMIT, "origin": HUB},
         **{"licence": "other", "licence_name": "our-own", "licence_link": "LICENSE.md"},
     }
     files = read_json(tmp_path / "up" / FILE)["files"]

@@ -13,6 +13,7 @@ from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2ConformerCon
 
 import espnet_pinch
 from espnet_pinch import Pinch
+from espnet_pinch.asr.any_target import Trained
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.bin import fold
 from espnet_pinch.core.gate import GatedLinear
@@ -21,6 +22,7 @@ from espnet_pinch.core.method import PruningMethod
 from espnet_pinch.core.mixed_bits import MixedQuantization, build_quantization
 from espnet_pinch.core.quantize import WIDTHS, Quantization, QuantizedLayer, round_others
 from espnet_pinch.core.registry import build_method
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.sparse_file import write_sparse
 
 data, upstream = test_espnet.data, test_espnet.upstream
@@ -286,8 +288,15 @@ def test_settings_that_do_not_fit_get_one_line(block, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("more", [["bits=4"], ["bits=mixed", "average_bits=3"]], ids=["4", "mixed"])
-@pytest.mark.parametrize("method", ["pinch", "nas_cp", "structured"])
+@pytest.mark.parametrize(
+    "method, more",
+    [
+        ("pinch", ["bits=mixed", "average_bits=3"]),
+        ("nas_cp", ["bits=4"]),
+        ("structured", ["bits=mixed", "average_bits=3"]),
+    ],
+    ids=["pinch-mixed", "nas_cp-4", "structured-mixed"],
+)
 def test_a_quantised_training_is_folded_and_loaded_again(data, upstream, tmp_path, monkeypatch, method, more):
     exp = tmp_path / "exp"
     pruning = (
@@ -311,6 +320,8 @@ def test_a_quantised_training_is_folded_and_loaded_again(data, upstream, tmp_pat
     assert all(torch.equal(value, weights[name]) for name, value in again.state_dict().items())
     assert again.scales.keys() == model.scales.keys()
     assert all(torch.equal(scales, model.scales[name]) for name, scales in again.scales.items())
+    with pytest.raises(UserError, match="was trained with bits already"):
+        Trained(exp, quantize={"bits": 4})
 
 
 @pytest.mark.parametrize(

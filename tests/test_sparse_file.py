@@ -382,6 +382,7 @@ FORGED = [
     (put(f"{K_PROJ}.levels", lambda t: t - t[0]), LEVELS_OF_K),
     (put(f"{K_PROJ}.levels", lambda t: t.int() + 127), LEVELS_OF_K),
     (put(f"{K_PROJ}.levels", lambda t: t[None]), LEVELS_OF_K),
+    (put(f"{K_PROJ}.levels", lambda t: t.bfloat16()), LEVELS_OF_K),
     (put(f"{K_PROJ}.levels", with_entry(1, -128)), LEVELS_OF_K),
     (put(f"{K_PROJ}.scales", with_entry(0, torch.nan)), SCALES_OF_K),
     (put(f"{K_PROJ}.scales", with_entry(0, torch.inf)), "k_proj.weight holds a value that is not finite"),

@@ -11,12 +11,13 @@ from test_espnet import options
 from torch import nn
 
 import espnet_pinch
-from espnet_pinch import Pinch
+from espnet_pinch import Pinch, cli
 from espnet_pinch.asr.distill import densest_logits
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.bin import fold
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.core.registry import build_method
+from espnet_pinch.errors import UserError
 
 data, upstream = test_espnet.data, test_espnet.upstream
 
@@ -174,6 +175,20 @@ def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_
         zeros.append({name: upstream_left.get_submodule(name).weight == 0 for name in found.layers})
     for fewer, more in zip(zeros, zeros[1:]):
         assert all((fewer[name] <= more[name]).all() for name in fewer)
+    rounded = tmp_path / "rounded"
+    asked = ["espnet-pinch", "fold", str(exp), "--sparsity", "0.7", "--bits"]
+    monkeypatch.setattr(sys, "argv", [*asked, "2", "--out", str(rounded)])
+    cli.main()
+    model, found = espnet_pinch.load(rounded), Parameters.read(rounded / "parameters.json")
+    assert found.sparsity == pytest.approx(0.7, abs=5e-4)
+    for name in found.layers:
+        name = f"frontend.upstream.{name}.weight"
+        scales = model.scales[name][:, None]
+        codes = (model.state_dict()[name] / torch.where(scales > 0, scales, 1)).round()
+        assert len(codes.abs().unique()) <= 3  # none, and two levels
+    monkeypatch.setattr(sys, "argv", [*asked, "mixed"])
+    with pytest.raises(UserError, match="bits: mixed are learnt in a training"):
+        cli.main()
 
 
 DENSEST = ("--distill", "weight=0.5", "--distill", "teacher=densest")

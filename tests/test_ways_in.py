@@ -13,8 +13,17 @@ import kaldiio
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from espnet_pinch.bin import check_data, cut_corpus, prepare_dump, prepare_librispeech, read_corpus
+from espnet_pinch.bin import (
+    asr_train,
+    check_data,
+    cut_corpus,
+    fetch_upstream,
+    prepare_dump,
+    prepare_librispeech,
+    read_corpus,
+)
 from espnet_pinch.corpus import audio
 from espnet_pinch.corpus.splits import Splits, point
 from espnet_pinch.corpus.way import Asked, all_ways
@@ -22,6 +31,7 @@ from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
 from espnet_pinch.explain import explain
 
+ROOT = Path(__file__).parents[1]
 SUBSETS = ("train-clean-100", "dev-clean", "dev-other", "test-clean", "test-other")
 SETS = ["--train_set", "train_clean_100", "--valid_set", "dev"]
 SETS += ["--test_sets", "dev_clean", "dev_other", "test_clean", "test_other", "--splits", "dev=dev_clean,dev_other"]
@@ -276,6 +286,33 @@ def test_the_dump_is_the_same_by_every_way_in(corpus, expected, tmp_path, monkey
     assert contents(dumps[0]) == contents(dumps[1]) == contents(dumps[2]) and len(set(tokens)) == 1
     # an archive that stage 1 has made is not copied
     assert "/data/audio/" in (dumps[1] / "dev" / "wav.scp").read_text()
+
+
+@pytest.mark.slow
+def test_trained_weights_are_bitwise_the_same_by_every_way_in(corpus, expected, tmp_path, monkeypatch):
+    run(monkeypatch, fetch_upstream, "--upstream", "micro", "--out", tmp_path / "micro")
+
+    def trained(data: Path) -> dict:
+        dump = data.parent / f"dump of {data.name}"
+        sets = SETS[: SETS.index("--splits")]
+        run(monkeypatch, prepare_dump, "--data", data, "--upstream", tmp_path / "micro", "--out", dump, *sets)
+        options = ["--config", ROOT / "conf" / "micro_baseline.yaml", "--output_dir", data / "exp", "--max_epoch", 1]
+        options += ["--token_list", dump / "token_list" / "char" / "tokens.txt"]
+        options += ["--frontend_conf", f"upstream={tmp_path / 'micro'}"]
+        sound = (dump / "audio_type").read_text().strip()
+        for mode, name in (("train", "train_clean_100"), ("valid", "dev")):
+            options += [f"--{mode}_data_path_and_name_and_type", f"{dump / name}/wav.scp,speech,{sound}"]
+            options += [f"--{mode}_data_path_and_name_and_type", f"{dump / name}/text,text,text"]
+            options += [f"--{mode}_shape_file", dump / name / "utt2num_samples"]
+        asr_train.main([str(option) for option in options])
+        return torch.load(data / "exp" / "1epoch.pth")
+
+    first = trained(expected)
+    for form in FORMS:
+        prepare(monkeypatch, tmp_path / form.__name__, *form(utterances(corpus), tmp_path / f"in {form.__name__}"))
+        weights = trained(tmp_path / form.__name__)
+        assert weights.keys() == first.keys(), form
+        assert all(torch.equal(value, first[name]) for name, value in weights.items()), form
 
 
 # ---- Audio

@@ -1,6 +1,7 @@
 """The models of a trained run: of the targets that it was trained for, and of any other, without more training."""
 
 import copy
+import dataclasses
 import math
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from espnet_pinch.asr.resume import average_again, owned
 from espnet_pinch.asr.safe_load import damage
 from espnet_pinch.core.methods.pinch import Pinch
 from espnet_pinch.core.parameters import Parameters
+from espnet_pinch.core.quantize import MIXED, QuantizeSettings
 from espnet_pinch.core.settings import check_number
 from espnet_pinch.errors import UserError
 from espnet_pinch.results.scoring import score_files
@@ -30,17 +32,28 @@ class Trained:
 
     Args:
         exp: its folder.
-        checkpoint: name of a file in it; None for the mean of the best epochs. Such a mean that is missing or
-            damaged is written again.
+        checkpoint: name of a file in it; None for the mean of the best epochs. Such a mean that is missing or damaged
+            is written again.
         say: is told so.
+        quantize: of a run without bits, how to round what ``at`` returns: a YAML's ``quantize:`` block.
 
     Raises:
-        FileNotFoundError, UserError: as ``load_model``.
+        FileNotFoundError: as ``load_model``.
+        UserError: as ``load_model``; or the run has bits already, or ``quantize`` asks for such as are learnt.
     """
 
-    def __init__(self, exp: Path, checkpoint: str | None = None, say: Callable[[str], None] = print):
+    def __init__(
+        self,
+        exp: Path,
+        checkpoint: str | None = None,
+        say: Callable[[str], None] = print,
+        quantize: dict | None = None,
+    ):
         checkpoint = checkpoint or mean_of_best(exp)
         self.exp, file = exp, exp / checkpoint
+        if quantize and quantize.get("bits") == MIXED:
+            raise UserError(f"bits: {MIXED} are learnt in a training; after it, give one width")
+        self.bits = QuantizeSettings(**quantize) if quantize else None
         if ".ave" in checkpoint and (not file.exists() or damage(file)):
             say(f"warning: {file} is missing or damaged: written again from the best epochs")
             with open(exp / "config.yaml", encoding="utf-8") as config:
@@ -48,6 +61,8 @@ class Trained:
             with owned(exp):
                 average_again(exp, trained["best_model_criterion"], trained["keep_nbest_models"])
         self.model, self.config = load_model(exp / "config.yaml", file)
+        if quantize and self.model.quantization:
+            raise UserError(f"{exp} was trained with bits already, which the folded model keeps")
         self.model.land()
 
     @property
@@ -55,8 +70,12 @@ class Trained:
         """The targets that it was trained for."""
         return self.model.pruning.targets
 
-    def at(self, target: float) -> PrunedModel:
+    def at(self, target: float, rounded: bool = True) -> PrunedModel:
         """A copy of the model that is landed on ``target``, whether it was trained for it or not.
+
+        Args:
+            target: of the kind that the run has.
+            rounded: quantised, if that was asked for.
 
         Raises:
             UserError: it was not, and the run is not one of pinch; or a target that is none, or out of reach.
@@ -64,9 +83,11 @@ class Trained:
         model = copy.deepcopy(self.model)
         if target in self.targets:
             model.pruning.use(target)
-            return model
-        self._require_pinch()
-        model.pruning.aim(target)
+        else:
+            self._require_pinch()
+            model.pruning.aim(target)
+        if rounded and self.bits:
+            model.quantize(dataclasses.asdict(self.bits))
         return model
 
     def _require_pinch(self) -> None:
@@ -83,6 +104,8 @@ class Trained:
     def sparsest(self, increase: float, data: Path, batch_size: int = 8, say: Callable[[str], None] = print) -> float:
         """The highest target whose error rate exceeds that of the lowest trained one by no more than ``increase``.
 
+        The lowest is not quantised.
+
         Bisected in steps of ``STEP`` up to ``HIGHEST``, as if the error rate rose with the target.
 
         Args:
@@ -97,22 +120,22 @@ class Trained:
         self._require_pinch()
         lowest = self.targets[0]
         low, high = math.floor(lowest / STEP), round(HIGHEST / STEP) + 1
-        most = self._wer(lowest, data, batch_size)
+        most = self._wer(self.at(lowest, rounded=False), data, batch_size)
         rate = self.model.kind.rates[self.model.kind.rate].title
         say(f"target {100 * lowest:g} %: {rate} {most:.2f} %, the reference")
         while high - low > 1:
             middle = (low + high) // 2
-            wer = self._wer(middle * STEP, data, batch_size)
+            try:
+                wer = self._wer(self.at(middle * STEP), data, batch_size)
+            except UserError:  # the floors of the units do not allow the target
+                wer = math.inf
             say(f"target {100 * middle * STEP:g} %: " + (f"{rate} {wer:.2f} %" if wer < math.inf else "out of reach"))
             low, high = (middle, high) if wer <= most + increase else (low, middle)
         return max(round(low * STEP, 6), lowest)
 
-    def _wer(self, target: float, data: Path, batch_size: int) -> float:
-        """Error rate in per cent; infinite where the floors of the units do not allow the target."""
-        try:
-            model = self.at(target)
-        except UserError:
-            return math.inf
+    @staticmethod
+    def _wer(model: PrunedModel, data: Path, batch_size: int) -> float:
+        """The error rate in per cent."""
         model.fold()
         with tempfile.TemporaryDirectory() as folder:
             decode_data_dir(model, data, folder, batch_size)
@@ -120,7 +143,7 @@ class Trained:
 
 
 def mean_of_best(exp: Path) -> str:
-    """The name of the mean of the epochs that have the fewest errors, in the folder of a run."""
+    """The name of the mean of the best epochs, in the folder of a run."""
     with open(exp / "config.yaml", encoding="utf-8") as config:
         head = find_head(yaml.safe_load(config).get("task", ASR))
     return f"valid.{head.rate}_on_target.ave.pth"

@@ -13,7 +13,7 @@ from espnet_pinch.asr.head import Head, find_head
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.method import PruningMethod
 from espnet_pinch.core.mixed_bits import build_quantization
-from espnet_pinch.core.quantize import round_others
+from espnet_pinch.core.quantize import Quantization, round_others
 from espnet_pinch.core.registry import build_method
 from espnet_pinch.errors import UserError
 
@@ -63,11 +63,10 @@ class PrunedModel(nn.Module):
         self.pruning: PruningMethod = build_method({"layers": family.layers, **pruning})
         if self.distill and self.distill.teacher == "densest" and len(self.pruning.targets) < 2:
             raise UserError("distill.teacher: densest needs several targets, such as target_sparsity: [0.5, 0.65]")
-        self.quantization = build_quantization(quantize)
-        quantized = find_linears(upstream, self.pruning.settings.layers) if self.quantization else ()
+        self.quantization: Quantization | None = None
+        self._gated = list(find_linears(upstream, self.pruning.settings.layers))
         self.pruning.attach(upstream, structure=family.structure(upstream))
-        if self.quantization:
-            self.quantization.attach(upstream, quantized, self.pruning)
+        self.quantize(quantize)
         # {weight in the state_dict: its scales, (rows,)} of a quantised model: such a weight is whole numbers from -127
         # to 127 times the scale of its row (espnet_pinch.core.grids).
         self.scales: dict[str, Tensor] = {}
@@ -138,6 +137,19 @@ class PrunedModel(nn.Module):
 
     def _penalty(self) -> Tensor | float:
         return self.pruning.penalty() + (self.quantization.penalty() if self.quantization else 0.0)
+
+    def quantize(self, block: dict | None) -> None:
+        """Compute with rounded weights from now on.
+
+        Args:
+            block: a YAML's ``quantize:`` block; None or empty changes nothing.
+
+        Raises:
+            UserError: as ``build_quantization``.
+        """
+        self.quantization = build_quantization(block)
+        if self.quantization:
+            self.quantization.attach(self.frontend.upstream, self._gated, self.pruning)
 
     def new_parameters(self) -> list[nn.Parameter]:
         """The parameters that are trained besides the model's own."""

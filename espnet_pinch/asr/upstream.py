@@ -67,14 +67,17 @@ class Upstream:
     tokens: list[str] | None = None
 
 
-def read_config(upstream: str) -> PretrainedConfig:
+def read_config(upstream: str, language: str | None = None) -> PretrainedConfig:
     """The configuration of an upstream in a folder. Nothing is downloaded; stage 0 does that.
+
+    Args:
+        language: whose adapter weights are to be merged in.
 
     Raises:
         FileNotFoundError: the folder, its config.json or its weights are missing.
         UserError: the model is of another type, has something that is not supported, or needs code of its own.
     """
-    check_folder(upstream)
+    check_folder(upstream, language)
     try:
         # By default transformers asks on the terminal whether to run code that comes with a model.
         config = AutoConfig.from_pretrained(upstream, trust_remote_code=False, local_files_only=True)

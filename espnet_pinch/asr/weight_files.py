@@ -25,14 +25,20 @@ def weight_names(folder: str | os.PathLike) -> set[str]:
     Raises:
         OSError, UserError: as ``weight_files``; or a file is damaged.
     """
-    names: set[str] = set()
-    for file in weight_files(folder):
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, framework="pt") as tensors:
-                    names.update(tensors.keys())
-            except SafetensorError as error:
-                raise UserError(f"{file} is damaged: {error}") from None
-        else:
-            names.update(load(file, map_location="meta"))
-    return names
+    return {name for file in weight_files(folder) for name in names_in(file)}
+
+
+def names_in(file: Path) -> list[str]:
+    """Names of the tensors in a weight file.
+
+    Raises:
+        OSError: it cannot be read.
+        UserError: it is damaged.
+    """
+    if file.suffix != ".safetensors":
+        return list(load(file, map_location="meta"))
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged: {error}") from None

@@ -6,8 +6,8 @@ the run's folder names them, empty without any; ``pruning_options``, asr_train's
 finished run that the method reads, and ``from_run_setting``, the setting that names it (both empty if it reads none, or
 the YAML names it); ``other_source``, the upstream that the baseline's YAML names (empty if it is the same);
 ``upstream_name``, the folder that stage 0 puts the upstream into (empty for a folder); ``upstream_source``, the
-upstream (absolute folder, hub id, "mini" or "micro"); ``unknown_characters``; ``text``, the names of the steps over the
-transcripts.
+upstream (absolute folder, hub id, "mini" or "micro"; with a language if one is named); ``unknown_characters``;
+``text``, the names of the steps over the transcripts.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import yaml
 from espnet_pinch.bin import run_main
 from espnet_pinch.config import read_yaml
 from espnet_pinch.core.mixed_bits import build_quantization
-from espnet_pinch.core.quantize import MIXED, QuantizeSettings
 from espnet_pinch.core.registry import UNPRUNED, build_method, method_of
 from espnet_pinch.core.settings import MethodSettings, shown
 from espnet_pinch.data.source import Source, parse_source
@@ -125,8 +124,8 @@ def main() -> None:
         "from_run": run,
         "from_run_setting": setting,
         "other_source": other,
-        "upstream_name": "" if source.folder else source.folder_name,
-        "upstream_source": os.path.abspath(source.folder) if source.folder else source.name,
+        "upstream_name": source.folder_name,
+        "upstream_source": source.place,
         "unknown_characters": unknown.policy,
         "text": " ".join(steps.names),
     }
@@ -156,10 +155,8 @@ def _quantize(block, bits: str | None, average: str | None) -> dict:
 
 def _bits(quantize: dict) -> str:
     """What a quantize: block adds to the name of a run."""
-    bits = quantize.get("bits", QuantizeSettings.bits) if quantize else ""
-    if bits == MIXED:
-        return f"mixed_{quantize['average_bits']}_bit"
-    return f"{bits}_bit" if isinstance(bits, int) else bits
+    built = build_quantization(quantize)
+    return built.settings.name if built else ""
 
 
 def _upstream(config):

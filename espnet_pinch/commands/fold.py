@@ -3,12 +3,15 @@
 import argparse
 from pathlib import Path
 
+import yaml
+
 from espnet_pinch.commands.shared import quiet
 from espnet_pinch.errors import UserError
 
 ABOUT = """The model of a trained run at another sparsity, without more training. Between two trained targets the
 thresholds are interpolated; outside of them one common factor scales those of the nearest. The sparsity is exact. With
---max_wer_increase, the word error rate on SET is compared with that of the lowest trained target."""
+--max_wer_increase, the word error rate on SET is compared with that of the lowest trained target. With --bits, the
+weights are rounded, of a run of any method; better is a training with bits (run.sh --bits)."""
 
 
 def add(commands) -> None:
@@ -17,7 +20,7 @@ def add(commands) -> None:
     command.add_argument(
         "experiment", type=Path, metavar="EXPERIMENT", help="folder of a run of pinch: exp/.../asr_..."
     )
-    wanted = command.add_mutually_exclusive_group(required=True)
+    wanted = command.add_mutually_exclusive_group()
     wanted.add_argument("--sparsity", type=float, help="the target, of the kind that the run has: 0.7")
     wanted.add_argument(
         "--max_wer_increase",
@@ -26,28 +29,37 @@ def add(commands) -> None:
         help="search the highest target within this on SET",
     )
     command.add_argument("--data", type=Path, metavar="SET", help="of the search: a data directory with a text")
-    command.add_argument("--out", type=Path, help="folder to write [EXPERIMENT/folded/TARGET]")
+    command.add_argument("--bits", help="round the weights that have gates: 8, 4, 3, 2, ternary")
+    command.add_argument("--others", type=int, help="with --bits, bits of the other weights: 8, 16 or 32 [8]")
+    command.add_argument("--out", type=Path, help="folder to write [EXPERIMENT/folded/TARGET, with the bits' name]")
 
 
 def fold(args: argparse.Namespace) -> None:
     """Fold a trained run at a target that it may not have been trained for.
 
     Args:
-        args: ``experiment``; ``sparsity``, or ``max_wer_increase`` and ``data``; ``out``.
+        args: ``experiment``; ``sparsity``, or ``max_wer_increase`` and ``data``; ``bits`` and ``others``; ``out``.
 
     Raises:
         FileNotFoundError, UserError: as ``espnet_pinch.asr.any_target.Trained``; or there is something at ``out``.
     """
     if (args.max_wer_increase is None) != (args.data is None):
         raise UserError("--max_wer_increase and --data SET go together")
+    if args.others is not None and not args.bits:
+        raise UserError("--others goes with --bits")
+    block = {"bits": yaml.safe_load(args.bits), "others": args.others or 8} if args.bits else None
     with quiet() as say:
         from espnet_pinch.asr.any_target import Trained
 
-        trained = Trained(args.experiment, say=say)
+        trained = Trained(args.experiment, say=say, quantize=block)
     target = args.sparsity
-    if target is None:
+    if args.max_wer_increase is not None:
         target = trained.sparsest(args.max_wer_increase, args.data)
-    out = args.out or args.experiment / "folded" / str(target)
+    elif target is None:
+        if not block or len(trained.targets) > 1:
+            raise UserError("give --sparsity, --max_wer_increase with --data, or, for a run with one target, --bits")
+        target = trained.targets[0]
+    out = args.out or args.experiment / "folded" / (f"{target}_{trained.bits.name}" if trained.bits else f"{target}")
     if out.exists():
         raise UserError(f"{out} is there already: remove it, or give another --out")
     with quiet():

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from espnet_pinch.core.grids import Grid, bits_of
 from espnet_pinch.core.method import cosine, generator_of_step
@@ -75,6 +76,10 @@ class MixedLayer(QuantizedLayer):
         if self.training and self.parts is not None:
             return _Mixture.apply(self.layer.weight, self.parts, list(self.grids))
         return super().weight
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        searches = self.training and self.parts is not None
+        return F.linear(x, self.weight, self.bias) if searches else super().forward(x)
 
     @torch.no_grad()
     def fit(self) -> None:

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from espnet_pinch.core.attach import replace_module
-from espnet_pinch.core.grids import TERNARY, Grid
+from espnet_pinch.core.grids import TERNARY, Codes, Grid
 from espnet_pinch.core.method import PruningMethod
 from espnet_pinch.core.settings import check_number, shown
 from espnet_pinch.errors import UserError
@@ -65,6 +65,13 @@ class QuantizeSettings:
         if check_number("quantize.reach_by", self.reach_by, above=0.0) >= 1:
             raise UserError(f"quantize.reach_by must be under 1, not {shown(self.reach_by)}")
 
+    @property
+    def name(self) -> str:
+        """Of the bits, for a folder: "4_bit", "ternary", "mixed_3.5_bit"."""
+        if self.bits == MIXED:
+            return f"{MIXED}_{self.average_bits}_bit"
+        return self.bits if self.bits == TERNARY else f"{self.bits}_bit"
+
 
 class _Rounded(torch.autograd.Function):
     @staticmethod
@@ -75,6 +82,33 @@ class _Rounded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         return grad, None
+
+
+class _RoundedLinear(torch.autograd.Function):
+    """``F.linear(x, Q(W), b)`` that keeps the codes for its backward pass, in 8 bits, and not the weight."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, grid):
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        x, codes = x.to(dtype), grid.round(weight)
+        ctx.save_for_backward(x, codes.codes.to(torch.int8), codes.scales)
+        ctx.has_bias, ctx.dtype = bias is not None, weight.dtype
+        return F.linear(x, codes.weight().to(dtype), None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        x, codes, scales = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        rows = grad_output.flatten(0, -2)  # (N, out)
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_output @ Codes(codes.to(scales.dtype), scales).weight().to(grad_output.dtype)
+        if ctx.needs_input_grad[1]:
+            grad_weight = (rows.mT @ x.flatten(0, -2)).to(ctx.dtype)  # (out, in)
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            grad_bias = rows.sum(0).to(ctx.dtype)
+        return grad_x, grad_weight, grad_bias, None
 
 
 class QuantizedLayer(nn.Module):
@@ -107,7 +141,7 @@ class QuantizedLayer(nn.Module):
         return self.layer.bias
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        return F.linear(x, self.weight, self.bias)
+        return _RoundedLinear.apply(x, self.layer.weight, self.bias, self.grid)
 
     @torch.no_grad()
     def fit(self) -> None:

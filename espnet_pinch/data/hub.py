@@ -77,7 +77,7 @@ def _fill(source: Source, folder: Path, part: Path, repository: Repository) -> N
         return part / name
 
     try:
-        names = choose(checks, lambda name: bring(name).read_text(encoding="utf-8"))
+        names = choose(checks, lambda name: bring(name).read_text(encoding="utf-8"), source.language)
     except FileNotFoundError as error:
         what = "its copy in the hub's cache has" if repository.origin == CACHE else "it has"
         raise FileNotFoundError(_line(source, f"{what} {error}{_others(checks)}")) from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
 import re
@@ -13,8 +14,9 @@ from espnet_pinch.files import read_json, write_json
 
 FILE = "source.json"
 MADE_HERE = ("mini", "micro")  # espnet_pinch.asr.small_upstreams makes them
-# The fields of a record. ``origin`` is one of the texts below; ``upstream`` and ``revision`` are what the user named.
-KEYS = ("upstream", "repo", "revision", "commit", "licence", "licence_name", "licence_link", "origin")
+# The fields of a record. ``origin`` is one of the texts below; ``upstream`` and ``ASKED`` are what the user named.
+ASKED = ("repo", "revision", "language")
+KEYS = ("upstream", *ASKED, "commit", "licence", "licence_name", "licence_link", "origin")
 HUB, CACHE, BY_HAND, MADE, CHANGED = (
     "the Hugging Face hub",
     "the cache of the Hugging Face hub",
@@ -41,29 +43,45 @@ class Source:
         folder: a folder that exists.
         repo: "owner/name" on the hub.
         revision: the branch, tag or commit that the user named; None means the hub's default.
+        language: whose adapter weights stage 0 merges into the model; None for a model of one language.
     """
 
     name: str
     folder: str | None = None
     repo: str | None = None
     revision: str | None = None
+    language: str | None = None
 
     @property
     def folder_name(self) -> str:
-        """Name of the folder that stage 0 makes for the upstream; no two upstreams have the same."""
+        """Name of the folder that stage 0 makes for the upstream; no two have the same, "" if it makes none."""
+        if self.folder:
+            if not self.language:
+                return ""
+            path = os.path.abspath(self.folder)
+            place = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
+            return f"{re.sub(r'[^A-Za-z0-9._-]', '_', os.path.basename(path))}_{place}~{self.language}"
         if self.repo is None:
             return self.name
         revision = f"@{self.revision.replace('/', '--')}" if self.revision else ""
-        return self.repo.replace("/", "--") + revision
+        return self.repo.replace("/", "--") + revision + (f"~{self.language}" if self.language else "")
+
+    @property
+    def place(self) -> str:
+        """The name, with an absolute path of a folder."""
+        if not self.folder:
+            return self.name
+        return os.path.abspath(self.folder) + (f":{self.language}" if self.language else "")
 
     def record(self, **known) -> dict:
         """The content of source.json: ``known`` and what the user named; the other keys are null."""
-        asked = {"upstream": self.name, "repo": self.repo, "revision": self.revision}
+        asked = {"upstream": self.name, **{key: getattr(self, key) for key in ASKED}}
         return {**dict.fromkeys(KEYS), **asked, **known}
 
 
 def parse_source(name: str) -> Source:
-    """The meaning of "mini", "micro", a folder, "owner/name" or "owner/name@revision".
+    """The meaning of "mini", "micro", a folder, "owner/name" or "owner/name@revision", the last three also with a
+    language: "owner/name:eng".
 
     A name that looks like a path but does not exist is an error; the hub is not asked for it.
 
@@ -79,6 +97,9 @@ def parse_source(name: str) -> Source:
         return Source(name, folder=name)
     if os.path.exists(name):
         raise UserError(f"the upstream {name} is a file; an upstream is a folder")
+    of, colon, language = name.rpartition(":")
+    if colon and of not in MADE_HERE and re.fullmatch(r"\w[\w-]*", language, re.ASCII):
+        return dataclasses.replace(parse_source(of), name=name, language=language)
     if re.match(r"\w+://", name):
         raise UserError(f"the upstream {name} is an address: give the model's name alone, owner/name")
     repo, at, revision = name.partition("@")
@@ -118,7 +139,7 @@ def is_there(source: Source, folder: Path) -> bool:
         OSError: a file cannot be read.
     """
     record = _read(folder)
-    if record is not None and any(record.get(key) != getattr(source, key) for key in ("repo", "revision")):
+    if record is not None and any(record.get(key) != getattr(source, key) for key in ASKED):
         raise UserError(
             f"{folder} holds the upstream {record.get('upstream')}, as its {FILE} says, not {source.name}: give "
             "another folder, or remove this one"

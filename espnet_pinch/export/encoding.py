@@ -145,14 +145,14 @@ def decode(parts: dict[str, Tensor], like: Tensor) -> Tensor | Codes:
         filled = np.zeros(count, np.float32)
         filled[keep] = _finite(values).numpy()
         return torch.from_numpy(filled).view(shape)
-    levels = parts["levels"].numpy()
-    if levels.dtype != np.int8 or levels.ndim != 1 or (levels < 1).any() or (np.diff(levels) < 1).any():
+    levels = parts["levels"]
+    if levels.dtype != torch.int8 or levels.dim() != 1 or (levels < 1).any() or (levels.diff() < 1).any():
         raise UserError(f"has levels that are not rising whole numbers from 1 to {LARGEST}")
     if kept and not len(levels):
         raise UserError("has no levels")
     codes = np.zeros(count, np.int8)
     digits = unpack(parts["codes"], _base(len(levels)), kept, "codes")
-    codes[keep] = np.take(np.stack([levels, -levels], 1), digits)
+    codes[keep] = np.take(torch.stack([levels, -levels], 1).numpy(), digits)
     return Codes(torch.from_numpy(codes).view(shape).float(), checked_scales(parts["scales"], shape))
 
 

@@ -5,9 +5,10 @@ Layout, format version 2
 The file is a safetensors file. Its metadata has one key, ``espnet_pinch``, a JSON object:
 
 - ``format_version``: 2. ``sparse_v1.py`` reads version 1.
-- ``values``: how the weights were stored: "fp32", "fp16" or "bf16", all of them as that type; "int8", all with two
-  dimensions or more rounded to 8 bits, one scale for each row, the rest as float32; "quantized", each with the codes
-  that the model itself has, and, where it has none, in the smaller of float16 and float32 that holds it exactly.
+- ``values``: how the weights were stored: "fp32", "fp16" or "bf16", all of them as that type; "quantized", with the
+  codes that the model itself has, and, where it has none, in the smaller of float16 and float32 that holds them
+  exactly; "int8", with the codes that the model has, else, if there are several rows and dimensions, rounded to 8 bits
+  with a scale for each row, else as float32.
 - ``model``: ``config`` (the upstream's, as in the config.json of transformers), ``processing`` of the waveform
   (``sampling_rate``, ``do_normalize``, ``return_attention_mask``), ``tokens`` (names of the head's outputs, the blank
   first), ``pruning`` (``layers``, a regular expression of the gated layers' names; ``dense.channels``, the channels
