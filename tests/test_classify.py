@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from test_espnet import ROOT
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2Model
 
@@ -239,6 +240,14 @@ def test_a_classifier_is_trained_pruned_folded_and_reported(dump, tmp_path, caps
     assert "MAPSSWE" not in page and (run / "images" / "course.png").stat().st_size > 10_000
     wrong = results.figures.wer["dev"].errors
     assert f"({wrong}/6)" in "\n".join(table(results)) and len(significance_table(results)) == 3
+
+
+@pytest.mark.parametrize("config", sorted(p.name for p in (ROOT / "conf" / "classify").glob("*.yaml")))
+def test_every_configuration_builds(config, dump, tmp_path):
+    asr_train.main(options(dump, tmp_path / "exp", dump / "upstream", config, "--dry_run", "true"))
+    written = yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())
+    assert (written["task"], written["token_list"]) == (CLASSIFY, LABELS)
+    assert written["pruning"]["method"] == ("dense" if "baseline" in config else "pinch")
 
 
 @pytest.mark.parametrize("method", ["nas_cp", "l0", "ump", "mixed_sparsity"])
