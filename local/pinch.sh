@@ -192,7 +192,7 @@ case ${task} in
 esac
 inference_asr_model=${inference_asr_model:-valid.${rate}_on_target.ave.pth}
 asr_config=${asr_config:-${conf}/${upstream}.yaml}
-known=$(cd "${conf}" && echo *.yaml | tr ' ' '\n' | grep -Ev '_baseline|^decode' | sed 's/\.yaml//' | tr '\n' ' ')
+known=$(cd "${conf}" 2>/dev/null && echo *.yaml | tr ' ' '\n' | grep -Ev '_baseline|^decode' | sed 's/\.yaml//' | tr '\n' ' ') || known=none
 [ -f "${asr_config}" ] || die "unknown upstream '${upstream}': ${asr_config} does not exist; there is: ${known% }"
 if [ -z "${baseline_config}" ] && [ -f "${conf}/${upstream}_baseline.yaml" ]; then
     baseline_config=${conf}/${upstream}_baseline.yaml

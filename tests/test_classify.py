@@ -1,5 +1,6 @@
 """Classification: the same gates, training and files under another head; its errors, its test, its command."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -19,6 +20,7 @@ from espnet_pinch.asr.any_target import Trained
 from espnet_pinch.asr.decode import decode_data_dir, recognise
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.head import CLASSIFY
+from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.bin import asr_train, prepare_labels, run_main
 from espnet_pinch.core.registry import all_methods
 from espnet_pinch.data.kaldi_dir import Utterance, read_table, write_data_dir
@@ -240,6 +242,25 @@ def test_a_classifier_is_trained_pruned_folded_and_reported(dump, tmp_path, caps
     assert "MAPSSWE" not in page and (run / "images" / "course.png").stat().st_size > 10_000
     wrong = results.figures.wer["dev"].errors
     assert f"({wrong}/6)" in "\n".join(table(results)) and len(significance_table(results)) == 3
+
+
+def test_a_killed_training_goes_on_to_the_same_end(dump, tmp_path, monkeypatch):
+    save, left = PruningTrainer._save.__func__, [(2, 1)]
+
+    def save_and_die(cls, model, optimizers, schedulers, scaler, reporter, batches):
+        save(cls, model, optimizers, schedulers, scaler, reporter, batches)
+        if (reporter.get_epoch(), batches) in left and "cut" in cls.options.output_dir:
+            left.clear()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PruningTrainer, "_save", classmethod(save_and_die))
+    for name in ("whole", "cut", "cut"):
+        more = ("--pruning", "target_sparsity=0.5", "--save_every_steps", "1")
+        with contextlib.suppress(KeyboardInterrupt):
+            asr_train.main(options(dump, tmp_path / name, dump / "upstream", "micro.yaml", *more))
+    assert not left
+    whole, cut = (torch.load(tmp_path / name / "2epoch.pth", weights_only=True) for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 @pytest.mark.parametrize("config", sorted(p.name for p in (ROOT / "conf" / "classify").glob("*.yaml")))
