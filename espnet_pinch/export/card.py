@@ -100,12 +100,13 @@ def _error_rates(figures: dict, results: Results | None) -> str:
         lines += [*significance_table(results), ""]
     else:
         lines += ["The experiment has no results.json: its error rates have not been measured.", ""]
+    title = unit_of(figures["task"]).title
     decoded = {name: entry["wer"] for name, entry in figures["files"].items() if "wer" in entry}
     if decoded:
         sets = list(next(iter(decoded.values())))
         rows = [[name, *(_rounded(wer[s]) for s in sets)] for name, wer in decoded.items()]
         lines += [
-            f"{unit_of(figures['task']).title} % with rounded weights, decoded with the file itself. In brackets: the "
+            f"{title[0].upper()}{title[1:]} % with rounded weights, decoded with the file itself. In brackets: the "
             "change from the exported model,"
         ]
         lines += ["in percentage points; † marks a change that is no significant increase:", ""]

@@ -80,14 +80,16 @@ class LabelHead(Head):
         return names[int(logits[0].argmax())]
 
     def transcripts(self, recogniser, audio, search, names):
-        """Of each recording a transcript that is its label, as one word with the label's probability."""
+        """Of each recording a transcript that is its label, with one word, the label with "_" for spaces, as a CTM file
+        needs it. The word's confidence is the label's probability."""
         from espnet_pinch.asr.decode import log_probs_of
         from espnet_pinch.transcript.words import Transcript, Word
 
         rows, found = log_probs_of(recogniser, audio)[0][:, 0], []
         for name, samples, best, value in zip(names, audio, rows.argmax(-1).tolist(), rows.amax(-1).tolist()):
             label, seconds = recogniser.token_list[best], len(samples) / recogniser.sampling_rate
-            found.append(Transcript(name, label, seconds, (Word(label, 0.0, seconds, math.exp(value)),)))
+            word = Word(label.replace(" ", "_"), 0.0, seconds, min(math.exp(value), 1.0))
+            found.append(Transcript(name, label, seconds, (word,)))
         return found
 
 
