@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from espnet_pinch.asr.head import ASR
 from espnet_pinch.errors import UserError
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +19,14 @@ class Metadata:
     """The fields are the keys in the file. The values there are strings: JSON.
 
     Attributes:
-        tokens: names of the outputs, the blank first.
+        tokens: names of the outputs: tokens, the blank first; or labels.
         sampling_rate: Hz.
         samples_per_frame: samples from one frame to the next.
         shortest: samples that make one frame.
         parameters: of the whole model.
         zeros: parameters that are 0.
         macs: multiplications of 10 s of audio by part of the upstream, as ``espnet_pinch.asr.macs.count_by_part``.
+        task: of the head; files of earlier releases do not say it.
     """
 
     tokens: list[str]
@@ -34,9 +36,10 @@ class Metadata:
     parameters: int
     zeros: int
     macs: dict[str, float]
+    task: str = ASR
 
     @classmethod
-    def of(cls, model: PruningASRModel) -> Metadata:
+    def of(cls, model: PrunedModel) -> Metadata:
         from espnet_pinch.asr.macs import SECONDS, count_by_part
         from espnet_pinch.asr.recogniser import TorchRecogniser
 
@@ -50,6 +53,7 @@ class Metadata:
             parameters=sum(weight.numel() for weight in weights),
             zeros=sum(weight.numel() - int(weight.count_nonzero()) for weight in weights),
             macs=count_by_part(model.frontend.upstream, SECONDS * recogniser.sampling_rate),
+            task=model.task,
         )
 
     def strings(self) -> dict[str, str]:
@@ -67,12 +71,13 @@ class Metadata:
             UserError: a key is missing or holds no value of its kind: the file is another program's.
         """
         values = {}
+        strings = {"task": json.dumps(cls.task), **strings}
         for field in dataclasses.fields(cls):
             try:
                 values[field.name] = json.loads(strings[field.name])
             except (KeyError, ValueError):
                 values[field.name] = None
-            kind = {"tokens": list, "macs": dict}.get(field.name, int)
+            kind = {"tokens": list, "macs": dict, "task": str}.get(field.name, int)
             if type(values[field.name]) is not kind:
                 raise UserError(
                     f"{where} is not a file that this release of espnet_pinch wrote: its metadata has no "
