@@ -28,7 +28,7 @@ from espnet_pinch.export.formats.sherpa_onnx import symbols
 from espnet_pinch.files import write_json
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 FOLDER = "onnx_asr"
 MODEL = "wav2vec2-ctc"
@@ -129,7 +129,7 @@ class LogProbabilities(nn.Module):
 
     silence: Tensor
 
-    def __init__(self, model: PruningASRModel):
+    def __init__(self, model: PrunedModel):
         super().__init__()
         self.logits = LogitsOfWaveform(model)
         silence = torch.full((len(model.token_list),), NEVER)
