@@ -25,6 +25,7 @@ from espnet_pinch.export.sparse_file import write_sparse
 from espnet_pinch.files import write_text
 from espnet_pinch.results.pareto import front
 from espnet_pinch.results.scoring import score_files
+from espnet_pinch.results.unit import Unit
 
 pytest.importorskip("onnxruntime")
 
@@ -161,10 +162,12 @@ def test_a_side_that_says_nothing_has_deletions(tmp_path):
             rows = "".join(f"{id_} {text}".rstrip() + "\n" for id_, text in table.items())
             write_text(tmp_path / place / data.name / "text", rows)
         measured = Measured(Side("m", "torch"), 0.0, 0, [])
-        score(measured, Request([], data=[data]), tmp_path / "own", tmp_path / "first")
+        score(measured, Request([], data=[data]), tmp_path / "own", tmp_path / "first", Unit())
         found, silent = measured.wer[data.name], [id_ for id_ in said if not said[id_]]
         assert (found.deletions, found.errors) == (2 + number, 2 + number) and found.wer == (2 + number) / 3
         assert measured.significance[data.name].errors == 2 + number
         assert measured.texts_differing == {data.name: len(silent)}
-        score(measured, Request([], data=[data]), tmp_path / "first", tmp_path / "own")  # the first side says nothing
+        score(
+            measured, Request([], data=[data]), tmp_path / "first", tmp_path / "own", Unit()
+        )  # the first side says nothing
         assert measured.significance[data.name].baseline_errors == 2 + number

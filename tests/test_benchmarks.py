@@ -43,7 +43,7 @@ def run(capsys, monkeypatch, name: str, arguments: str) -> list[list[str]]:
 
 def test_train_step(capsys, monkeypatch):
     rows = run(capsys, monkeypatch, "train_step", "--size tiny --batch 2 --seconds 1 --repeats 2")
-    assert [row[0] for row in rows][:2] == ["dense", "pinch-penalty"] and len(rows) == 6
+    assert [row[0] for row in rows][:2] == ["dense", "pinch-penalty"] and len(rows) == 13
     assert rows[0][3] == rows[0][5] == "1.000"
     memory = {row[0]: float(row[5]) for row in rows}
     assert memory["pinch-on-target"] < 1.05 < memory["autograd-gate"] < memory["l0"]
