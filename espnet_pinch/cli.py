@@ -4,9 +4,9 @@ import argparse
 
 import espnet_pinch
 from espnet_pinch.bin import run_main, use_utf8
-from espnet_pinch.commands import align, bench, fold, info, transcribe
+from espnet_pinch.commands import align, bench, classify, fold, info, transcribe
 
-COMMANDS = (transcribe, align, bench, info, fold)
+COMMANDS = (transcribe, align, classify, bench, info, fold)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ MODULES = {
     "openvino": ("openvino", "onnx", "onnxscript", "onnx_ir"),
     "sherpa": ("sherpa_onnx", "onnx", "onnxruntime", "onnxscript", "onnx_ir"),
     "hf": ("datasets",),
+    "onnx-asr": ("onnx_asr", "onnx", "onnxruntime", "onnxscript", "onnx_ir"),
     "demo": ("espeakng_loader",),
 }
 

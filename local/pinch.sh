@@ -15,6 +15,8 @@ Stages: 0 fetch corpus and upstream, 1 data directories, 2 token list and dump, 
 7 export (only with --stop_stage 7).
 
 What to run
+  --task TASK              asr: recognise speech; classify: a label for each utterance, its whole transcript,
+                           with the YAMLs in conf/classify                                        [asr]
   --upstream NAME          conf/NAME.yaml: wav2vec2_base, hubert_large, wavlm_base_plus, mini, micro
                                                                                                   [UPSTREAM_HELP]
   --method NAME            pinch, ump, mixed_sparsity, nas_cp, l0, dense or one of your own, instead of the YAML's
@@ -62,7 +64,7 @@ Decoding
   --inference_args "ARGS"  more options of asr_decode (--lm_weight, --word_score, --beam_size), or of ESPnet's
                            asr_inference
   --inference_batch_size N utterances decoded together by greedy search                           [8]
-  --inference_asr_model F  checkpoint to decode                           [valid.wer_on_target.ave.pth]
+  --inference_asr_model F  checkpoint to decode   [valid.wer_on_target.ave.pth, of classify valid.error_on_target.ave.pth]
 Scoring
   --error_rate R           which comes first: wer, cer, or auto: cer where the script writes no spaces    [auto]
 Export
@@ -74,12 +76,13 @@ Relative paths are as seen from where you stand, "~" is your home; in the YAML f
 HELP
 )
 
-options="stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
+options="task stage stop_stage skip_data_prep skip_train skip_eval ngpu num_nodes gpu_inference nj inference_nj python
  upstream method target_sparsity target_macs unit conv bits average_bits layer_sparsities audio_format
  min_wav_duration max_wav_duration unknown_characters text token_type nbpe dumpdir expdir asr_config baseline_config asr_args
  baseline_args asr_tag asr_exp inference_config lm inference_args inference_batch_size inference_asr_model error_rate
  export_args train_set valid_set test_sets print_exp"
 options=${options//$'\n'/}
+task=asr
 stage=0
 stop_stage=6
 skip_data_prep=false
@@ -118,7 +121,7 @@ inference_config=
 lm=
 inference_args=
 inference_batch_size=8
-inference_asr_model=valid.wer_on_target.ave.pth
+inference_asr_model=
 error_rate=auto
 export_args=--wer
 print_exp=false # only print the folder of the corpus' experiments, for the sweeps
@@ -187,16 +190,28 @@ for name in dumpdir expdir asr_exp asr_tag; do
 done
 command -v "${python}" >/dev/null || die "${python} not found; run make venv in the repository, or give --python"
 
-asr_config=${asr_config:-conf/${upstream}.yaml}
-known=$(cd conf && echo *.yaml | tr ' ' '\n' | grep -Ev '_baseline|^decode' | sed 's/\.yaml//' | tr '\n' ' ')
+case ${task} in
+    asr) conf=conf own="" prepare_dump=prepare_dump token_list=char rate=wer ;;
+    classify) conf=conf/classify own=/classify prepare_dump=prepare_labels token_list=label rate=error ;;
+    *) die "--task must be asr or classify, not '${task}'" ;;
+esac
+inference_asr_model=${inference_asr_model:-valid.${rate}_on_target.ave.pth}
+asr_config=${asr_config:-${conf}/${upstream}.yaml}
+known=$(cd "${conf}" 2>/dev/null && echo *.yaml | tr ' ' '\n' | grep -Ev '_baseline|^decode' | sed 's/\.yaml//' | tr '\n' ' ') || known=none
 [ -f "${asr_config}" ] || die "unknown upstream '${upstream}': ${asr_config} does not exist; there is: ${known% }"
-if [ -z "${baseline_config}" ] && [ -f "conf/${upstream}_baseline.yaml" ]; then
-    baseline_config=conf/${upstream}_baseline.yaml
+if [ -z "${baseline_config}" ] && [ -f "${conf}/${upstream}_baseline.yaml" ]; then
+    baseline_config=${conf}/${upstream}_baseline.yaml
 fi
 for file in "${baseline_config}" "${inference_config}" "${lm}"; do
     [ -z "${file}" ] || [ -f "${file}" ] || die "${file} does not exist"
 done
 [[ ${error_rate} =~ ^(auto|wer|cer)$ ]] || die "--error_rate must be auto, wer or cer, not '${error_rate}'"
+if [ "${task}" = classify ]; then
+    [ -z "${lm}${inference_config}" ] || die "--lm and --inference_config are for speech recognition, not for --task classify"
+    [ -z "${unknown_characters}" ] || die "--unknown_characters is for speech recognition, not for --task classify"
+    [ "${error_rate}" = auto ] || die "--error_rate is for speech recognition; --task classify counts utterances"
+    [ "${token_type}" = char ] || die "--token_type is for speech recognition, not for --task classify"
+fi
 [[ ${token_type} =~ ^(char|bpe)$ ]] || die "--token_type must be char or bpe, not '${token_type}'"
 [ -z "${nbpe}" ] || [ "${token_type}" = bpe ] || die "--nbpe needs --token_type bpe"
 nbpe=${nbpe:-30}
@@ -227,7 +242,7 @@ if [ ${#data_options[@]} -gt 0 ]; then
     corpus=$(basename "${data_options[1]}" | LC_ALL=C tr -c 'A-Za-z0-9._\n-' _)
     corpus+=_$(printf '%s\n' "${data_options[@]}" | sha256sum | cut -c 1-6)
 fi
-exp=${expdir}/${corpus}
+exp=${expdir}/${corpus}${own}
 if "${print_exp}"; then
     printf '%s\n' "${exp}"
     exit
@@ -258,7 +273,7 @@ upstream_dir=${upstream_name:+downloads/upstreams/${upstream_name}}
 upstream_dir=${upstream_dir:-${upstream_source}}
 
 data=data/${corpus}
-dump=${dumpdir}/${corpus}/${upstream}/raw${subwords}
+dump=${dumpdir}/${corpus}${own}/${upstream}/raw${subwords}
 baseline=${exp}/asr_${upstream}${subwords}_baseline
 if [ -z "${asr_tag}" ]; then
     asr_tag=${upstream}${subwords}_${method}
@@ -373,6 +388,9 @@ if ! "${skip_data_prep}"; then
         need "${data}/check.done" 1
         [ -d "${upstream_dir}" ] || die "${upstream_dir} is missing: run stage 0 first (./run.sh --stage 0)"
         own_baseline=()
+        of_tokens=()
+        [ "${task}" != asr ] ||
+            of_tokens=(--unknown_characters "${unknown_characters}" --token_type "${token_type}" --nbpe "${nbpe}")
         [ -n "${baseline_config}" ] || own_baseline=(--own_baseline)
         [ "$(noted "${dump}/upstream.txt")" = "${upstream_source}" ] || rm -f "${dump}/dump.done"
         note "${dump}/upstream.txt" "${upstream_source}"
@@ -380,10 +398,10 @@ if ! "${skip_data_prep}"; then
         step "${dump}/dump.done" "token list and dump ${dump}" "${data}/check.done" \
             "=${upstream_source} $(upstream_files)" \
             "=${train_set} ${valid_set} ${test_sets} ${audio_format} ${min_wav_duration} ${max_wav_duration}" \
-            "=${unknown_characters} ${own_baseline[*]} ${text}${subwords}" -- \
-            "${python}" -m espnet_pinch.bin.prepare_dump --data "${data}" --upstream "${upstream_dir}" \
-            "${own_baseline[@]}" --unknown_characters "${unknown_characters}" --text "${text}" \
-            --token_type "${token_type}" --nbpe "${nbpe}" --out "${dump}" --train_set "${train_set}" --valid_set "${valid_set}" --test_sets ${test_sets} \
+            "=${unknown_characters} ${own_baseline[*]} ${text}" -- \
+            "${python}" -m "espnet_pinch.bin.${prepare_dump}" --data "${data}" --upstream "${upstream_dir}" \
+            "${own_baseline[@]}" "${of_tokens[@]}" --text "${text}" \
+            --out "${dump}" --train_set "${train_set}" --valid_set "${valid_set}" --test_sets ${test_sets} \
             --audio_format "${audio_format}" --min_wav_duration "${min_wav_duration}" \
             --max_wav_duration "${max_wav_duration}"
     fi
@@ -401,7 +419,7 @@ fi
 token_options() {
     local folder
     folder=$(noted "${dump}/token_type")
-    folder=${dump}/token_list/${folder:-char}
+    folder=${dump}/token_list/${folder:-${token_list}}
     tokens=(--token_list "${folder}/tokens.txt")
     [ ! -f "${folder}/bpe.model" ] || tokens+=(--token_type bpe --bpemodel "${folder}/bpe.model")
 }
@@ -439,7 +457,8 @@ train() {
     inputs=("${config}" "${dump}/dump.done" "=${from_key}" "=$*")
     launcher "${dir}"
     step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
-        "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --config "${config}" --output_dir "${dir}" \
+        "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --task "${task}" --config "${config}" \
+        --output_dir "${dir}" \
         --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}" \
         --frontend_conf "upstream=$(quoted "${from}")" --unknown_characters "${unknown_characters}" \
         --text "${text}" "$@"
@@ -468,7 +487,7 @@ if ! "${skip_train}" && within 4; then
         start=${baseline}/folded/hf
     else
         step "${baseline}/fold.done" "taking ${upstream} as its own baseline" "=${upstream_key}" "${dump}/dump.done" -- \
-            "${python}" -m espnet_pinch.bin.fold --exp "${baseline}" --untrained --config "${asr_config}" \
+            "${python}" -m espnet_pinch.bin.fold --exp "${baseline}" --untrained --task "${task}" --config "${asr_config}" \
             --pruning method=dense "${tokens[@]}" \
             --unknown_characters "${unknown_characters}" --text "${text}" \
             --frontend_conf "upstream=$(quoted "${upstream_dir}")"

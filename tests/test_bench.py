@@ -16,14 +16,16 @@ from espnet_pinch.asr.decode import decode_data_dir
 from espnet_pinch.asr.macs import count_by_part, count_macs
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.bench.machine import peak_bytes
-from espnet_pinch.bench.run import Measured, Timing, waves
+from espnet_pinch.bench.run import Measured, Request, Timing, score, waves
 from espnet_pinch.bench.side import Side, Worker
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.formats.onnx import write_onnx
 from espnet_pinch.export.sparse_file import write_sparse
+from espnet_pinch.files import write_text
 from espnet_pinch.results.pareto import front
 from espnet_pinch.results.scoring import score_files
+from espnet_pinch.results.unit import Unit
 
 pytest.importorskip("onnxruntime")
 
@@ -149,3 +151,23 @@ def test_sides_go_together_as_memory_allows():
 def test_the_front_is_what_no_point_beats():
     points = [(1.0, 5.0), (2.0, 6.0), (1.5, 7.0), (2.0, 8.0), (0.5, 5.0), (2.0, 6.0)]
     assert front(points) == [(1.0, 5.0), (2.0, 6.0)] and front(points[:1]) == points[:1]
+
+
+def test_a_side_that_says_nothing_has_deletions(tmp_path):
+    """Of one utterance, and of all."""
+    references, first = {"a": "ONE TWO", "b": "SIX"}, {"a": "ONE TWO", "b": "SIX"}
+    for number, said in enumerate(({"a": "", "b": "SIX"}, {"a": "", "b": ""})):
+        data = tmp_path / f"set{number}"
+        for place, table in (("", references), ("first", first), ("own", said)):
+            rows = "".join(f"{id_} {text}".rstrip() + "\n" for id_, text in table.items())
+            write_text(tmp_path / place / data.name / "text", rows)
+        measured = Measured(Side("m", "torch"), 0.0, 0, [])
+        score(measured, Request([], data=[data]), tmp_path / "own", tmp_path / "first", Unit())
+        found, silent = measured.wer[data.name], [id_ for id_ in said if not said[id_]]
+        assert (found.deletions, found.errors) == (2 + number, 2 + number) and found.wer == (2 + number) / 3
+        assert measured.significance[data.name].errors == 2 + number
+        assert measured.texts_differing == {data.name: len(silent)}
+        score(
+            measured, Request([], data=[data]), tmp_path / "first", tmp_path / "own", Unit()
+        )  # the first side says nothing
+        assert measured.significance[data.name].baseline_errors == 2 + number

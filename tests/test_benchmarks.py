@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import logging
 import random
 import sys
@@ -14,6 +15,7 @@ import soundfile
 import torch
 from test_sparse_file import make_model
 
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.sparse_file import write_sparse
 from espnet_pinch.files import write_text
 from espnet_pinch.transcript.words import Word
@@ -41,7 +43,7 @@ def run(capsys, monkeypatch, name: str, arguments: str) -> list[list[str]]:
 
 def test_train_step(capsys, monkeypatch):
     rows = run(capsys, monkeypatch, "train_step", "--size tiny --batch 2 --seconds 1 --repeats 2")
-    assert [row[0] for row in rows][:2] == ["dense", "pinch-penalty"] and len(rows) == 6
+    assert [row[0] for row in rows][:2] == ["dense", "pinch-penalty"] and len(rows) == 13
     assert rows[0][3] == rows[0][5] == "1.000"
     memory = {row[0]: float(row[5]) for row in rows}
     assert memory["pinch-on-target"] < 1.05 < memory["autograd-gate"] < memory["l0"]
@@ -169,3 +171,25 @@ def test_word_times(capsys, monkeypatch, tmp_path, tiny_config):
     ]
     assert [line[1] for line in lines][0] == "forced alignment" and int(lines[1][1]) > 3
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "curve.svg").exists()
+
+
+def test_epoch_profile(tmp_path, capsys, monkeypatch):
+    """Two epochs of 10 batches, two for a step: one whole, one that was killed and resumed in its second half."""
+    train = {"iter_time": 0.1, "forward_time": 0.3, "backward_time": 0.2, "optim_step_time": 0.1, "device": "abacus"}
+    one = {"train": {**train, "seconds": 7.0, "points": [{"iteration": 10}]}, "valid": {"seconds": 2.0}}
+    two = {"train": {**train, "seconds": 3.5, "points": [{"iteration": 20}]}, "valid": {"seconds": 2.0}}
+    write_text(tmp_path / "history.json", json.dumps({"1": one, "2": two}))
+    write_text(tmp_path / "config.yaml", "accum_grad: 2\n")
+    times = {"00,000": "1/2", "10,000": "2/2", "20,000": "2/2"}
+    lines = [f"[vm] 2026-11-26 07:30:{t} (trainer:336) INFO: {epoch}epoch started" for t, epoch in times.items()]
+    lines.append("[vm] 2026-11-26 07:30:26,000 (trainer:534) INFO: The training was finished at 2 epochs")
+    write_text(tmp_path / "train.log", "\n".join(lines).replace("epoch started", "epoch started\nnoise"))
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    program = importlib.import_module("epoch_profile")
+    program.main([str(tmp_path)])
+    note, *_, row = capsys.readouterr().out.splitlines()
+    assert note == f"{tmp_path.name}: left out, as they were interrupted: epochs 2"
+    assert row.strip("| ").split(" | ")[1:] == ["abacus", "1", *"10.0 10.0 30.0 20.0 5.0 5.0 20.0 10.0 25.0".split()]
+    write_text(tmp_path / "train.log", "")
+    with pytest.raises(UserError, match="no epoch ran from its start to its end"):
+        program.main([str(tmp_path)])

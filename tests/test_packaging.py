@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
-OPTIONAL = {"openvino", "sherpa_onnx", "datasets"}  # modules that are not among what tests install
+OPTIONAL = {"openvino", "sherpa_onnx", "onnx_asr", "datasets"}  # modules that are not among what tests install
 
 HIDE = """
 import sys

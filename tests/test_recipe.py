@@ -203,6 +203,10 @@ def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished, tmp_path):
         ),
         (["--token_type", "phn"], "--token_type must be char or bpe, not 'phn'"),
         (["--nbpe", "30"], "--nbpe needs --token_type bpe"),
+        (
+            ["--task", "classify", "--token_type", "bpe"],
+            "--token_type is for speech recognition, not for --task classify",
+        ),
         (["--stage", "3"], "run stage 2 first"),
     ],
 )

@@ -22,8 +22,9 @@ from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.recogniser import Recogniser
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.errors import UserError
-from espnet_pinch.export.check import noise
+from espnet_pinch.export.check import batch_logits, noise
 from espnet_pinch.export.format import all_formats
+from espnet_pinch.export.formats.onnx import inputs_of, write_onnx
 from espnet_pinch.export.load import locate
 from espnet_pinch.export.sparse_file import write_sparse
 from espnet_pinch.inference import cache, choose
@@ -176,6 +177,28 @@ def test_openvino_computes_in_bfloat16_where_the_processor_has_it(place):
     exact, rough = (espnet_pinch.load(place / "model.onnx", "openvino", dtype=d) for d in ("float32", "bfloat16"))
     want, got = exact(AUDIO)[0], rough(AUDIO)[0]
     assert not torch.equal(got, want) and (got - want).square().mean() < 0.1 * want.square().mean()
+
+
+def test_a_model_with_a_mask_is_right_in_bfloat16_whatever_the_lengths(tmp_path):
+    fields = {**TINY, "feat_extract_norm": "layer", "do_stable_layer_norm": True}
+    model = make_model(fields, sparsity=0.5, odd=False, config_class=HubertConfig)
+    write_onnx(tmp_path / "m.onnx", model)
+    dtype = "bfloat16" if "bfloat16" in all_runtimes()["openvino"].dtypes() else "float32"
+    rough, [noisy] = espnet_pinch.load(tmp_path / "m.onnx", "openvino", dtype=dtype, threads=2), noise(3)[2:]
+    for lengths in ([16000], [24000], [39253, 30843], [48000, 16001, 32000]):
+        audio = [noisy[:n] for n in lengths]
+        for got, want in zip(batch_logits(rough, audio), batch_logits(model, audio)):
+            assert (got - want).square().mean() < 0.01 * want.square().mean()
+
+
+def test_outputs_of_an_earlier_call_are_seen(place):
+    model = espnet_pinch.load(place / "model.onnx", "openvino")
+    stale = model._run(inputs_of(AUDIO))
+    stale = {name: stale[name].copy() for name in ("logits", "frames")}
+    model._run = lambda inputs: stale
+    assert model(AUDIO)[1].tolist() == [50, 100]
+    with pytest.raises(UserError, match=r"cannot compute .*model.onnx in float32: frames \[50, 100\], not \[50\]"):
+        model(AUDIO[:1])
 
 
 def test_a_dtype_that_openvino_gets_wrong_is_seen(place):

@@ -10,13 +10,17 @@ from conftest import TINY
 from test_export import fold_experiment
 from test_sparse_file import make_model
 from test_words import frames
+from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 import espnet_pinch
 from espnet_pinch.asr.beam import BeamSearch
 from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.forced import ids_of
 from espnet_pinch.asr.greedy import to_text
+from espnet_pinch.asr.resume import NEWEST
 from espnet_pinch.asr.search import GreedySearch
+from espnet_pinch.asr.settings_record import check_unchanged
+from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream
 from espnet_pinch.bin import prepare_dump
 from espnet_pinch.data import subwords
@@ -122,22 +126,66 @@ def test_every_format_keeps_tokens_and_model(experiment, tmp_path):
         build({**description, "subwords": "?"})
 
 
-def test_a_model_of_subwords_keeps_them_as_an_upstream(experiment, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    """Stage 2 of the texts with an upstream and a number of subwords; returns the folder of the token list."""
     soundfile.write(tmp_path / "a.flac", noise(1)[0].numpy(), 16000)
-    write_data_dir(tmp_path / "data" / "train", [Utterance("s-1", str(tmp_path / "a.flac"), "one ten", "s", 16000)])
+    rows = [Utterance(f"s-{i}", str(tmp_path / "a.flac"), text.lower(), "s", 16000) for i, text in enumerate(TEXTS)]
+    write_data_dir(tmp_path / "data" / "train", rows)
+
+    def run(upstream, size, out):
+        options = ["--data", tmp_path / "data", "--upstream", upstream, "--out", tmp_path / out, "--train_set", "train"]
+        options += ["--valid_set", "train", "--test_sets", "train", "--token_type", "bpe", "--nbpe", size]
+        monkeypatch.setattr(sys, "argv", ["x", *map(str, options)])
+        prepare_dump.main()
+        return tmp_path / out / "token_list" / (tmp_path / out / "token_type").read_text().strip()
+
+    return run
+
+
+def test_a_model_of_subwords_keeps_them_as_an_upstream(experiment, tmp_path, prepare, capsys):
     upstream = experiment / "folded" / "hf"
-    options = ["--data", tmp_path / "data", "--upstream", upstream, "--out", tmp_path / "dump", "--train_set", "train"]
-    options += ["--valid_set", "train", "--test_sets", "train", "--token_type", "bpe", "--nbpe", "16"]
-    monkeypatch.setattr(sys, "argv", ["x", *map(str, options)])
-    prepare_dump.main()
+    place = prepare(upstream, 16, "dump")
     assert f"{upstream} has a CTC head and keeps its own 22 tokens, not bpe of 16" in capsys.readouterr().out
-    place = tmp_path / "dump" / "token_list" / (tmp_path / "dump" / "token_type").read_text().strip()
     assert (place / "bpe.model").read_bytes() == MODEL and (place / "tokens.txt").read_text().split("\n")[:-1] == TOKENS
-    assert (tmp_path / "dump" / "train" / "text").read_text() == "s-1 ONE TEN\n"
+    assert (tmp_path / "dump" / "train" / "text").read_text().startswith("s-0 ONE SIX TWO\n")
     (upstream / "bpe.model").rename(upstream / "other")
     with pytest.raises(UserError, match="no bpe.model for them"):
-        prepare_dump.main()
+        prepare(upstream, 16, "dump")
     (upstream / "other").rename(upstream / "bpe.model")
+
+
+def test_stage_2_after_a_kill_and_with_another_number_is_as_if_it_had_run_once(tmp_path, prepare, monkeypatch):
+    Wav2Vec2Model(Wav2Vec2Config(**TINY)).save_pretrained(tmp_path / "upstream")
+
+    def kill(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_dump, "whole_file", kill)  # the last but one of all files
+        prepare(tmp_path / "upstream", 18, "cut")
+    assert not (tmp_path / "cut" / "token_type").exists()
+    with pytest.raises(UserError, match="--nbpe 999 is more than the training transcripts support"):
+        prepare(tmp_path / "upstream", 999, "cut")
+    again = prepare(tmp_path / "upstream", 22, "cut")
+    once = prepare(tmp_path / "upstream", 22, "whole")
+    assert len((once / "tokens.txt").read_text().splitlines()) == 22 and again.name == once.name
+    for name in ("tokens.txt", "bpe.model", "../../train/text", "../../train/wav.scp"):
+        assert (again / name).read_bytes() == (once / name).read_bytes()
+
+
+def test_a_training_does_not_go_on_with_other_subwords(tmp_path):
+    args = {}
+    for name, size in (("first", 22), ("other", 18)):
+        (tmp_path / name).write_bytes(subwords.train(TEXTS, size))
+        options = ["--output_dir", str(tmp_path / "run"), "--token_type", "bpe", "--bpemodel", str(tmp_path / name)]
+        args[name] = PruningASRTask.get_parser().parse_args(options)
+    (tmp_path / "run").mkdir()
+    check_unchanged(args["first"])
+    (tmp_path / "run" / NEWEST).touch()
+    check_unchanged(args["first"])
+    with pytest.raises(UserError, match="bpemodel: .*/first -> .*/other, with other content"):
+        check_unchanged(args["other"])
 
 
 @pytest.mark.slow

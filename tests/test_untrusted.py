@@ -16,6 +16,7 @@ import yaml
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from espnet_pinch.asr.checkpoint import write_folded
+from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.asr.upstream import load_upstream
 from espnet_pinch.bin import asr_beam_search, asr_decode, asr_train, check_config, fold, run_main
@@ -163,7 +164,7 @@ def test_beam_search_and_the_packed_zip(work, trap, error_of):
     matches(f"model.pth {REFUSED}", error_of(lambda: asr_beam_search.asr_inference(command, done)))
     write_packed(work / "espnet.zip", work / "folded")
     with pytest.raises(ValueError, match=REFUSED):
-        check_packed(work / "espnet.zip", Probe([], [], [], [], [], 0))
+        check_packed(work / "espnet.zip", Probe([], [], [], [], [], 0, find_head(ASR)))
 
 
 def test_training_from_other_weights_or_a_checkpoint(work, trap, train_error):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCTC, AutoProcessor, AutoTokenizer, Wav2Vec2Model
 
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
-from espnet_pinch.asr.upstream import load_upstream, read_config, require_ctc_head, save_ctc_model
+from espnet_pinch.asr.upstream import load_upstream, read_config, require_head, save_ctc_model
 from espnet_pinch.asr.weight_files import weight_names
 from espnet_pinch.data.tokens import write_tokens
 from espnet_pinch.export.load import load, weight_files_of
@@ -238,7 +238,7 @@ def test_weights_in_any_layout_are_the_same_model(name, architectures, ctc_folde
     want = load_upstream(str(folder))
     LAYOUTS[name](folder)
     edit(folder, architectures=architectures)
-    require_ctc_head(str(folder), read_config(str(folder)))
+    require_head(str(folder), read_config(str(folder)))
     got = load_upstream(str(folder))
     assert torch.equal(got.head.weight, want.head.weight) and got.tokens == want.tokens
     files = weight_files_of(folder)
@@ -264,7 +264,7 @@ def test_an_upstream_without_head_is_no_baseline(architectures, tiny_wav2vec2, t
     Wav2Vec2Model(tiny_wav2vec2).save_pretrained(tmp_path)
     edit(tmp_path, architectures=architectures)
     with pytest.raises(ValueError, match="has no CTC head, so it cannot be its own baseline.*--baseline_config"):
-        require_ctc_head(str(tmp_path), read_config(str(tmp_path)))
+        require_head(str(tmp_path), read_config(str(tmp_path)))
 
 
 @pytest.mark.parametrize("kept", [0.25, 0.75, -1])

@@ -11,7 +11,8 @@ import yaml
 
 from espnet_pinch.asr.checkpoint import load_model, write_folded
 from espnet_pinch.asr.decode import decode_data_dir
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.head import ASR, find_head
+from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.asr.resume import average_again, owned
 from espnet_pinch.asr.safe_load import damage
 from espnet_pinch.core.methods.pinch import Pinch
@@ -20,8 +21,8 @@ from espnet_pinch.core.quantize import MIXED, QuantizeSettings
 from espnet_pinch.core.settings import check_number
 from espnet_pinch.errors import UserError
 from espnet_pinch.results.scoring import score_files
+from espnet_pinch.results.unit import unit_of
 
-CHECKPOINT = "valid.wer_on_target.ave.pth"
 STEP = 0.005  # of the target, between the models that a search may find
 HIGHEST = 0.98
 
@@ -31,7 +32,8 @@ class Trained:
 
     Args:
         exp: its folder.
-        checkpoint: name of a file in it. A mean of the best epochs that is missing or damaged is written again.
+        checkpoint: name of a file in it; None for the mean of the best epochs. Such a mean that is missing or damaged
+            is written again.
         say: is told so.
         quantize: of a run without bits, how to round what ``at`` returns: a YAML's ``quantize:`` block.
 
@@ -43,10 +45,11 @@ class Trained:
     def __init__(
         self,
         exp: Path,
-        checkpoint: str = CHECKPOINT,
+        checkpoint: str | None = None,
         say: Callable[[str], None] = print,
         quantize: dict | None = None,
     ):
+        checkpoint = checkpoint or mean_of_best(exp)
         self.exp, file = exp, exp / checkpoint
         if quantize and quantize.get("bits") == MIXED:
             raise UserError(f"bits: {MIXED} are learnt in a training; after it, give one width")
@@ -67,7 +70,7 @@ class Trained:
         """The targets that it was trained for."""
         return self.model.pruning.targets
 
-    def at(self, target: float, rounded: bool = True) -> PruningASRModel:
+    def at(self, target: float, rounded: bool = True) -> PrunedModel:
         """A copy of the model that is landed on ``target``, whether it was trained for it or not.
 
         Args:
@@ -99,14 +102,14 @@ class Trained:
         return write_folded(self.at(target), self.config, out)
 
     def sparsest(self, increase: float, data: Path, batch_size: int = 8, say: Callable[[str], None] = print) -> float:
-        """The highest target whose word error rate exceeds that of the lowest trained one by no more than ``increase``.
+        """The highest target whose error rate exceeds that of the lowest trained one by no more than ``increase``.
 
         The lowest is not quantised.
 
         Bisected in steps of ``STEP`` up to ``HIGHEST``, as if the error rate rose with the target.
 
         Args:
-            increase: points of WER, 0 or more.
+            increase: points of WER, or of a classifier's error rate, 0 or more.
             data: a data directory with a text.
             say: is told of each model that was tried.
 
@@ -118,21 +121,29 @@ class Trained:
         lowest = self.targets[0]
         low, high = math.floor(lowest / STEP), round(HIGHEST / STEP) + 1
         most = self._wer(self.at(lowest, rounded=False), data, batch_size)
-        say(f"target {100 * lowest:g} %: WER {most:.2f} %, the reference")
+        rate = self.model.kind.rates[self.model.kind.rate].title
+        say(f"target {100 * lowest:g} %: {rate} {most:.2f} %, the reference")
         while high - low > 1:
             middle = (low + high) // 2
             try:
                 wer = self._wer(self.at(middle * STEP), data, batch_size)
             except UserError:  # the floors of the units do not allow the target
                 wer = math.inf
-            say(f"target {100 * middle * STEP:g} %: " + (f"WER {wer:.2f} %" if wer < math.inf else "out of reach"))
+            say(f"target {100 * middle * STEP:g} %: " + (f"{rate} {wer:.2f} %" if wer < math.inf else "out of reach"))
             low, high = (middle, high) if wer <= most + increase else (low, middle)
         return max(round(low * STEP, 6), lowest)
 
     @staticmethod
-    def _wer(model: PruningASRModel, data: Path, batch_size: int) -> float:
-        """In per cent."""
+    def _wer(model: PrunedModel, data: Path, batch_size: int) -> float:
+        """The error rate in per cent."""
         model.fold()
         with tempfile.TemporaryDirectory() as folder:
             decode_data_dir(model, data, folder, batch_size)
-            return 100 * score_files(data / "text", Path(folder) / "text").wer
+            return 100 * score_files(data / "text", Path(folder) / "text", unit_of(model.task)).wer
+
+
+def mean_of_best(exp: Path) -> str:
+    """The name of the mean of the best epochs, in the folder of a run."""
+    with open(exp / "config.yaml", encoding="utf-8") as config:
+        head = find_head(yaml.safe_load(config).get("task", ASR))
+    return f"valid.{head.rate}_on_target.ave.pth"

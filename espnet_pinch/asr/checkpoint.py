@@ -11,12 +11,11 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-import espnet_pinch.asr.task  # noqa: F401  (registers frontend and model with ESPnet)
-from espnet_pinch.asr.espnet import ASRTask
 from espnet_pinch.asr.macs import count_macs
-from espnet_pinch.asr.model import UPSTREAM, PruningASRModel
+from espnet_pinch.asr.pruned import UPSTREAM, PrunedModel
 from espnet_pinch.asr.safe_load import load_weights
-from espnet_pinch.asr.upstream import model_from_dict, save_ctc_model
+from espnet_pinch.asr.task import task_of
+from espnet_pinch.asr.upstream import model_from_dict
 from espnet_pinch.core.attach import find_linears
 from espnet_pinch.core.channels import compact
 from espnet_pinch.core.parameters import LayerCount, Parameters
@@ -28,9 +27,7 @@ from espnet_pinch.files import whole_folder, write_json
 SCALES = "scales.safetensors"  # in the folder of a folded model that is quantised: {weight: its scales}
 
 
-def load_model(
-    config_file: str | os.PathLike, model_file: str | os.PathLike
-) -> tuple[PruningASRModel, argparse.Namespace]:
+def load_model(config_file: str | os.PathLike, model_file: str | os.PathLike) -> tuple[PrunedModel, argparse.Namespace]:
     """The model of a checkpoint with its gates, on the CPU in eval mode, and its configuration.
 
     Use ``espnet_pinch.load`` for folded models; it needs no training options. ESPnet's own loader accepts missing and
@@ -47,7 +44,7 @@ def load_model(
     with open(config_file, encoding="utf-8") as file:
         args = argparse.Namespace(**yaml.safe_load(file))
     state = load_weights(model_file)
-    model = ASRTask.build_model(args)
+    model = task_of(args).new_model(args)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -56,7 +53,7 @@ def load_model(
     return model.eval(), args
 
 
-def count_parameters(model: PruningASRModel, layers: str, extra: int) -> Parameters:
+def count_parameters(model: PrunedModel, layers: str, extra: int) -> Parameters:
     """Count the parameters of a folded model. A gated weight that is zero counts as pruned.
 
     Args:
@@ -73,7 +70,7 @@ def count_parameters(model: PruningASRModel, layers: str, extra: int) -> Paramet
     return _parameters(per_layer, total, kept, extra, stored=total)
 
 
-def count_cut(model: PruningASRModel, layers: Mapping[str, tuple[float, int]], total: int, extra: int) -> Parameters:
+def count_cut(model: PrunedModel, layers: Mapping[str, tuple[float, int]], total: int, extra: int) -> Parameters:
     """Count the parameters of a model that was cut to smaller layers.
 
     Args:
@@ -93,7 +90,7 @@ def _parameters(layers: dict[str, LayerCount], total: int, kept: int, extra: int
     return Parameters(pruned / gated, gated, pruned, total, kept, layers, extra, stored)
 
 
-def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str | os.PathLike) -> Parameters:
+def write_folded(model: PrunedModel, args: argparse.Namespace, folder: str | os.PathLike) -> Parameters:
     """Fold the gates of ``model`` into zeros and write it. ``folder`` appears only when it is complete.
 
     ``config.yaml`` and ``model.pth`` are for ESPnet (``Speech2Text``), ``hf/`` is a Hugging Face folder. If NAS-CP has
@@ -120,9 +117,7 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
     pruning = {"method": "dense", "layers": layers}
     frontend = model.frontend
     with whole_folder(folder) as new:
-        save_ctc_model(
-            new / "hf", frontend.upstream, model.ctc.ctc_lo, model.token_list, frontend.processing, model.subwords
-        )
+        model.kind.save(new / "hf", frontend.upstream, model.head, model.token_list, frontend.processing)
         if any((frontend.source or {}).values()):
             write_record(new / "hf", frontend.source)
         if structured:
@@ -147,14 +142,15 @@ def write_folded(model: PruningASRModel, args: argparse.Namespace, folder: str |
         config.update(dict.fromkeys(of_training, {}))
         config["frontend_conf"] = {**args.frontend_conf, "built": frontend.built}  # with the widths of a cut model
         if model.subwords:
-            (new / subwords.FILE).write_bytes(model.subwords)
+            for place in (new, new / "hf"):
+                (place / subwords.FILE).write_bytes(model.subwords)
             config["bpemodel"] = str(Path(folder).absolute() / subwords.FILE)
         with open(new / "config.yaml", "w", encoding="utf-8") as file:
             yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
     return counts
 
 
-def _scales_of_kept(model: PruningASRModel, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _scales_of_kept(model: PrunedModel, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The scales of a model that ``compact`` has made smaller.
 
     Args:

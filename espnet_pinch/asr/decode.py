@@ -1,4 +1,4 @@
-"""Batched CTC decoding, of utterances and of data directories."""
+"""Batched decoding, of utterances and of data directories."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
-from espnet_pinch.asr.search import GreedySearch, Search
+from espnet_pinch.asr.search import Search
 from espnet_pinch.asr.spans import Span, time_words
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir
@@ -22,7 +22,7 @@ from espnet_pinch.transcript.format import all_formats
 from espnet_pinch.transcript.words import Transcript
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 
 def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utterance]]:
@@ -31,8 +31,8 @@ def batches(utterances: list[Utterance], batch_size: int) -> Iterator[list[Utter
     return (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 
 
-def transcribe(model: PruningASRModel | Recogniser, audio: list[torch.Tensor], device: str = "cpu") -> list[str]:
-    """Greedy transcripts of one batch.
+def transcribe(model: PrunedModel | Recogniser, audio: list[torch.Tensor], device: str = "cpu") -> list[str]:
+    """Greedy transcripts of one batch; labels of a classifier.
 
     Args:
         model: in eval mode, on ``device``; or what ``espnet_pinch.load(path, runtime)`` returns.
@@ -44,13 +44,13 @@ def transcribe(model: PruningASRModel | Recogniser, audio: list[torch.Tensor], d
 
 
 def recognise(
-    model: PruningASRModel | Recogniser,
+    model: PrunedModel | Recogniser,
     audio: list[torch.Tensor],
     device: str = "cpu",
     search: Search | None = None,
     names: Sequence[str] | None = None,
 ) -> list[Transcript]:
-    """Transcripts of one batch, with words, times and confidences.
+    """Transcripts of one batch, with words, times and confidences; of a classifier, labels with theirs.
 
     Args:
         model, audio, device: as ``transcribe``.
@@ -58,16 +58,10 @@ def recognise(
         names: of the recordings.
     """
     recogniser = as_recogniser(model, device)
-    log_probs, frames = log_probs_of(recogniser, audio)
-    spans = (search or GreedySearch(recogniser.blank_id))(log_probs, frames)
-    rows = zip(names or [""] * len(audio), spans, audio, frames.tolist())
-    return [
-        transcript_of(name, found, recogniser, frame_times(recogniser, count), len(samples) / recogniser.sampling_rate)
-        for name, found, samples, count in rows
-    ]
+    return recogniser.kind.transcripts(recogniser, audio, search, names or [""] * len(audio))
 
 
-def log_probs_of(recogniser: Recogniser, audio: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def log_probs_of(recogniser: Recogniser, audio: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """What a model says of one batch: log-probabilities (batch, frames, tokens), and numbers of frames (batch,)."""
     logits, frames = recogniser(audio)
     return logits.log_softmax(-1), frames
@@ -99,7 +93,7 @@ def transcript_of(
 
 
 def decode_data_dir(
-    model: PruningASRModel | Recogniser,
+    model: PrunedModel | Recogniser,
     data: str | os.PathLike,
     out: str | os.PathLike,
     batch_size: int = 8,

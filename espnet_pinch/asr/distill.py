@@ -1,7 +1,8 @@
 """Distillation: the posteriors of a better model as a second target of the training.
 
 All structured pruning of speech models that the field reports uses some form of it. Here it is the plainest one: the
-Kullback-Leibler divergence of the CTC posteriors, frame by frame, from one more forward pass without gradients.
+Kullback-Leibler divergence of the posteriors, frame by frame, from one more forward pass without gradients. Those of a
+classifier have one frame.
 
 The teacher is the model that the run starts from. Where a run has several targets, it may be the model itself at the
 densest of them, as in arXiv 2406.10160, where the largest system of a shared model teaches the smaller ones.
@@ -27,7 +28,7 @@ class DistillSettings:
     """A YAML's ``distill:`` block.
 
     Attributes:
-        weight: of the divergence in the loss, beside the CTC loss; over 0.
+        weight: of the divergence in the loss, beside that of the task; over 0.
         temperature: both posteriors are those of logits over it; over 0.
         teacher: "start", the model that the run starts from; or "densest", the model at the lowest of several targets.
     """
@@ -62,38 +63,40 @@ class Teacher:
         frontend: with the checkpoint's head.
 
     Raises:
-        UserError: the upstream has no CTC head to learn from.
+        UserError: the upstream has no head to learn from.
     """
 
     def __init__(self, frontend: UpstreamFrontend):
         if not frontend.has_head:
-            raise UserError("distill: the upstream has no CTC head to learn from; train its baseline first")
+            raise UserError(
+                f"distill: the upstream has no {frontend.kind.kind} head to learn from; train its baseline first"
+            )
         self.frontend = copy.deepcopy(frontend).eval().requires_grad_(False)
-        self.head: nn.Linear | None = None
+        self.head: nn.Module | None = None
 
-    def take_head(self, head: nn.Linear) -> None:
+    def take_head(self, head: nn.Module) -> None:
         """Copy the head that the training starts from."""
         self.frontend.take_head()
         self.head = copy.deepcopy(head).requires_grad_(False)
 
     @torch.no_grad()
     def logits(self, speech: Tensor, lengths: Tensor) -> Tensor:
-        """Of the model that the training starts from, (batch, frames, tokens).
+        """Of the model that the training starts from, (batch, rows, outputs).
 
         Args:
             speech: (batch, samples), zero-padded.
             lengths: (batch,) samples of each utterance.
         """
         assert self.head is not None
-        hidden, _ = self.frontend.to(speech.device)(speech, lengths)
-        return self.head.to(speech.device)(hidden)
+        hidden, frames = self.frontend.to(speech.device)(speech, lengths)
+        return self.frontend.kind.apply(self.head.to(speech.device), hidden, frames)[0]
 
 
 @torch.no_grad()
 def densest_logits(
-    frontend: UpstreamFrontend, head: nn.Linear, pruning: PruningMethod, speech: Tensor, lengths: Tensor
+    frontend: UpstreamFrontend, head: nn.Module, pruning: PruningMethod, speech: Tensor, lengths: Tensor
 ) -> Tensor | None:
-    """Of a model in training at its lowest target, (batch, frames, tokens); None while the step trains that target.
+    """Of a model in training at its lowest target, (batch, rows, outputs); None while the step trains that target.
 
     Args:
         frontend: with gates.
@@ -105,19 +108,20 @@ def densest_logits(
         return None
     pruning.use(pruning.targets[0])
     frontend.eval()
-    hidden, _ = frontend(speech, lengths)
+    hidden, frames = frontend(speech, lengths)
     frontend.train()
     pruning.use(in_use)
-    return head(hidden)
+    return frontend.kind.apply(head, hidden, frames)[0]
 
 
 def divergence(logits: Tensor, wanted: Tensor, frames: Tensor, temperature: float) -> Tensor:
     """The divergence of the student's posteriors from the teacher's, summed over frames, mean over utterances.
 
-    That is the scale of ESPnet's CTC loss. With the temperature's square the gradients keep their size.
+    That is the scale of ESPnet's CTC loss, and of a classifier's cross-entropy. With the temperature's square the
+    gradients keep their size.
 
     Args:
-        logits, wanted: (batch, frames, tokens) of the student and of the teacher.
+        logits, wanted: (batch, frames, outputs) of the student and of the teacher.
         frames: (batch,) frames of each utterance.
     """
     own, aim = (F.log_softmax(values.float() / temperature, dim=-1) for values in (logits, wanted))

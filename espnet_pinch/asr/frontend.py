@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from espnet_pinch.asr.family import find_family
+from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.upstream import WaveformProcessing, config_as_dict, load_upstream, model_from_dict
 from espnet_pinch.data.source import read_record
 
@@ -23,6 +24,7 @@ class UpstreamFrontend(AbsFrontend):
             record of the upstream's source. If given, nothing is read from ``upstream``, and the weights must come from
             a checkpoint.
         model: the model of ``built``, if it is there already.
+        task: whose head is wanted of the checkpoint.
 
     Raises:
         FileNotFoundError, UserError: as ``load_upstream``.
@@ -35,15 +37,17 @@ class UpstreamFrontend(AbsFrontend):
         freeze_feature_encoder: bool = True,
         built: dict | None = None,
         model: PreTrainedModel | None = None,
+        task: str = ASR,
     ):
         super().__init__()
+        self.kind = find_head(task)
         self.tokens: list[str] | None = None
         self.is_loaded = built is None
         if built is None:
-            loaded = load_upstream(upstream, upstream_conf)
+            loaded = load_upstream(upstream, upstream_conf, task)
             self.upstream, self.processing, self.tokens = loaded.model, loaded.processing, loaded.tokens
             self.source = read_record(upstream)
-            self._head = [loaded.head]  # in a list: the head is a submodule of ESPnet's CTC, not of this
+            self._head = [loaded.head]  # in a list: the head is a submodule of the model, not of this
         else:
             self.upstream = model or model_from_dict(built["config"])
             self.processing = WaveformProcessing(**built["processing"])
@@ -65,11 +69,11 @@ class UpstreamFrontend(AbsFrontend):
 
     @property
     def has_head(self) -> bool:
-        """Whether the checkpoint's CTC head is still here."""
+        """Whether the checkpoint's head is still here."""
         return self._head[0] is not None
 
-    def take_head(self) -> nn.Linear | None:
-        """Hand over the checkpoint's CTC head, its rows in the order of ``self.tokens``; None if there is none."""
+    def take_head(self) -> nn.Module | None:
+        """Hand over the checkpoint's head, its rows in the order of ``self.tokens``; None if there is none."""
         head, self._head = self._head[0], [None]
         return head
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from espnet_pinch.asr.head import Head, all_heads
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import read_json, write_json
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 FILE = "history.json"
 POINTS_PER_EPOCH = 20
 # Figures that are also kept within an epoch.
-POINT = ("loss", "loss_ctc", "loss_distill", "penalty", "sparsity", "macs_saved", "bits", "tau", "eta")
+LOSSES = tuple(head.loss for head in all_heads().values())
+POINT = ("loss", *LOSSES, "loss_distill", "penalty", "sparsity", "macs_saved", "bits", "tau", "eta")
 
 
 def read(folder: str | Path) -> dict[str, dict]:
@@ -35,6 +37,12 @@ def read(folder: str | Path) -> dict[str, dict]:
             f"{path} is damaged; remove it and train.done beside it, and run stage 4 again, which rebuilds it from the "
             "checkpoint"
         ) from None
+
+
+def head_of(epochs: dict[str, dict]) -> Head:
+    """The head of the model that a history, with an epoch at least, is of."""
+    figures = next(iter(epochs.values()))["train"]
+    return next(head for head in all_heads().values() if head.loss in figures)
 
 
 def mend(folder: str | Path, reporter: Reporter) -> None:

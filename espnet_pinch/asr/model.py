@@ -1,89 +1,31 @@
 """ESPnet's ASR model with a pruning method in it."""
 
 import jiwer
-import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.torch_utils.device_funcs import force_gatherable
-from torch import Tensor, nn
 
 from espnet_pinch.alignment import count_word_errors
-from espnet_pinch.asr.distill import DistillSettings, Teacher, densest_logits, divergence
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
-from espnet_pinch.core.attach import find_linears
-from espnet_pinch.core.mixed_bits import build_quantization
-from espnet_pinch.core.quantize import Quantization, round_others
-from espnet_pinch.core.registry import build_method
-from espnet_pinch.errors import UserError
-
-UPSTREAM = "frontend.upstream."  # prefix of transformers' names in the names of a model
+from espnet_pinch.asr.head import ASR
+from espnet_pinch.asr.pruned import PrunedModel
 
 
-class PruningASRModel(ESPnetASRModel):
-    """CTC on an ``UpstreamFrontend``. The pruning method gates linear layers of the upstream.
-
-    ``pruning`` may name these layers; otherwise the upstream's family does.
-
-    In training the penalty is added to the loss. In validation it is not. Instead the errors of greedy decoding are
-    counted as means per utterance, from which ``PruningTrainer`` computes the error rates of the corpus.
+class PruningASRModel(PrunedModel, ESPnetASRModel):
+    """CTC on an ``UpstreamFrontend``.
 
     Args:
-        pruning: a YAML's ``pruning:`` block, see ``build_method``.
-        distill: a YAML's ``distill:`` block, see ``DistillSettings``; of no effect on a model that is not trained.
-        quantize: a YAML's ``quantize:`` block, see ``QuantizeSettings``.
+        pruning, distill, quantize: as ``PrunedModel.begin``.
         kwargs: as ``ESPnetASRModel``.
     """
 
+    task = ASR
+    head_name = "ctc.ctc_lo"
+
     def __init__(self, pruning: dict, distill: dict | None = None, quantize: dict | None = None, **kwargs):
-        kwargs = {"ctc_weight": 1.0, "report_cer": False, "report_wer": False, **kwargs}
-        super().__init__(**kwargs)
-        family, upstream = self.frontend.family, self.frontend.upstream
-        self.distill = DistillSettings.of(distill)
-        taught = self.distill and self.distill.teacher == "start" and self.frontend.is_loaded
-        # In a list: the teacher is no part of the model. Before the gates, as some methods prune at once.
-        self._teacher = [Teacher(self.frontend)] if taught else []
-        self.pruning = build_method({"layers": family.layers, **pruning})
-        if self.distill and self.distill.teacher == "densest" and len(self.pruning.targets) < 2:
-            raise UserError("distill.teacher: densest needs several targets, such as target_sparsity: [0.5, 0.65]")
-        self.quantization: Quantization | None = None
-        self._gated = list(find_linears(upstream, self.pruning.settings.layers))
-        self.pruning.attach(upstream, structure=family.structure(upstream))
-        self.quantize(quantize)
-        # {weight in the state_dict: its scales, (rows,)} of a quantised model: such a weight is whole numbers from -127
-        # to 127 times the scale of its row (espnet_pinch.core.grids).
-        self.scales: dict[str, Tensor] = {}
-        self.subwords = b""  # sentencepiece's model, where the tokens are subwords
-        self._errors: dict[str, float] = {}
-        self._encoded: tuple[Tensor, Tensor]  # of the forward pass under way: hidden states, frames
+        ESPnetASRModel.__init__(self, **{"ctc_weight": 1.0, "report_cer": False, "report_wer": False, **kwargs})
+        self.begin(pruning, distill, quantize)
 
-    def forward(
-        self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """As ``ESPnetASRModel.forward``, with the penalty or the counted errors.
-
-        Args:
-            speech: (batch, samples), zero-padded.
-            speech_lengths: (batch,) number of samples of each utterance.
-            text: (batch, tokens) token indices, padded with -1.
-            text_lengths: (batch,) number of tokens of each utterance.
-            kwargs: as ``ESPnetASRModel.forward``.
-
-        Returns: the loss, figures for the log, and the batch size.
-        """
-        penalty = self._penalty() if self.training else 0.0
-        loss, stats, weight = super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
-        if self.training and self.distill:
-            wanted = self._wanted(speech[:, : speech_lengths.max()], speech_lengths)
-            if wanted is not None:
-                encoded, frames = self._encoded
-                distance = divergence(self.ctc.ctc_lo(encoded), wanted, frames, self.distill.temperature)
-                loss = loss + self.distill.weight * distance
-                stats["loss_distill"] = distance.detach()
-        if self.training:
-            loss = loss + penalty
-            stats.update(self.scalars(), penalty=float(penalty), loss=loss.detach())
-        else:
-            stats.update(self._errors)
-        return force_gatherable((loss, stats, weight), loss.device)
+    def task_loss(self, speech, speech_lengths, text, text_lengths, **kwargs):
+        return ESPnetASRModel.forward(self, speech, speech_lengths, text, text_lengths, **kwargs)
 
     def _calc_ctc_loss(self, encoder_out, encoder_out_lens, ys_pad, ys_pad_lens):
         self._encoded = encoder_out, encoder_out_lens
@@ -104,76 +46,3 @@ class PruningASRModel(ESPnetASRModel):
             "chars": chars.hits + chars.substitutions + chars.deletions,
         }
         return {name: count / len(refs) for name, count in counts.items()}
-
-    def _wanted(self, speech: Tensor, lengths: Tensor) -> Tensor | None:
-        """The teacher's logits, (batch, frames, tokens); None in a step without a teacher."""
-        for teacher in self._teacher:
-            return teacher.logits(speech, lengths)
-        if self.distill and self.distill.teacher == "densest":
-            return densest_logits(self.frontend, self.ctc.ctc_lo, self.pruning, speech, lengths)
-        return None
-
-    def begin_distilling(self) -> None:
-        """Called once the head is the one that the training starts from."""
-        for teacher in self._teacher:
-            teacher.take_head(self.ctc.ctc_lo)
-
-    def _penalty(self) -> Tensor | float:
-        return self.pruning.penalty() + (self.quantization.penalty() if self.quantization else 0.0)
-
-    def quantize(self, block: dict | None) -> None:
-        """Compute with rounded weights from now on.
-
-        Args:
-            block: a YAML's ``quantize:`` block; None or empty changes nothing.
-
-        Raises:
-            UserError: as ``build_quantization``.
-        """
-        self.quantization = build_quantization(block)
-        if self.quantization:
-            self.quantization.attach(self.frontend.upstream, self._gated, self.pruning)
-
-    def new_parameters(self) -> list[nn.Parameter]:
-        """The parameters that are trained besides the model's own."""
-        return [*self.pruning.new_parameters(), *(self.quantization.new_parameters() if self.quantization else [])]
-
-    def parameter_groups(self, lr: float, **options) -> list[dict]:
-        """As ``PruningMethod.parameter_groups``, with what chooses the bits."""
-        groups = self.pruning.parameter_groups(lr, self, **options)
-        return self.quantization.parameter_groups(groups) if self.quantization else groups
-
-    def scalars(self) -> dict[str, float]:
-        """Figures for the training log."""
-        return {**self.pruning.scalars(), **(self.quantization.scalars() if self.quantization else {})}
-
-    def on_target(self) -> bool:
-        """Whether the model has the sparsity, and its layers the bits, that they should have at the end."""
-        return self.pruning.on_target() and (not self.quantization or self.quantization.settled())
-
-    def land(self) -> None:
-        """Bring a trained model exactly to its targets: averaging checkpoints may have moved it away."""
-        self.pruning.land()
-        if self.quantization:
-            self.quantization.land()
-
-    @torch.no_grad()
-    def fold(self) -> dict[str, int]:
-        """Replace the gates by plain layers, with zeros in their weights or smaller. The method becomes "dense".
-
-        If the model is quantised, all of its weights but vectors get the values that they are to be stored as.
-
-        Returns: ``{group: units left}`` of what has become smaller.
-        """
-        quantization, self.quantization = self.quantization, None
-        if quantization:
-            quantization.unwrap()
-        widths = self.pruning.fold()
-        if widths:
-            self.frontend.family.record_widths(self.frontend.upstream.config, widths)
-        self.pruning = build_method({"method": "dense", "layers": self.pruning.settings.layers})
-        if quantization:
-            self.scales = {f"{UPSTREAM}{name}": scales for name, scales in quantization.round().items()}
-            others = {name: weight for name, weight in self.named_parameters() if name not in self.scales}
-            self.scales.update(round_others(others, quantization.settings.others))
-        return widths

@@ -37,7 +37,7 @@ def make_search(args: argparse.Namespace, tokens: Sequence[str], blank: int) -> 
     Args:
         args: with the options of ``add_search_options``.
         tokens: the token list.
-        blank: index of the blank.
+        blank: index of the blank; -1 of a classifier, which has no search.
 
     Raises:
         OSError, UserError: as ``read_arpa``, ``check_spelling`` and ``read_hotwords``; or options do not fit together.
@@ -50,6 +50,8 @@ def make_search(args: argparse.Namespace, tokens: Sequence[str], blank: int) -> 
         from espnet_pinch.asr.search import GreedySearch
 
         return GreedySearch(blank), {}
+    if blank < 0:
+        raise UserError("--lm, --hotwords and --beam_size are for speech recognisers, and this is a classifier")
     from espnet_pinch.asr.beam import BeamSearch
     from espnet_pinch.lm.arpa import read_arpa
     from espnet_pinch.lm.spelling import check_spelling, read_hotwords

@@ -1,21 +1,24 @@
-"""The ESPnet task. Importing this module registers the frontend, the model and the scheduler with ESPnet."""
+"""The ESPnet tasks. Importing this module registers the frontend, the models and the scheduler with ESPnet."""
 
 import argparse
 import contextlib
 import logging
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from espnet2.utils.nested_dict_action import NestedDictAction
 from torch import nn
 
+from espnet_pinch.asr.classifier import IndexOfLabel, PruningClassifier
 from espnet_pinch.asr.espnet import ASRTask, abs_task, frontend_choices, model_choices
 from espnet_pinch.asr.frontend import UpstreamFrontend
+from espnet_pinch.asr.head import ASR, CLASSIFY, all_heads, find_head
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.processes import is_first
+from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.asr.resume import NEWEST, owned
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
@@ -32,6 +35,7 @@ from espnet_pinch.files import whole_file
 
 frontend_choices.classes["upstream"] = UpstreamFrontend
 model_choices.classes["pruning"] = PruningASRModel
+model_choices.classes["classifying"] = PruningClassifier
 abs_task.scheduler_classes["linearwarmupdecay"] = LinearWarmupDecay
 
 
@@ -39,10 +43,12 @@ class PruningASRTask(ASRTask):
     """ESPnet's ASR task with a pruned upstream. ``--pruning`` takes the YAML's block of that name."""
 
     trainer = PruningTrainer
+    task = ASR
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         super().add_task_arguments(parser)
+        parser.add_argument("--task", choices=tuple(all_heads()), default=cls.task, help="What the model is for")
         parser.add_argument(
             "--pruning",
             action=NestedDictAction,
@@ -138,44 +144,63 @@ class PruningASRTask(ASRTask):
             sys.exit(1)
 
     @classmethod
-    def build_model(cls, args: argparse.Namespace) -> PruningASRModel:
-        """As ``ASRTask.build_model``, with the upstream's CTC head. Adds to ``args`` what is needed to build the same
-        model without the upstream's files.
+    def new_model(cls, args: argparse.Namespace) -> PrunedModel:
+        """The model of a configuration with a new head. What a checkpoint needs to be loaded into."""
+        return super().build_model(args)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> PrunedModel:
+        """As ESPnet's, with the upstream's head. Adds to ``args`` what is needed to build the same model without the
+        upstream's files.
 
         Raises:
-            UserError: the token list is not that of the upstream's head; or as the frontend and ``build_method``.
+            UserError: the names of the outputs are not those of the upstream's head; or as the frontend and
+                ``build_method``.
         """
         args.pruning = self_contained(args.pruning)
         args.model_conf = {**args.model_conf, "pruning": args.pruning}
         for name in ("distill", "quantize"):
             if block := getattr(args, name, None):  # which older configurations lack
                 args.model_conf[name] = block
-        model = super().build_model(args)
+        model = cls.new_model(args)
         frontend = model.frontend
         head = frontend.take_head()
         if head is not None:
+            upstream = args.frontend_conf["upstream"]
             if frontend.tokens is None:
+                raise UserError(f"{upstream} has a CTC head but no vocab.json to name its outputs")
+            if not cls.take_head(args, model, head):
                 raise UserError(
-                    f"{args.frontend_conf['upstream']} has a CTC head but no vocab.json to name its outputs"
+                    f"the token list differs from the vocabulary of {upstream}: {len(model.token_list)} and "
+                    f"{len(frontend.tokens)} {model.kind.outputs}; run stage 2 again"
                 )
-            known, new = model.token_list[: len(frontend.tokens)], model.token_list[len(frontend.tokens) :]
-            if frontend.tokens != known or (new and args.unknown_characters != "extend"):
-                raise UserError(
-                    f"the token list differs from the vocabulary of {args.frontend_conf['upstream']}: "
-                    f"{len(model.token_list)} and {len(frontend.tokens)} tokens; run stage 2 again"
-                )
-            # A new token starts as a copy of "<unk>", which a trained head hardly ever outputs.
-            rows = [*range(len(known)), *[known.index("<unk>")] * len(new)]
-            model.ctc.ctc_lo.load_state_dict({name: tensor[rows] for name, tensor in head.state_dict().items()})
         model.begin_distilling()
+        cls.finish(args, model)
+        args.frontend_conf = {**args.frontend_conf, "built": frontend.built}
+        return model
+
+    @classmethod
+    def take_head(cls, args: argparse.Namespace, model: PrunedModel, head: nn.Module) -> bool:
+        """Give the model the upstream's head; False if its outputs have other names than the model's."""
+        assert model.frontend.tokens is not None
+        count = len(model.frontend.tokens)
+        known, new = model.token_list[:count], model.token_list[count:]
+        if model.frontend.tokens != known or (new and args.unknown_characters != "extend"):
+            return False
+        # A new token starts as a copy of "<unk>", which a trained head hardly ever outputs.
+        rows = [*range(len(known)), *[known.index("<unk>")] * len(new)]
+        model.head.load_state_dict({name: tensor[rows] for name, tensor in head.state_dict().items()})
+        return True
+
+    @classmethod
+    def finish(cls, args: argparse.Namespace, model) -> None:
+        """Set what inference needs to know of a new model."""
         if args.bpemodel:
             model.subwords = Path(args.bpemodel).read_bytes()
         if "<sos/eos>" not in model.token_list:
             # ESPnet's beam search would take the last character of the list for the end of the sentence.
             model.sos = model.eos = model.token_list.index("<unk>")
             args.model_conf.update(sym_sos="<unk>", sym_eos="<unk>")
-        args.frontend_conf = {**args.frontend_conf, "built": frontend.built}
-        return model
 
     @classmethod
     def build_optimizers(cls, args: argparse.Namespace, model: nn.Module) -> list[torch.optim.Optimizer]:
@@ -203,3 +228,66 @@ def _keep_subwords(args: argparse.Namespace) -> None:
         with whole_file(own) as new:
             new.write_bytes(Path(args.bpemodel).read_bytes())
         args.bpemodel = str(own)
+
+
+class PruningClassifyTask(PruningASRTask):
+    """A label for each utterance: the data, the options and the training of ``PruningASRTask``, another head.
+
+    A label is the whole transcript. The token list has a label in each line.
+    """
+
+    task = CLASSIFY
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        super().add_task_arguments(parser)
+        parser.set_defaults(model="classifying", token_type=None)
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool) -> IndexOfLabel:
+        before = super().build_preprocess_fn(args, train)
+        return IndexOfLabel(cls._labels(args), before or (lambda uid, data: data))
+
+    @classmethod
+    def new_model(cls, args: argparse.Namespace) -> PruningClassifier:
+        args.token_list = cls._labels(args)
+        frontend = UpstreamFrontend(**args.frontend_conf, task=cls.task)
+        return PruningClassifier(token_list=args.token_list, frontend=frontend, **args.model_conf)
+
+    @classmethod
+    def take_head(cls, args: argparse.Namespace, model: PrunedModel, head: nn.Module) -> bool:
+        if model.frontend.tokens != model.token_list:
+            return False
+        model.head.load_state_dict(head.state_dict())
+        return True
+
+    @classmethod
+    def finish(cls, args: argparse.Namespace, model) -> None:
+        pass
+
+    @staticmethod
+    def _labels(args: argparse.Namespace) -> list[str]:
+        """The lines of the token list, which ESPnet puts into config.yaml in the place of the file's name."""
+        if isinstance(args.token_list, (list, tuple)):
+            return list(args.token_list)
+        return Path(args.token_list).read_text(encoding="utf-8").splitlines()
+
+
+TASKS: Mapping[str, type[PruningASRTask]] = {task.task: task for task in (PruningASRTask, PruningClassifyTask)}
+
+
+def find_task(name: str) -> type[PruningASRTask]:
+    """The ESPnet task of that name; raises UserError if there is none."""
+    return TASKS[find_head(name).name]
+
+
+def task_of_options(options: Sequence[str] | None) -> type[PruningASRTask]:
+    """The ESPnet task that ``--task`` names among the options of asr_train; of the command line if None."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task", default=ASR)
+    return find_task(parser.parse_known_args(options)[0].task)
+
+
+def task_of(args: argparse.Namespace) -> type[PruningASRTask]:
+    """The ESPnet task of a configuration. Those of earlier releases do not say it: speech recognition."""
+    return find_task(getattr(args, "task", ASR))

@@ -14,6 +14,7 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_pinch.asr import history
+from espnet_pinch.asr.head import Head
 from espnet_pinch.asr.resume import MIDDLE, NEWEST, mend, recover, whole_saves
 from espnet_pinch.asr.safe_load import load
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
@@ -52,7 +53,8 @@ class PruningTrainer(Trainer):
 
     ``valid.cer`` and ``valid.wer`` are the error rates of greedy decoding over the whole set, as fractions.
     ``valid.wer_on_target`` is ``valid.wer`` if the epoch ends on the target sparsity, and at least 100 otherwise. It is
-    the criterion to choose a checkpoint by; ``valid.cer_on_target`` is the same for languages without spaces.
+    the criterion to choose a checkpoint by; ``valid.cer_on_target`` is the same for languages without spaces. Of a
+    classifier they are ``valid.error`` and ``valid.error_on_target``. ``Head.rates`` names them.
 
     A checkpoint from within an epoch has the same keys as ESPnet's at the end of an epoch. Its epoch is the previous
     one. "middle" adds the batches done, the figures of the epoch so far and the state of the random generators. So a
@@ -192,25 +194,26 @@ class PruningTrainer(Trainer):
     @torch.no_grad()
     def validate_one_epoch(cls, model, reporter: SubReporter, options, **kwargs) -> None:
         plain = getattr(model, "module", model)
-        pruning = plain.pruning
-        wers, short = {}, 0.0
+        pruning, kind = plain.pruning, plain.kind
+        main = kind.rates[kind.rate]
+        of_target, short = {}, 0.0
         for target in pruning.targets:  # of several, the rates are means over all of them
-            done = len(reporter.stats["words"]) if wers else 0
+            done = len(reporter.stats[main.of]) if of_target else 0
             pruning.use(target)
             if plain.quantization:
                 plain.quantization.fit()
             super().validate_one_epoch(model=model, reporter=reporter, options=options, **kwargs)
-            wers[target] = _ratio(reporter, "word_errors", "words", done)
+            of_target[target] = _ratio(reporter, main.errors, main.of, done)
             short = short if plain.on_target() else SHORT_OF_TARGET
-        wer = _ratio(reporter, "word_errors", "words")
-        cer = _ratio(reporter, "char_errors", "chars")
-        rates = {"wer": wer, "cer": cer, "wer_on_target": wer + short, "cer_on_target": cer + short}
-        own = {f"wer_{target}": rate for target, rate in wers.items()} if len(wers) > 1 else {}
+        rates = {name: _ratio(reporter, rate.errors, rate.of) for name, rate in kind.rates.items()}
+        rates |= {f"{name}_on_target": rate + short for name, rate in rates.items()}
+        several = len(of_target) > 1
+        own = {f"{kind.rate}_{target}": rate for target, rate in of_target.items()} if several else {}
         reporter.register({**rates, **own, **plain.scalars()}, weight=1.0)
         reporter.next()
         cls._record(reporter)
         if _rank() == 0:
-            print(_epoch_line(rates, plain.scalars(), reporter, options), flush=True)
+            print(_epoch_line(kind, rates, plain.scalars(), reporter, options), flush=True)
             cls._warn_of_collapsed_layers(pruning)
 
     @classmethod
@@ -276,7 +279,7 @@ def _reporter_of_espnet(reporter: Reporter) -> Iterator[None]:
         espnet_trainer.Reporter = before
 
 
-def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> str:
+def _epoch_line(kind: Head, rates: dict, scalars: dict, reporter: SubReporter, options) -> str:
     """One line about a finished epoch for stdout. ESPnet's own line is long and goes to the log."""
     epochs, epoch = history.read(options.output_dir), reporter.get_epoch()
     phases = epochs[str(epoch)]
@@ -285,10 +288,10 @@ def _epoch_line(rates: dict, scalars: dict, reporter: SubReporter, options) -> s
     sparsity = f", sparsity {100 * scalars['sparsity']:.2f} %" if "sparsity" in scalars else ""
     sparsity += f", {scalars['bits']:.2f} bits" if "bits" in scalars else ""
     skipped = phases["train"].get("skipped_steps")
+    errors = ", ".join(f"dev {rate.title} {100 * rates[name]:.2f} %" for name, rate in kind.rates.items())
     return (
-        f"epoch {epoch} of {options.max_epoch}: loss {phases['train']['loss_ctc']:.2f}, dev loss "
-        f"{phases['valid']['loss']:.2f}, dev WER {100 * rates['wer']:.2f} %, dev CER {100 * rates['cer']:.2f} %"
-        f"{sparsity}, {seconds[-1]:.0f} s"
+        f"epoch {epoch} of {options.max_epoch}: loss {phases['train'][kind.loss]:.2f}, dev loss "
+        f"{phases['valid']['loss']:.2f}, {errors}{sparsity}, {seconds[-1]:.0f} s"
         + (f", {duration(left)} left" if left else "")
         + (f"; {skipped} steps skipped, without a finite loss and gradient" if skipped else "")
     )

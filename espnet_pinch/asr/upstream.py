@@ -1,4 +1,4 @@
-"""Load and save speech foundation models of transformers with CTC head, vocabulary and waveform processing."""
+"""Load and save speech foundation models of transformers with their heads, vocabulary and waveform processing."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -22,10 +23,10 @@ from transformers import (
 from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME
 
 from espnet_pinch.asr.family import all_families, find_family, widths_of
+from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.safe_load import tensors_only
-from espnet_pinch.asr.vocabulary import read_tokens, save_vocabulary
+from espnet_pinch.asr.vocabulary import save_vocabulary
 from espnet_pinch.asr.weight_files import weight_names
-from espnet_pinch.data.subwords import FILE as BPE
 from espnet_pinch.data.upstream_files import check_folder
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.files import write_json
@@ -55,13 +56,14 @@ class Upstream:
     Attributes:
         model: the Transformer without a head.
         processing: what its processor does to the waveform.
-        head: the CTC head, rows in the order of ``tokens``; None if the checkpoint has none.
-        tokens: ESPnet's names of the head's outputs, "<blank>" first; None if the checkpoint does not name them.
+        head: rows in the order of ``tokens``; None if the checkpoint has none of the task.
+        tokens: names of the head's outputs, ESPnet's for tokens, "<blank>" first; None if the checkpoint does not name
+            them.
     """
 
     model: PreTrainedModel
     processing: WaveformProcessing
-    head: nn.Linear | None = None
+    head: nn.Module | None = None
     tokens: list[str] | None = None
 
 
@@ -93,19 +95,20 @@ def read_config(upstream: str, language: str | None = None) -> PretrainedConfig:
     return config
 
 
-def has_ctc_head(upstream: str, config: PretrainedConfig) -> bool:
-    """Whether the checkpoint has a CTC head. If config.json does not say, the names of its weights do."""
-    if config.architectures:
-        return any(name.endswith("ForCTC") for name in config.architectures)
-    return f"{find_family(config.model_type).head}.weight" in weight_names(upstream)
+def has_head(upstream: str, config: PretrainedConfig, task: str = ASR) -> bool:
+    """Whether the checkpoint has the head of a task."""
+    return find_head(task).is_in(upstream, config)
 
 
-def require_ctc_head(upstream: str, config: PretrainedConfig) -> None:
-    """Raise UserError, which says what to do, if an upstream cannot be its own baseline: it has no CTC head."""
-    if not has_ctc_head(upstream, config):
+def require_head(upstream: str, config: PretrainedConfig, task: str = ASR) -> None:
+    """Raise UserError, which says what to do, if an upstream cannot be its own baseline: it has no head of the task."""
+    if not has_head(upstream, config, task):
+        folder = "conf" if task == ASR else f"conf/{task}"
+        example = "hubert_large" if task == ASR else "micro"
         raise UserError(
-            f"{upstream} has no CTC head, so it cannot be its own baseline: a baseline has to be trained first. Write "
-            "conf/UPSTREAM_baseline.yaml, such as conf/hubert_large_baseline.yaml, or give --baseline_config"
+            f"{upstream} has no {find_head(task).kind} head, so it cannot be its own baseline: a baseline has to be "
+            f"trained first. Write {folder}/UPSTREAM_baseline.yaml, such as {folder}/{example}_baseline.yaml, or give "
+            "--baseline_config"
         )
 
 
@@ -134,23 +137,24 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
     return WaveformProcessing(rate, bool(processor.do_normalize), bool(processor.return_attention_mask))
 
 
-def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
+def load_upstream(upstream: str, overrides: dict | None = None, task: str = ASR) -> Upstream:
     """Load a foundation model from a Hugging Face folder. Nothing is downloaded; stage 0 does that.
 
     Args:
         upstream: the folder.
         overrides: fields of its configuration to change, such as dropout or SpecAugment.
+        task: whose head is loaded, where the checkpoint has it.
 
     Raises:
-        FileNotFoundError, UserError: as ``read_config``; or the weights do not fit the configuration, are damaged or
-            hold more than tensors.
+        FileNotFoundError, UserError: as ``read_config``; or the head cannot be used; or the weights do not fit the
+            configuration, are damaged or hold more than tensors.
     """
     config = read_config(upstream)
-    ctc = has_ctc_head(upstream, config)
-    if ctc and not isinstance(config.vocab_size, int):
-        raise UserError(f"{upstream}/config.json has no vocab_size, the number of rows of its CTC head")
+    head = find_head(task) if has_head(upstream, config, task) else None
+    if head:
+        head.check(upstream, config)
     apply_overrides(config, overrides)
-    auto = AutoModelForCTC if ctc else AutoModel
+    auto = getattr(transformers, head.auto) if head else AutoModel
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with tensors_only():
@@ -164,18 +168,9 @@ def load_upstream(upstream: str, overrides: dict | None = None) -> Upstream:
         raise UserError(f"{upstream} cannot be loaded: {one_line(error)}") from None
     _check_fit(upstream, config, info)
     processing = read_processing(upstream, config)
-    if not ctc:
+    if not head:
         return Upstream(model, processing)
-    head = getattr(model, find_family(config.model_type).head)
-    try:
-        tokens, rows = read_tokens(upstream, config)
-    except FileNotFoundError as error:
-        logging.warning(f"{error}: the head's outputs have no names")
-        return Upstream(model.base_model, processing, head)
-    with torch.no_grad():
-        head.weight.copy_(head.weight[rows])
-        head.bias.copy_(head.bias[rows])
-    return Upstream(model.base_model, processing, head, tokens)
+    return Upstream(model.base_model, processing, *head.take(upstream, config, model))
 
 
 def _model_class(auto, config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -244,7 +239,6 @@ def save_ctc_model(
     head: nn.Linear,
     tokens: list[str],
     processing: WaveformProcessing,
-    subwords: bytes = b"",
 ) -> None:
     """Write a Hugging Face folder that ``load_upstream`` and ``AutoModelForCTC.from_pretrained`` read.
 
@@ -254,17 +248,46 @@ def save_ctc_model(
         head: weight (vocabulary, hidden).
         tokens: ESPnet's names of the head's outputs, "<blank>" first.
         processing: written to preprocessor_config.json.
-        subwords: sentencepiece's model, where the tokens are subwords.
     """
     config = AutoConfig.for_model(**model.config.to_dict())
     config.vocab_size, config.pad_token_id = len(tokens), 0
     ends = {"bos_token_id": "<s>", "eos_token_id": "<sos/eos>"}
     config.update({key: tokens.index(token) if token in tokens else None for key, token in ends.items()})
+    extractor = save_with_head(
+        folder, model, AutoModelForCTC, {find_family(config.model_type).head: head}, config.to_dict(), processing
+    )
+    processor = Wav2Vec2Processor(extractor, save_vocabulary(folder, tokens))
+    processor.save_pretrained(folder)
+    _write_extractor(folder, {**extractor.to_dict(), "processor_class": type(processor).__name__})
+
+
+def save_with_head(
+    folder: str | os.PathLike,
+    model: PreTrainedModel,
+    auto,
+    heads: dict[str, nn.Module],
+    fields: dict,
+    processing: WaveformProcessing,
+) -> Wav2Vec2FeatureExtractor:
+    """Write configuration, weights and waveform processing of a model with a head.
+
+    Args:
+        folder: created if it does not exist.
+        model: the Transformer.
+        auto: transformers' class for models with such a head.
+        heads: ``{attribute of such a model: its layer}``.
+        fields: of the configuration, besides the model's own.
+        processing: written to preprocessor_config.json.
+
+    Returns: the extractor of that file.
+    """
+    config = AutoConfig.for_model(**{**model.config.to_dict(), **fields})
     config.dtype = "float32"
-    ctc = AutoModelForCTC.from_config(config)
-    setattr(ctc, ctc.base_model_prefix, model)
-    setattr(ctc, find_family(config.model_type).head, head)
-    ctc.save_pretrained(folder)
+    whole = auto.from_config(config)
+    setattr(whole, whole.base_model_prefix, model)
+    for name, layer in heads.items():
+        setattr(whole, name, layer)
+    whole.save_pretrained(folder)
     for path in Path(folder).iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner can read
     extractor = Wav2Vec2FeatureExtractor(
@@ -272,12 +295,11 @@ def save_ctc_model(
         do_normalize=processing.do_normalize,
         return_attention_mask=processing.return_attention_mask,
     )
-    processor = Wav2Vec2Processor(extractor, save_vocabulary(folder, tokens))
-    processor.save_pretrained(folder)
-    if subwords:
-        (Path(folder) / BPE).write_bytes(subwords)
-    # transformers 5 writes the extractor's settings to processor_config.json. Earlier versions and other libraries read
-    # this file.
-    write_json(
-        Path(folder) / FEATURE_EXTRACTOR_NAME, {**extractor.to_dict(), "processor_class": type(processor).__name__}
-    )
+    _write_extractor(folder, extractor.to_dict())
+    return extractor
+
+
+def _write_extractor(folder: str | os.PathLike, settings: dict) -> None:
+    # transformers 5 writes the settings of a processor's extractor to processor_config.json. Earlier versions and other
+    # libraries read this file.
+    write_json(Path(folder) / FEATURE_EXTRACTOR_NAME, settings)

@@ -11,6 +11,7 @@ from espnet_pinch.bench.run import Comparison, Measured, Timing
 from espnet_pinch.bench.side import shown
 from espnet_pinch.files import write_json
 from espnet_pinch.results.experiment import markdown_table
+from espnet_pinch.results.unit import Unit, unit_of
 
 USUAL = (1, 10)  # batch and seconds that sides are compared by, where they were timed
 
@@ -75,9 +76,10 @@ def _speed(comparison: Comparison) -> str:
 
 def _errors(comparison: Comparison) -> str:
     sets = [data.name for data in comparison.request.data]
+    unit = _unit(comparison)
     head = ["model", "runtime", "dtype"]
     for name in sets:
-        head += [f"{name}: WER % (errors/words)", "change, points", "texts that differ"]
+        head += [f"{name}: {unit.title} % (errors/{unit.of})", "change, points", "texts that differ"]
     rows = []
     for m in comparison.sides:
         row = [shown(m.side.model), m.side.runtime, m.side.dtype]
@@ -87,8 +89,13 @@ def _errors(comparison: Comparison) -> str:
             row += [f"{100 * score.wer:.2f} ({score.errors}/{score.words})", change]
             row.append(f"{m.texts_differing[name]} of {score.utterances}" if test else "")
         rows.append(row)
-    note = "Changes are from the first side; † marks one that is no significant increase (MAPSSWE, alpha = 0.05)."
+    note = f"Changes are from the first side; † marks one that is no significant increase ({unit.test}, alpha = 0.05)."
     return "\n".join([note, "", *markdown_table(head, rows)])
+
+
+def _unit(comparison: Comparison) -> Unit:
+    """What the errors of the first model are counted in."""
+    return unit_of(comparison.sizes[comparison.sides[0].side.model].task)
 
 
 def to_json(comparison: Comparison, path: str | os.PathLike) -> None:
@@ -134,7 +141,8 @@ def plot(comparison: Comparison, path: str | os.PathLike) -> None:
     chosen = usual(comparison.sides[0])
     x = f"times as fast as the first, {chosen.batch} x {chosen.seconds:g} s"
     sets = ", ".join(data.name for data in comparison.request.data)
-    name_axes(axis, f"{comparison.request.threads} thread(s)", x, f"WER of {sets}, %" if sets else "MB of weights")
+    y = f"{_unit(comparison).title} of {sets}, %" if sets else "MB of weights"
+    name_axes(axis, f"{comparison.request.threads} thread(s)", x, y)
     save(figure, Path(path))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from espnet_pinch.asr.head import ASR
 from espnet_pinch.bench.machine import free_bytes, machine
 from espnet_pinch.bench.side import Side, Worker
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
@@ -23,6 +24,7 @@ from espnet_pinch.inference.timing import ratio, take_turns
 from espnet_pinch.results.records import SetScore, Significance
 from espnet_pinch.results.scoring import score_files
 from espnet_pinch.results.significance import compare_files
+from espnet_pinch.results.unit import Unit, unit_of
 
 MEMORY = 0.7  # fraction of the free memory that sides may take together
 
@@ -72,7 +74,8 @@ class Size:
         bytes: of the files with its weights.
         parameters, zeros: of the whole model.
         pruned: zeros in gated layers.
-        macs: multiplications of 10 s of audio, by part, without the CTC head.
+        macs: multiplications of 10 s of audio, by part, without the head.
+        task: of the model.
     """
 
     format: str
@@ -81,6 +84,7 @@ class Size:
     zeros: int
     pruned: int
     macs: dict[str, float]
+    task: str = ASR
 
 
 @dataclasses.dataclass
@@ -193,7 +197,8 @@ def compare(request: Request, say: Callable[[str], None]) -> Comparison:
                 worker.close()
                 continue
             found.append(measured)
-            score(measured, request, out, Path(folder) / str(wanted.index(found[0].side) + 1))
+            first = Path(folder) / str(wanted.index(found[0].side) + 1)
+            score(measured, request, out, first, unit_of(sizes[side.model].task))
             if waiting and sum(found[i].peak_bytes for i in waiting) + measured.peak_bytes > room:
                 worker.close()
             else:
@@ -234,6 +239,7 @@ def size_of(model: Path) -> Size:
         zeros=metadata.zeros,
         pruned=pruned,
         macs=metadata.macs,
+        task=metadata.task,
     )
 
 
@@ -280,13 +286,13 @@ def alone(worker: Worker, request: Request, out: Path) -> Measured:
     return Measured(worker.side, loaded["seconds"], loaded["bytes"], timings)
 
 
-def score(measured: Measured, request: Request, out: Path, first: Path) -> None:
+def score(measured: Measured, request: Request, out: Path, first: Path, unit: Unit) -> None:
     """Compare transcripts with the references and with those of the first side."""
     for data in request.data:
         name, own, theirs = data.name, out / data.name / "text", first / data.name / "text"
-        measured.wer[name] = score_files(data / "text", own)
+        measured.wer[name] = score_files(data / "text", own, unit)
         if own != theirs:
-            measured.significance[name] = compare_files(data / "text", theirs, own)
+            measured.significance[name] = compare_files(data / "text", theirs, own, unit)
             texts, others = read_table(own), read_table(theirs)
             measured.texts_differing[name] = sum(texts[id_] != others[id_] for id_ in texts)
 

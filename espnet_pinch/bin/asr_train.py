@@ -1,11 +1,11 @@
-"""Train with ESPnet's asr_train and the pruning task. Takes ESPnet's options and those of ``PruningASRTask``."""
+"""Train with ESPnet's asr_train and the pruning task that ``--task`` names. Takes ESPnet's options and the task's."""
 
-from espnet_pinch.asr.task import PruningASRTask
+from espnet_pinch.asr.task import task_of_options
 from espnet_pinch.bin import run_main
 
 
 def main(cmd=None) -> None:
-    PruningASRTask.main(cmd=cmd)
+    task_of_options(cmd).main(cmd=cmd)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from espnet_pinch.asr.any_target import CHECKPOINT, Trained
+from espnet_pinch.asr.any_target import Trained
 from espnet_pinch.asr.checkpoint import write_folded
-from espnet_pinch.asr.task import PruningASRTask
-from espnet_pinch.asr.upstream import read_config, require_ctc_head
+from espnet_pinch.asr.task import task_of_options
+from espnet_pinch.asr.upstream import read_config, require_head
 from espnet_pinch.bin import run_main
 from espnet_pinch.core.parameters import Parameters
 
@@ -14,16 +14,17 @@ from espnet_pinch.core.parameters import Parameters
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.fold", description=__doc__)
     parser.add_argument("--exp", type=Path, required=True, help="experiment folder; writes its folded/")
-    parser.add_argument("--checkpoint", default=CHECKPOINT, help="file name in EXP")
+    parser.add_argument("--checkpoint", help="file name in EXP [the mean of the best epochs]")
     parser.add_argument(
         "--untrained", nargs=argparse.REMAINDER, help="fold an untrained model, built from these options of asr_train"
     )
     args = parser.parse_args()
     if args.untrained is not None:
-        config = PruningASRTask.get_parser().parse_args([*args.untrained, "--output_dir", str(args.exp)])
+        task = task_of_options(args.untrained)
+        config = task.get_parser().parse_args([*args.untrained, "--output_dir", str(args.exp)])
         upstream = config.frontend_conf["upstream"]
-        require_ctc_head(upstream, read_config(upstream))  # a baseline with a new head would output random words
-        model = PruningASRTask.build_model(config).eval()
+        require_head(upstream, read_config(upstream), task.task)  # a baseline with a new head would output random words
+        model = task.build_model(config).eval()
         for key in ("config", "required", "print_config"):  # ESPnet leaves these out of config.yaml, or they do not fit
             vars(config).pop(key, None)
         report(args.exp / "folded", write_folded(model, config, args.exp / "folded"))

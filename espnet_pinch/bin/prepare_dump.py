@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from espnet_pinch.asr.family import find_family
-from espnet_pinch.asr.upstream import has_ctc_head, read_config, require_ctc_head
+from espnet_pinch.asr.upstream import has_head, read_config, require_head
 from espnet_pinch.asr.vocabulary import read_tokens
 from espnet_pinch.bin import run_main
 from espnet_pinch.data import subwords
@@ -18,46 +18,51 @@ from espnet_pinch.data.kaldi_dir import Utterance, iterate_data_dir, read_lines
 from espnet_pinch.data.spelling import POLICIES, Spelling, UnknownCharacters, describe
 from espnet_pinch.data.text_changes import TextChanges, write_record
 from espnet_pinch.data.text_steps import TextSteps, all_steps
-from espnet_pinch.data.tokens import are_subwords, by_frequency, tokens_of_texts, write_tokens
+from espnet_pinch.data.tokens import are_subwords, by_frequency, frames_needed, tokens_of_texts, write_tokens
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_file, write_json, write_text
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.prepare_dump", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that stage 2 has for all tasks."""
     parser.add_argument("--data", type=Path, required=True, help="folder of data directories")
-    parser.add_argument("--upstream", required=True, help="its vocabulary, if it has one, is the token list")
+    parser.add_argument("--upstream", required=True, help="where its outputs have names, they are the token list")
     parser.add_argument(
-        "--own_baseline", action="store_true", help="the upstream is its own baseline: refuse one without a CTC head"
+        "--own_baseline", action="store_true", help="the upstream is its own baseline: refuse one without a head"
     )
-    parser.add_argument("--out", type=Path, required=True, help="writes OUT/SET and OUT/token_list/TYPE/tokens.txt")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT/SET and OUT/token_list")
     parser.add_argument("--train_set", required=True, help="unusable utterances are dropped from it")
     parser.add_argument("--valid_set", required=True, help="likewise, if it is not a test set")
     parser.add_argument("--test_sets", nargs="+", required=True)
+    parser.add_argument("--text", default="", help=f"steps over every transcript: {', '.join(all_steps())}")
+    parser.add_argument("--audio_format", choices=("flac", "flac.ark"), default="flac")
+    parser.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
+    parser.add_argument("--max_wav_duration", type=float, default=30.0, help="seconds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.prepare_dump", description=__doc__)
+    add_options(parser)
     parser.add_argument(
         "--unknown_characters",
         default=UnknownCharacters.policy,
         help=f"what to do with characters of the training set that the vocabulary lacks: {', '.join(POLICIES)}",
     )
-    parser.add_argument("--text", default="", help=f"steps over every transcript: {', '.join(all_steps())}")
     parser.add_argument(
         "--token_type", choices=("char", "bpe"), default="char", help="of an upstream without a CTC head"
     )
     parser.add_argument("--nbpe", type=int, default=30, help="number of subwords, of bpe")
-    parser.add_argument("--audio_format", choices=("flac", "flac.ark"), default="flac")
-    parser.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
-    parser.add_argument("--max_wav_duration", type=float, default=30.0, help="seconds")
     args = parser.parse_args()
     unknown = UnknownCharacters(args.unknown_characters)
     config = read_config(args.upstream)
     if args.own_baseline:
-        require_ctc_head(args.upstream, config)
+        require_head(args.upstream, config)
     steps = TextSteps(args.text)
     train_set, names = args.train_set, dict.fromkeys((args.train_set, args.valid_set, *args.test_sets))
     changes = {name: TextChanges(steps, args.out / "text_changes" / name) for name in names}
     added: Counter[str] = Counter()
     model, name_of_type = b"", "char"  # of subwords
-    if has_ctc_head(args.upstream, config):
+    if has_head(args.upstream, config):
         tokens, _ = read_tokens(args.upstream, config)
         if args.token_type != "char":
             print(
@@ -73,11 +78,11 @@ def main() -> None:
     else:
         tokens = tokens_of_texts(steps(u.text) for u in iterate_data_dir(args.data / train_set))
     spelling = Spelling(tokens)
-    unknown.check(spelled(_stepped(args.data / train_set, steps), spelling), spelling, train_set)
+    unknown.check(spelled(stepped(args.data / train_set, steps), spelling), spelling, train_set)
     frames_of = functools.partial(find_family(config.model_type).frames_of, config)
     tokenize = functools.partial(subwords.encode, model) if model else list
-    limits = Limits(args.min_wav_duration, args.max_wav_duration, frames_of, tokenize)
-    ark = args.audio_format == "flac.ark" or any(_has_archives(args.data / name) for name in names)
+    limits = Limits(args.min_wav_duration, args.max_wav_duration, frames_of, lambda text: frames_needed(tokenize(text)))
+    ark = args.audio_format == "flac.ark" or any(has_archives(args.data / name) for name in names)
     counts: dict[str, Counter[str]] = {name: Counter() for name in (*names, "all")}
     seen: set[int] = set()  # hashes of ids: an utterance in two sets, a validation and a test set, is counted once
     for name in names:
@@ -98,8 +103,7 @@ def main() -> None:
         if changes[name].counts:
             print(f"{name}: {changes[name].said}", flush=True)
     write_json(args.out / "unknown_characters.json", {"policy": unknown.policy, "added": added, "characters": counts})
-    write_record(args.out, steps, changes)
-    write_text(args.out / "audio_type", "kaldi_ark\n" if ark else "sound\n")  # as ESPnet names them
+    write_notes(args.out, steps, changes, ark)
     place = args.out / "token_list" / name_of_type
     write_tokens(place / "tokens.txt", tokens)
     if model:
@@ -126,11 +130,19 @@ def _own_model(upstream: str, tokens: list[str], unknown: UnknownCharacters) -> 
     return model
 
 
-def _stepped(folder: Path, steps: TextSteps) -> Iterator[Utterance]:
+def write_notes(out: Path, steps: TextSteps, changes: dict[str, TextChanges], ark: bool) -> None:
+    """What later stages need to know of a dump."""
+    write_record(out, steps, changes)
+    write_text(out / "audio_type", "kaldi_ark\n" if ark else "sound\n")  # as ESPnet names them
+
+
+def stepped(folder: Path, steps: TextSteps) -> Iterator[Utterance]:
+    """The utterances of a data directory, their transcripts after the steps."""
     return (dataclasses.replace(u, text=steps(u.text)) for u in iterate_data_dir(folder))
 
 
-def _has_archives(folder: Path) -> bool:
+def has_archives(folder: Path) -> bool:
+    """Whether a data directory names audio in archives."""
     return any(is_archived(audio) for _, audio in read_lines(folder / "wav.scp"))
 
 

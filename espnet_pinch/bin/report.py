@@ -14,8 +14,9 @@ from espnet_pinch.results import paper
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import head_to_head
 from espnet_pinch.results.pareto import AXES, plot_pareto
-from espnet_pinch.results.sweep import all_sets, common_sets, read_runs, systems
+from espnet_pinch.results.sweep import all_sets, common_sets, rate_title, read_runs, systems
 from espnet_pinch.results.tables import by_target, costs, runs_csv, table1, table2, to_csv, to_markdown
+from espnet_pinch.results.unit import Unit
 
 
 def main() -> None:
@@ -31,13 +32,14 @@ def main() -> None:
     beside_paper = not found or any(name.replace("_", "-") in paper.SETS for name in all_sets(found))
     printed = [row.upstream for row in paper.TABLE1] if beside_paper else []
     upstreams = args.upstream or list(dict.fromkeys([*(s.upstream for s in found), *printed]))
+    test = (found[0].unit if found else Unit()).test
     corpora = sorted({run.results.corpus or "unnamed" for run in runs if run.results})
     lines = [
         f"# Results: {args.exp.name}",
         "",
         f"Columns *ours* were measured here (corpus {', '.join(corpora) or '-'}); columns *paper* are printed in arXiv "
         "2505.22608 and were measured on LibriSpeech-100h by its authors. † no significant increase over the column's "
-        "own baseline (MAPSSWE, one-sided, alpha = 0.05; of several seeds, in none). ± is the standard deviation "
+        f"own baseline ({test}, one-sided, alpha = 0.05; of several seeds, in none). ± is the standard deviation "
         "over seeds. In pictures an arrow marks the largest sparsity of a method without such an increase.",
         "",
     ]
@@ -50,10 +52,10 @@ def main() -> None:
         if apart:
             lines += [f"Not of every run, so left out of figures over several sets: {', '.join(apart)}.", ""]
         if plot_figure2(upstream, own, out / "images" / f"figure2_{upstream}"):
-            lines += [f"![WER against sparsity](images/figure2_{upstream}.png)", ""]
+            lines += [f"![{rate_title(own)} against sparsity](images/figure2_{upstream}.png)", ""]
         for axis in AXES:
             if plot_pareto(upstream, own, out / "images" / f"{axis.name}_{upstream}", axis):
-                lines += [f"![WER against {axis.label}](images/{axis.name}_{upstream}.png)", ""]
+                lines += [f"![{rate_title(own)} against {axis.label}](images/{axis.name}_{upstream}.png)", ""]
         if own:
             lines += [*to_markdown(by_target(own)), "", *to_markdown(costs(own)), ""]
         against = head_to_head(own)

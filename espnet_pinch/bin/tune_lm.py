@@ -9,6 +9,7 @@ import torch
 from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.asr.beam import BEAM_SIZE, BeamSearch
 from espnet_pinch.asr.decode import batches, log_probs_of
+from espnet_pinch.asr.head import ASR, require_task
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.bin import run_main
 from espnet_pinch.data.audio import read_audio
@@ -40,6 +41,7 @@ def main() -> None:
     device = "cuda" if args.ngpu else "cpu"
     lm = read_arpa(args.lm)
     model = load(args.model, "torch", device=device)
+    require_task(ASR, model, str(args.model))
     tokens, blank = model.token_list, model.blank_id
     if note := check_spelling(lm, tokens, str(args.lm)):
         print(f"note: {note}")

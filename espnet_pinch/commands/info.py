@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import espnet_pinch
+from espnet_pinch.asr.head import find_head
 from espnet_pinch.commands.shared import quiet
 from espnet_pinch.export.format import loadable
 
@@ -40,7 +41,8 @@ def info(args: argparse.Namespace) -> None:
         "model": str(args.model),
         "kind": fmt.title,
         "upstream": model.frontend.upstream.config.model_type,
-        "tokens": len(model.token_list),
+        "task": model.task,
+        model.kind.outputs: len(model.token_list),
         "files": [str(file) for file in files],
         "bytes": sum(file.stat().st_size for file in files),
         "dense_bytes": 4 * total,
@@ -64,8 +66,9 @@ def info_lines(figures: dict) -> list[str]:
     Args:
         figures: what ``info`` prints as JSON.
     """
+    outputs = find_head(figures["task"]).outputs
     return [
-        f"{figures['model']}: {figures['kind']}, {figures['upstream']}, {figures['tokens']} tokens",
+        f"{figures['model']}: {figures['kind']}, {figures['upstream']}, {figures[outputs]} {outputs}",
         f"sparsity     {100 * figures['sparsity']:.2f} % ({figures['pruned']:,} of {figures['gated']:,} gated weights)",
         f"parameters   {figures['params_kept']:,} of {figures['params_total']:,} kept",
         f"size         {figures['bytes'] / 1e6:.2f} MB; all weights as float32: {figures['dense_bytes'] / 1e6:.2f} MB",

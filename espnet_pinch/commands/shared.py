@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import espnet_pinch
+from espnet_pinch.asr.head import ASR, require_task
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import loadable
 from espnet_pinch.inference.runtime import DTYPES, FLOAT32, all_runtimes, usual_runtime
@@ -44,10 +45,16 @@ def add_format(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--format", choices=tuple(formats), default=default, help=f"{about} [{default}]")
 
 
-def add_machine(command: argparse.ArgumentParser) -> None:
-    """Options of how the model is run."""
-    command.add_argument("--chunk", type=int, help="seconds; longer files are decoded in such chunks [30; 8 to follow]")
-    command.add_argument("--stride", type=int, help="seconds of a chunk's context at each edge [5; 2 to follow]")
+def add_machine(command: argparse.ArgumentParser, chunks: bool = True) -> None:
+    """Options of how the model is run.
+
+    Args:
+        chunks: whether long files are decoded in chunks.
+    """
+    if chunks:
+        about = "seconds; longer files are decoded in such chunks [30; 8 to follow]"
+        command.add_argument("--chunk", type=int, help=about)
+        command.add_argument("--stride", type=int, help="seconds of a chunk's context at each edge [5; 2 to follow]")
     command.add_argument(
         "--runtime",
         choices=("auto", *all_runtimes()),
@@ -82,18 +89,24 @@ def quiet() -> Iterator[Callable[[str], None]]:
         yield lambda line: print(printable(line), file=stderr, flush=True)
 
 
-def load_to_decode(args: argparse.Namespace) -> Recogniser:
+def load_to_decode(args: argparse.Namespace, task: str = ASR) -> Recogniser:
     """The model in its runtime.
 
     Args:
         args: ``model``, and the options of ``add_machine``.
+        task: that the command is for.
+
+    Raises:
+        FileNotFoundError, UserError: as ``espnet_pinch.load``; or the model is of another task.
     """
     with quiet() as say:
         from espnet_pinch.export.load import locate
 
         runtime = args.runtime or usual_runtime(locate(args.model)[0]).name
         options = {"threads": args.threads, "dtype": args.dtype, "device": args.device}
-        return espnet_pinch.load(args.model, runtime, say=say, **options)
+        model = espnet_pinch.load(args.model, runtime, say=say, **options)
+    require_task(task, model, str(args.model))
+    return model
 
 
 def printable(text: str) -> str:

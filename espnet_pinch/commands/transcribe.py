@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from espnet_pinch.asr.search_options import add_search_options, make_search
+from espnet_pinch.commands.files import gather, over_files
 from espnet_pinch.commands.shared import (
     STDIN,
     add_format,
@@ -19,13 +20,10 @@ from espnet_pinch.commands.shared import (
     printable,
     write_now,
 )
-from espnet_pinch.errors import UserError, one_line
-from espnet_pinch.explain import explain
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_text
 from espnet_pinch.transcript.format import TranscriptFormat, Writer, all_formats, whole
 from espnet_pinch.transcript.words import Transcript
-
-BAR = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 ABOUT = """Sound files to text. Folders are searched with all subfolders and links. Files may have any length, a
 sample rate of 1 to 768 kHz, and any format that libsndfile reads. MPEG-4, AAC, WebM, WMA and the like need ffmpeg on
@@ -74,48 +72,19 @@ def transcribe(args: argparse.Namespace) -> None:
         raise UserError(f"a file of the format {fmt.name} holds one recording, not {len(audio.files)}: give --out DIR")
     to_folder = FileWriter(fmt, args.out, audio.names) if args.out else None
     to_stdout = Writer(fmt, write_now)
-    total = sum(audio.files.values())
     model = load_to_decode(args)
     search, _ = make_search(args, model.token_list, model.blank_id)
-    from tqdm import tqdm
-
     from espnet_pinch.export.long_audio import transcribe_file
 
-    failed = 0
+    def work(path: Path, advance: Callable[[float], None]) -> Callable[[], None]:
+        transcript = transcribe_file(model, path, args.chunk, args.stride, advance=advance, search=search)
+        transcript = dataclasses.replace(transcript, audio=printable(str(path)))
+        return lambda: to_folder(transcript, path) if to_folder else to_stdout(transcript)
 
-    def fail(line: str) -> None:
-        nonlocal failed
-        failed += 1
-        tqdm.write(f"error: {printable(one_line(line))}", file=sys.stderr)
-
-    for line in audio.notes:
-        tqdm.write(printable(line), file=sys.stderr)
-    for line in audio.problems:
-        fail(line)
-    done = 0
-    with tqdm(total=total, bar_format=BAR, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for path in audio.files:
-            try:
-                transcript = transcribe_file(model, path, args.chunk, args.stride, advance=bar.update, search=search)
-            except Exception as error:
-                line = explain(error)
-                if line is None:
-                    raise
-                fail(line)
-            else:
-                bar.clear()
-                transcript = dataclasses.replace(transcript, audio=printable(str(path)))
-                if to_folder:
-                    to_folder(transcript, path)
-                else:
-                    to_stdout(transcript)
-                done += 1
+    failed = over_files(audio, work, "transcribed")
     if not to_folder:
         to_stdout.close()
     if failed:
-        if len(audio.files) > 1:
-            count = f"{done} of {len(audio.files)} files were transcribed"
-            print(f"error: {count}; the others are named above", file=sys.stderr)
         sys.exit(1)
 
 
@@ -146,45 +115,6 @@ def follow_stdin(args: argparse.Namespace, fmt: TranscriptFormat) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     writer.close()
-
-
-@dataclasses.dataclass
-class Audio:
-    """Sound files that were found.
-
-    Attributes:
-        files: ``{path: seconds}``, 0 where the length is not known.
-        names: ``{path: its name}`` within the folder that was given.
-        problems: what is wrong with a path, one line each.
-        notes: what was left out.
-    """
-
-    files: dict[Path, float] = dataclasses.field(default_factory=dict)
-    names: dict[Path, Path] = dataclasses.field(default_factory=dict)
-    problems: list[str] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-
-def gather(paths: list[Path]) -> Audio:
-    """The sound files of files and folders."""
-    from espnet_pinch.sound.find import find_audio
-    from espnet_pinch.sound.read import seconds_of
-
-    audio = Audio()
-    for path in paths:
-        try:
-            found = find_audio(path)
-        except OSError as error:
-            audio.problems.append(explain(error) or str(error))
-            continue
-        audio.problems += found.problems
-        if found.companions:
-            audio.notes.append(f"note: {path}: {found.companions} files ._* of macOS, which hold no sound, are skipped")
-        if not found.files:
-            audio.problems.append(f"{path}: no sound file in this folder")
-        audio.files.update((file, seconds_of(file)) for file in found.files)
-        audio.names.update((file, file.relative_to(path) if file != path else Path(file.name)) for file in found.files)
-    return audio
 
 
 class FileWriter:

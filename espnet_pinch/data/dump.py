@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import soundfile
@@ -29,23 +29,25 @@ class Limits:
     Attributes:
         min_seconds, max_seconds: bounds of the audio's length.
         frames_of: gives the number of frames that the upstream computes from a number of samples.
-        tokenize: gives the tokens of a transcript.
+        needed: gives the least number of frames that a transcript needs.
+        empty: why an utterance without a text is dropped.
     """
 
     min_seconds: float
     max_seconds: float
     frames_of: Callable[[int], int]
-    tokenize: Callable[[str], Sequence] = list
+    needed: Callable[[str], int] = frames_needed
+    empty: str = "without a character of the vocabulary"
 
     def reason_to_drop(self, u: Utterance) -> str | None:
-        """Why CTC cannot or should not be trained on ``u``; None if it can."""
+        """Why a model cannot or should not be trained on ``u``; None if it can."""
         if not u.text:
-            return "without a character of the vocabulary"
+            return self.empty
         if u.seconds < self.min_seconds:
             return "too short"
         if u.seconds > self.max_seconds:
             return "too long"
-        if self.frames_of(u.samples) < frames_needed(self.tokenize(u.text)):
+        if self.frames_of(u.samples) < self.needed(u.text):
             return "more tokens than frames"
         return None
 
@@ -63,8 +65,16 @@ def prepare_training_set(
         utterances: their transcripts are in the vocabulary's spelling.
         dropped: gets the number of dropped ones for each reason.
     """
+    return usable((dataclasses.replace(u, text=unknown.apply(u.text, spelling)) for u in utterances), limits, dropped)
+
+
+def usable(utterances: Iterable[Utterance], limits: Limits, dropped: Counter[str]) -> Iterator[Utterance]:
+    """The utterances that a model can be trained on; the others are dropped.
+
+    Args:
+        dropped: gets the number of dropped ones for each reason.
+    """
     for u in utterances:
-        u = dataclasses.replace(u, text=unknown.apply(u.text, spelling))
         reason = limits.reason_to_drop(u)
         if reason is None:
             yield u

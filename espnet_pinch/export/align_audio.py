@@ -18,11 +18,11 @@ from espnet_pinch.export.long_audio import read_frames
 from espnet_pinch.transcript.words import Transcript
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 
 def align_file(
-    model: PruningASRModel | Recogniser,
+    model: PrunedModel | Recogniser,
     path: str | os.PathLike,
     text: str,
     chunk: int = 30,

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import espnet_pinch
+from espnet_pinch.asr.head import ASR, CLASSIFY, find_head
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.source import named
 from espnet_pinch.export.format import Format, all_formats
 from espnet_pinch.results.experiment import markdown_table, significance_table, system_name
 from espnet_pinch.results.records import Results, SetScore
-from espnet_pinch.results.unit import Unit
+from espnet_pinch.results.unit import Unit, unit_of
 
 # Licences that the model cards on the Hugging Face hub state. They count if no record has the licence: for files that
 # were copied by hand, and for older experiments. Other model cards, such as WavLM's, state none or were not read.
@@ -52,26 +53,29 @@ def write_card(folder: Path, figures: dict, parameters: Parameters, results: Res
 
 
 def _loading(fmt: Format, file: str, figures: dict) -> str:
-    return fmt.snippet.format(folder="path/to/this/folder", file=file, rate=figures["sampling_rate"])
+    snippet = {ASR: fmt.snippet, **fmt.snippets}[figures["task"]]
+    return snippet.format(folder="path/to/this/folder", file=file, rate=figures["sampling_rate"])
 
 
 def _front_matter(figures: dict, licence: str, formats: list[Format]) -> str:
+    head = find_head(figures["task"])
     several = f"[{licence}]" if "," in licence else licence
-    lines = [f"license: {'unknown' if licence == UNKNOWN else several}", "pipeline_tag: automatic-speech-recognition"]
+    lines = [f"license: {'unknown' if licence == UNKNOWN else several}", f"pipeline_tag: {head.hub_task}"]
     for key in ("licence_name", "licence_link"):  # if the licence is "other"
         value = figures["upstream_source"][key]
         lines += [f"{key.replace('licence', 'license')}: {value}"] if value else []
     lines += [f"library_name: {fmt.hub_library}" for fmt in formats if fmt.hub_library][:1]
     repo = figures["upstream_source"]["repo"] or figures["upstream"].partition("@")[0]
     lines += [f"base_model: {repo}"] if "/" in repo else []
-    return "\n".join(["---", *lines, "tags: [ctc, pruning, sparse]", "---"])
+    return "\n".join(["---", *lines, f"tags: [{head.kind.lower()}, pruning, sparse]", "---"])
 
 
 def _summary(figures: dict, parameters: Parameters, results: Results | None, licence: str) -> str:
+    what = find_head(figures["task"]).card
     method = f" ({system_name(results)})" if results else ""
     return "\n".join(
         [
-            f"A CTC speech recogniser, {100 * parameters.sparsity:.2f} % of whose gated weights are zero{method}.",
+            f"{what}, {100 * parameters.sparsity:.2f} % of whose gated weights are zero{method}.",
             "",
             f"- Upstream: {named(figures['upstream_source'], figures['upstream'])}; its licence: {licence}.",
             f"- Corpus: {figures['corpus']}.",
@@ -92,16 +96,18 @@ def _error_rates(figures: dict, results: Results | None) -> str:
             for name, score in results.figures.wer.items()
         ]
         lines += [*markdown_table(head, rows), ""]
-        lines += ["Compared with the baseline; positive if this model is worse (MAPSSWE, alpha = 0.05):", ""]
+        lines += [f"Compared with the baseline; positive if this model is worse ({unit.test}, alpha = 0.05):", ""]
         lines += [*significance_table(results), ""]
     else:
         lines += ["The experiment has no results.json: its error rates have not been measured.", ""]
+    title = unit_of(figures["task"]).title
     decoded = {name: entry["wer"] for name, entry in figures["files"].items() if "wer" in entry}
     if decoded:
         sets = list(next(iter(decoded.values())))
         rows = [[name, *(_rounded(wer[s]) for s in sets)] for name, wer in decoded.items()]
         lines += [
-            "WER % with rounded weights, decoded with the file itself. In brackets: the change from the exported model,"
+            f"{title[0].upper()}{title[1:]} % with rounded weights, decoded with the file itself. In brackets: the "
+            "change from the exported model,"
         ]
         lines += ["in percentage points; † marks a change that is no significant increase:", ""]
         lines += markdown_table(["file", *sets], rows)
@@ -131,7 +137,8 @@ def _checked(figures: dict) -> str:
     for name, entry in figures["files"].items():
         texts = "the same" if not entry["texts_differing"] else f"{entry['texts_differing']} differ (rounded weights)"
         rows.append([f"`{name}`", entry["loader"], f"{entry['logit_difference']:.2g}", texts])
-    head = ["file", "loaded by", "largest difference of logits", "transcripts"]
+    texts = "labels" if figures["task"] == CLASSIFY else "transcripts"
+    head = ["file", "loaded by", "largest difference of logits", texts]
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     what = f"Each file was loaded again after it was written, and compared on {figures['checked_on']}, with {versions}."
     return "\n".join([what, "", *markdown_table(head, rows)])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from espnet_pinch.asr.decode import transcribe
-from espnet_pinch.asr.greedy import ctc_greedy, to_text
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.head import Head
+from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.core.grids import Codes
 from espnet_pinch.errors import UserError
@@ -34,11 +34,12 @@ class Probe:
 
     Attributes:
         audio: each (samples,) float32.
-        logits: each (frames, tokens), of the utterance alone.
-        padded: each (frames, tokens), of all utterances in one padded batch.
-        texts: transcripts of the utterances, each decoded alone.
+        logits: each (frames, tokens), of the utterance alone; (1, labels) of a classifier.
+        padded: the same, of all utterances in one padded batch.
+        texts: transcripts or labels of the utterances, each decoded alone.
         tokens: names of the model's outputs.
         blank: index of the blank.
+        kind: what the model's task is.
     """
 
     audio: list[Tensor]
@@ -47,18 +48,18 @@ class Probe:
     texts: list[str]
     tokens: list[str]
     blank: int
+    kind: Head
 
     @classmethod
-    def of(cls, model: PruningASRModel, audio: Sequence[Tensor]) -> "Probe":
+    def of(cls, model: PrunedModel, audio: Sequence[Tensor]) -> "Probe":
         audio = list(audio)
         alone = [batch_logits(model, [samples])[0] for samples in audio]
         texts = [transcribe(model, [samples])[0] for samples in audio]
-        return cls(audio, alone, batch_logits(model, audio), texts, model.token_list, model.blank_id)
+        return cls(audio, alone, batch_logits(model, audio), texts, model.token_list, model.blank_id, model.kind)
 
     def text(self, logits: Tensor) -> str:
-        """The greedy transcript of logits (frames, tokens)."""
-        [ids] = ctc_greedy(logits.argmax(-1)[None], torch.tensor([len(logits)]), self.blank)
-        return to_text(ids, self.tokens)
+        """The greedy transcript, or the label, of logits (frames, outputs)."""
+        return self.kind.text(logits, self.tokens, self.blank)
 
     def compare(self, what: str, logits: Sequence[Tensor], wanted: Sequence[Tensor] | None = None) -> float:
         """The largest difference of ``logits`` from ``wanted`` (``self.logits`` if None).
@@ -117,7 +118,7 @@ class Probe:
     def compare_texts(self, what: str, texts: Sequence[str]) -> None:
         """Raise UserError if a transcript differs, apart from special tokens ("<unk>") and repeated spaces."""
         for i, (got, want) in enumerate(zip(texts, self.texts, strict=True)):
-            if _words(got) != want:
+            if got != want and _words(got) != want:
                 raise UserError(f"{what}: transcript of utterance {i} is {got!r}, not {want!r}")
 
     def count_texts(self, what: str, texts: Sequence[str], similar: Sequence[str]) -> int:
@@ -148,13 +149,13 @@ def is_rounding(got: Tensor, want: Tensor) -> bool:
     return got.shape == want.shape and bool((got - want).square().mean() <= ROUNDING**2 * want.square().mean())
 
 
-def batch_logits(model: PruningASRModel | Recogniser, audio: Sequence[Tensor]) -> list[Tensor]:
+def batch_logits(model: PrunedModel | Recogniser, audio: Sequence[Tensor]) -> list[Tensor]:
     """Logits of one padded batch, each (frames, tokens)."""
     logits, frames = as_recogniser(model)(audio)
     return [rows[:n] for rows, n in zip(logits, frames.tolist())]
 
 
-def check_weights(what: str, again: PruningASRModel, model: PruningASRModel, values: str) -> None:
+def check_weights(what: str, again: PrunedModel, model: PrunedModel, values: str) -> None:
     """Raise UserError if a weight of ``again`` is not what storing ``model``'s as ``values`` makes of it."""
     for (name, got), want in zip(weights(again).items(), weights(model).values(), strict=True):
         rounded = round_to(values, want, model.scales.get(name))

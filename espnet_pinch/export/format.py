@@ -9,16 +9,17 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.errors import UserError
 from espnet_pinch.export import formats as package
 from espnet_pinch.plugins import in_order
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
     from espnet_pinch.export.check import Probe
 
 
@@ -33,7 +34,7 @@ class Original:
         values: types that the user wants weights stored as; a format that has none of them takes its defaults.
     """
 
-    model: PruningASRModel
+    model: PrunedModel
     folded: Path
     probe: Probe
     values: Sequence[str] = ()
@@ -73,6 +74,7 @@ class Format(abc.ABC):
             other braces are doubled.
         untested: what nobody has tested, one line for the card.
         hub_library: the Hugging Face hub's name of its library, for a folder in this format.
+        snippets: ``{task: snippet}`` of the other tasks whose models it takes, too, besides speech recognition.
     """
 
     name: ClassVar[str]
@@ -89,6 +91,12 @@ class Format(abc.ABC):
     snippet: ClassVar[str]
     untested: ClassVar[str] = ""
     hub_library: ClassVar[str | None] = None
+    snippets: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Of the models that it takes."""
+        return (ASR, *self.snippets)
 
     @abc.abstractmethod
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
@@ -118,7 +126,7 @@ class Format(abc.ABC):
         """What a folder without a model lacks to be in this format; None if it does not look like this format."""
         return None
 
-    def read(self, found: Path) -> PruningASRModel:
+    def read(self, found: Path) -> PrunedModel:
         """The model that ``detect`` has found, on the CPU, in eval mode, float32.
 
         Raises:
@@ -193,17 +201,29 @@ def all_formats() -> dict[str, Format]:
     return in_order(package, _found)
 
 
-def choose_formats(names: Sequence[str] = ()) -> list[Format]:
+def choose_formats(names: Sequence[str] = (), task: str = ASR) -> list[Format]:
     """The formats with these names, or the default ones if no name is given. All can be written on this machine.
 
+    A default format that takes no models of the task is left out, which is said.
+
+    Args:
+        task: of the model.
+
     Raises:
-        UserError: a name is unknown, or a package is missing.
+        UserError: a name is unknown, a format takes no models of the task, or a package is missing.
     """
+    what = find_head(task).what
     known = all_formats()
     for name in names:
         if name not in known:
             raise UserError(f"unknown format {name!r}; there is: {', '.join(known)}")
-    chosen = [fmt for fmt in known.values() if (fmt.name in names if names else fmt.default)]
+    wanted = [fmt for fmt in known.values() if (fmt.name in names if names else fmt.default)]
+    refused = [fmt for fmt in wanted if task not in fmt.tasks]
+    if names and refused:
+        raise UserError(f"the format {refused[0].name} ({refused[0].title}) takes no {what}")
+    for fmt in refused:
+        print(f"note: the format {fmt.name} ({fmt.title}) takes no {what}: it is left out", flush=True)
+    chosen = [fmt for fmt in wanted if task in fmt.tasks]
     for fmt in chosen:
         fmt.require()
     return chosen

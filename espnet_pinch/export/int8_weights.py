@@ -13,7 +13,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.core.grids import Codes
 from espnet_pinch.export.model import weights
 
@@ -39,7 +39,7 @@ class Int8Weights:
         largest: the largest code of those that ``of`` has returned.
     """
 
-    def __init__(self, model: PruningASRModel):
+    def __init__(self, model: PrunedModel):
         state = weights(model)
         self._known = {_key(state[name].numpy()): scales for name, scales in model.scales.items()}
         self.largest = 0

@@ -10,17 +10,17 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Format, all_formats
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
     from espnet_pinch.asr.recogniser import Recogniser
 
 
 @overload
-def load(path: str | os.PathLike) -> PruningASRModel: ...
+def load(path: str | os.PathLike) -> PrunedModel: ...
 @overload
 def load(path: str | os.PathLike, runtime: str, **options: Any) -> Recogniser: ...
 
 
-def load(path: str | os.PathLike, runtime: str | None = None, **options: Any) -> PruningASRModel | Recogniser:
+def load(path: str | os.PathLike, runtime: str | None = None, **options: Any) -> PrunedModel | Recogniser:
     """A trained, folded or exported model, on the CPU, in eval mode, float32; or ready to decode in a runtime.
 
     Weights that are missing, unexpected or not finite are errors. Files cannot run code, and nothing is downloaded.
@@ -55,7 +55,7 @@ def load(path: str | os.PathLike, runtime: str | None = None, **options: Any) ->
     return find_runtime(runtime).load(fmt, found, chosen)
 
 
-def read_finite(fmt: Format, found: Path) -> PruningASRModel:
+def read_finite(fmt: Format, found: Path) -> PrunedModel:
     """``fmt.read``, with the check that every weight is finite."""
     from espnet_pinch.export.encoding import all_finite
     from espnet_pinch.export.model import weights  # imports ESPnet, which other runtimes do not need

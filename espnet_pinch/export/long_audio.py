@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from espnet_pinch.asr.decode import frame_times, log_probs_of, step_seconds, transcript_of
+from espnet_pinch.asr.head import ASR, CLASSIFY, require_task
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.asr.search import GreedySearch, Search
 from espnet_pinch.asr.spans import Span
@@ -21,7 +22,7 @@ from espnet_pinch.sound.resample import resample
 from espnet_pinch.transcript.words import Transcript
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 PIECE = 1500  # frames, usually 30 s
 PAUSE = 1.0  # seconds without a letter after which a word of a stream is over
@@ -72,8 +73,9 @@ def read_frames(
         frames begin, and the number of seconds that the chunk has added.
 
     Raises:
-        OSError, UserError: as ``read_chunks``; or the audio is too short for one frame.
+        OSError, UserError: as ``read_chunks``; or the audio is too short for one frame, or the model is a classifier.
     """
+    require_task(ASR, recogniser, "the model")
     rate, ratio = recogniser.sampling_rate, recogniser.samples_per_frame
     begin = 0  # seconds of the file at which the chunk begins
     for samples, first, last in read_chunks(path, rate, chunk, stride, opened):
@@ -87,8 +89,33 @@ def read_frames(
         begin += chunk - 2 * stride
 
 
+def classify_file(
+    model: PrunedModel | Recogniser, path: str | os.PathLike, device: str = "cpu"
+) -> list[tuple[str, float]]:
+    """All labels of a sound file with their probabilities, the most probable first. The file is one utterance.
+
+    Args:
+        model: a classifier, in eval mode, on ``device``; or what ``espnet_pinch.load(path, runtime)`` returns.
+        path: any rate, format and number of channels that ``espnet_pinch.sound`` reads.
+
+    Raises:
+        OSError, UserError: as ``espnet_pinch.sound.read.open_sound``; or the audio is too short for one frame, or the
+            model is no classifier.
+    """
+    recogniser = as_recogniser(model, device)
+    require_task(CLASSIFY, recogniser, "the model")
+    rate = recogniser.sampling_rate
+    with open_sound(path, rate) as (native, blocks):
+        samples = resample(np.concatenate([np.empty(0, np.float32), *blocks]), native, rate)
+    if len(samples) < recogniser.shortest:
+        raise UserError(f"{path}: {len(samples)} samples at {rate} Hz are too few for one frame")
+    log_probs, _ = log_probs_of(recogniser, [torch.from_numpy(samples)])
+    probabilities, places = log_probs[0, 0].exp().sort(descending=True)
+    return [(recogniser.token_list[place], value) for place, value in zip(places.tolist(), probabilities.tolist())]
+
+
 def transcribe_file(
-    model: PruningASRModel | Recogniser,
+    model: PrunedModel | Recogniser,
     path: str | os.PathLike,
     chunk: int = 30,
     stride: int = 5,
@@ -133,7 +160,7 @@ def transcribe_file(
 
 
 def follow(
-    model: PruningASRModel | Recogniser,
+    model: PrunedModel | Recogniser,
     path: str | os.PathLike,
     chunk: int = 8,
     stride: int = 2,

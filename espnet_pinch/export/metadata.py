@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from espnet_pinch.asr.head import ASR
 from espnet_pinch.errors import UserError
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +20,15 @@ class Metadata:
     """The fields are the keys in the file. The values there are strings: JSON.
 
     Attributes:
-        tokens: names of the outputs, the blank first.
+        tokens: names of the outputs: tokens, the blank first; or labels.
         sampling_rate: Hz.
         samples_per_frame: samples from one frame to the next.
         shortest: samples that make one frame.
         parameters: of the whole model.
         zeros: parameters that are 0.
-        subwords: sentencepiece's model in base64, where the tokens are subwords.
         macs: multiplications of 10 s of audio by part of the upstream, as ``espnet_pinch.asr.macs.count_by_part``.
+        task: of the head; files of earlier releases do not say it.
+        subwords: sentencepiece's model in base64, where the tokens are subwords; likewise.
     """
 
     tokens: list[str]
@@ -36,6 +38,7 @@ class Metadata:
     parameters: int
     zeros: int
     macs: dict[str, float]
+    task: str = ASR
     subwords: str = ""
 
     @property
@@ -43,7 +46,7 @@ class Metadata:
         return base64.b64decode(self.subwords)
 
     @classmethod
-    def of(cls, model: PruningASRModel) -> Metadata:
+    def of(cls, model: PrunedModel) -> Metadata:
         from espnet_pinch.asr.macs import SECONDS, count_by_part
         from espnet_pinch.asr.recogniser import TorchRecogniser
 
@@ -57,6 +60,7 @@ class Metadata:
             parameters=sum(weight.numel() for weight in weights),
             zeros=sum(weight.numel() - int(weight.count_nonzero()) for weight in weights),
             macs=count_by_part(model.frontend.upstream, SECONDS * recogniser.sampling_rate),
+            task=model.task,
             subwords=base64.b64encode(recogniser.subwords).decode(),
         )
 
@@ -82,7 +86,7 @@ class Metadata:
                 values[field.name] = json.loads(strings[field.name])
             except (KeyError, ValueError):
                 values[field.name] = None
-            kind = {"tokens": list, "macs": dict, "subwords": str}.get(field.name, int)
+            kind = {"tokens": list, "macs": dict, "task": str, "subwords": str}.get(field.name, int)
             if type(values[field.name]) is not kind:
                 raise UserError(
                     f"{where} is not a file that this release of espnet_pinch wrote: its metadata has no "

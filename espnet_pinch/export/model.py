@@ -5,39 +5,35 @@ import re
 from collections.abc import Mapping
 
 import torch
-from espnet2.asr.ctc import CTC
 from torch import nn
 from transformers import AutoConfig
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
-from espnet_pinch.asr.model import UPSTREAM, PruningASRModel
+from espnet_pinch.asr.head import ASR, find_head
+from espnet_pinch.asr.pruned import UPSTREAM, PrunedModel
 from espnet_pinch.asr.upstream import RATES, fill_buffers, model_from_dict
 from espnet_pinch.core.methods.dense import DenseSettings
 from espnet_pinch.errors import UserError, one_line
 
-HEAD = "ctc.ctc_lo."  # prefix of the CTC head's names
 EXTRA = "_extra_state"  # torch's name in a state_dict for a module's extra state
 
 
-def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) -> PruningASRModel:
+def assemble(frontend: UpstreamFrontend, tokens: list[str], pruning: Mapping) -> PrunedModel:
     """Build the same model from these parts as ESPnet's task, without its options and its 10 s of imports.
 
     Args:
-        frontend: its weights may still be missing.
-        tokens: ESPnet's names of the head's outputs, "<blank>" first.
+        frontend: of the model's task. Its weights may still be missing.
+        tokens: names of the head's outputs: ESPnet's of tokens, "<blank>" first; or labels.
         pruning: the block of a folded model's config.yaml, method "dense".
     """
-    unused = ("specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder", "joint_network")
-    ctc = CTC(len(tokens), frontend.output_size())
-    return PruningASRModel(
-        dict(pruning), vocab_size=len(tokens), token_list=tokens, frontend=frontend, ctc=ctc, **dict.fromkeys(unused)
-    )
+    return frontend.kind.assemble(frontend, tokens, dict(pruning))
 
 
-def describe(model: PruningASRModel) -> dict:
-    """The description for ``build``: the upstream's ``config``, its ``processing``, ``tokens``, ``pruning`` block; of a
-    model of subwords also ``subwords``, sentencepiece's model in base64."""
+def describe(model: PrunedModel) -> dict:
+    """The description for ``build``: the upstream's ``config``, its ``processing``, ``tokens``, ``pruning`` block;
+    ``task``, but for speech recognition, whose files earlier releases read, too; of a model of subwords also
+    ``subwords``, sentencepiece's model in base64."""
     settings = model.pruning.settings
     assert isinstance(settings, DenseSettings)  # it is folded
     built = model.frontend.built
@@ -47,11 +43,12 @@ def describe(model: PruningASRModel) -> dict:
         "processing": built["processing"],
         "tokens": list(model.token_list),
         "pruning": {"method": "dense", "layers": settings.layers, "dense": {"channels": dict(settings.channels)}},
+        **({} if model.task == ASR else {"task": model.task}),
         **subwords,
     }
 
 
-def build(description: Mapping) -> PruningASRModel:
+def build(description: Mapping) -> PrunedModel:
     """Build a model on the meta device: names and shapes. ``fill`` gives it weights.
 
     Raises:
@@ -71,7 +68,8 @@ def build(description: Mapping) -> PruningASRModel:
     built = {key: description[key] for key in ("config", "processing")}
     try:
         with torch.device("meta"):
-            model = assemble(UpstreamFrontend("", built=built, model=upstream), tokens, description["pruning"])
+            frontend = UpstreamFrontend("", built=built, model=upstream, task=description.get("task", ASR))
+            model = assemble(frontend, tokens, description["pruning"])
     except UserError as error:
         raise UserError(f"cannot build a model from its description: {error}") from None
     model.subwords = subwords
@@ -86,27 +84,31 @@ def _check(description: Mapping) -> None:
         raise UserError(objection)
     if processing.get("sampling_rate", 16000) not in RATES:
         raise UserError(f"the sampling rate cannot be {processing['sampling_rate']!r} Hz")
+    find_head(description.get("task", ASR))
     re.compile(description["pruning"]["layers"])
     if re.search(r"\)[*+{]", description["pruning"]["layers"]):
         raise UserError("the pattern of layers repeats a group, which may take forever to match")
 
 
-def weights(model: PruningASRModel) -> dict[str, torch.Tensor]:
+def weights(model: PrunedModel) -> dict[str, torch.Tensor]:
     """The model's ``state_dict`` without entries that are no weights: the progress of a pruning method."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.endswith(EXTRA)}
 
 
-def ctc_names(model: PruningASRModel) -> dict[str, str]:
-    """``{name of a weight: its name in transformers' model for CTC}``."""
-    prefixes = {UPSTREAM: model.frontend.upstream.base_model_prefix, HEAD: model.frontend.family.head}
+def stock_names(model: PrunedModel) -> dict[str, str]:
+    """``{name of a weight: its name in transformers' model for the task}``."""
+    prefixes = {
+        UPSTREAM: f"{model.frontend.upstream.base_model_prefix}.",
+        f"{model.head_name}.": model.kind.stock_prefix(model.frontend.family),
+    }
     names = {}
     for name in weights(model):
         [prefix] = filter(name.startswith, prefixes)
-        names[name] = f"{prefixes[prefix]}.{name.removeprefix(prefix)}"
+        names[name] = f"{prefixes[prefix]}{name.removeprefix(prefix)}"
     return names
 
 
-def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningASRModel:
+def fill(model: PrunedModel, state: Mapping[str, torch.Tensor]) -> PrunedModel:
     """Give a model of ``build`` its weights: all of them, and no others.
 
     Raises:
@@ -121,7 +123,7 @@ def fill(model: PruningASRModel, state: Mapping[str, torch.Tensor]) -> PruningAS
     return model
 
 
-def take_scales(model: PruningASRModel, scales: Mapping[str, torch.Tensor]) -> None:
+def take_scales(model: PrunedModel, scales: Mapping[str, torch.Tensor]) -> None:
     """Tell a model that its weights are whole numbers times these scales.
 
     Raises:
@@ -135,7 +137,7 @@ def take_scales(model: PruningASRModel, scales: Mapping[str, torch.Tensor]) -> N
     model.scales = dict(scales)
 
 
-def gated_layers(model: PruningASRModel) -> dict[str, nn.Linear]:
+def gated_layers(model: PrunedModel) -> dict[str, nn.Linear]:
     """``{name in the upstream: layer}`` of the layers that are or were gated. In a model folded to smaller matrices
     these are the small ones."""
     regex = re.compile(model.pruning.settings.layers)
@@ -146,7 +148,7 @@ def gated_layers(model: PruningASRModel) -> dict[str, nn.Linear]:
     }
 
 
-def count_layers(model: PruningASRModel) -> dict[str, dict]:
+def count_layers(model: PrunedModel) -> dict[str, dict]:
     """``{layer: {"shape", "weights", "pruned"}}`` of the gated layers. A weight that is zero counts as pruned."""
     return {
         name: {

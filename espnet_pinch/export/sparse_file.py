@@ -53,12 +53,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.core.grids import Codes
 from espnet_pinch.errors import UserError
 from espnet_pinch.export import encoding, sparse_v1
 from espnet_pinch.export.encoding import PARTS, QUANTIZED, VALUES, encode, figures, round_to
-from espnet_pinch.export.model import build, ctc_names, describe, fill, weights
+from espnet_pinch.export.model import build, describe, fill, stock_names, weights
 from espnet_pinch.files import whole_file
 from espnet_pinch.unreadable import why_unreadable
 
@@ -68,7 +68,7 @@ FIELDS = {"format_version", "values", "model", "crc32", "header_crc32"}
 MOST_GROWTH, ROOM = 1000, 64_000_000  # bytes
 
 
-def write_sparse(path: str | os.PathLike, model: PruningASRModel, values: str = "fp32") -> dict:
+def write_sparse(path: str | os.PathLike, model: PrunedModel, values: str = "fp32") -> dict:
     """Write a folded model to a sparse file, which appears only when it is complete.
 
     Args:
@@ -85,7 +85,7 @@ def write_sparse(path: str | os.PathLike, model: PruningASRModel, values: str = 
         raise UserError(f"unknown values {values!r}; there is: {', '.join(VALUES)}")
     if values == QUANTIZED and not model.scales:
         raise UserError(f"the model is not quantized: it has no codes to store as {QUANTIZED}; int8 rounds its weights")
-    names, stored = ctc_names(model), {}
+    names, stored = stock_names(model), {}
     for name, tensor in weights(model).items():
         try:
             parts = encode(round_to(values, tensor, model.scales.get(name)))
@@ -104,14 +104,14 @@ def write_sparse(path: str | os.PathLike, model: PruningASRModel, values: str = 
     return sizes(path)
 
 
-def exact_bytes(model: PruningASRModel) -> int:
+def exact_bytes(model: PrunedModel) -> int:
     """The size of the smallest sparse file that computes the same as a model."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.safetensors"
         return write_sparse(file, model, QUANTIZED if model.scales else "fp32")["bytes"]
 
 
-def read_sparse(path: str | os.PathLike) -> PruningASRModel:
+def read_sparse(path: str | os.PathLike) -> PrunedModel:
     """The model of a sparse file, on the CPU, in eval mode, float32, with its zeros, and the ``scales`` of its codes.
 
     Raises:
@@ -149,7 +149,7 @@ def sizes(path: str | os.PathLike) -> dict:
     layers = {}
     try:
         header, model, stored = _open(path)
-        names = ctc_names(model)
+        names = stock_names(model)
         for name, parts, weight in _weights(header, model, stored):
             of = figures(parts, weight)
             for part, value in parts.items():
@@ -178,7 +178,7 @@ def _stored_name(name: str, part: str) -> str:
     return name if part == "dense" else f"{name}.{part}"
 
 
-def _open(path) -> tuple[dict, PruningASRModel, dict[str, Tensor]]:
+def _open(path) -> tuple[dict, PrunedModel, dict[str, Tensor]]:
     """The header of a file; its model, which has no weights yet; and its tensors, their checksums verified."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist")
@@ -226,7 +226,7 @@ def _header(file) -> dict:
 
 
 def _weights(
-    header: dict, model: PruningASRModel, stored: Mapping[str, Tensor]
+    header: dict, model: PrunedModel, stored: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, dict[str, Tensor], Tensor | Codes]]:
     """The name in the model, the parts and the content of every weight. Each tensor is checked and used.
 
@@ -235,7 +235,7 @@ def _weights(
     """
     kind = sparse_v1 if header["format_version"] == 1 else encoding
     expected = weights(model)
-    names = ctc_names(model) if kind is encoding else {name: name for name in expected}
+    names = stock_names(model) if kind is encoding else {name: name for name in expected}
     there = {name: {part for part in PARTS if _stored_name(names[name], part) in stored} for name in expected}
     # The form that leaves the fewest parts over; of several, the smallest.
     forms = {name: min(kind.FORMS, key=lambda form: (len(found - form), len(form))) for name, found in there.items()}

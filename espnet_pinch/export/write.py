@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from espnet_pinch.asr.decode import decode_data_dir
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.asr.recogniser import Recogniser
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.audio import read_audio
@@ -25,6 +25,7 @@ from espnet_pinch.inference.runtime import all_runtimes
 from espnet_pinch.results.records import Results
 from espnet_pinch.results.scoring import score_files
 from espnet_pinch.results.significance import compare_files
+from espnet_pinch.results.unit import unit_of
 
 NEEDED = ("espnet", "safetensors", "torch", "transformers")  # packages that models of all formats need
 PROBED = 4  # utterances of each data directory on which formats are compared
@@ -63,7 +64,7 @@ def export(
             part of a folder is shown.
         batch_size, device: of this decoding.
 
-    Returns: ``name, upstream, upstream_source, corpus, sampling_rate, checked_on, versions``, the counts of
+    Returns: ``name, task, upstream, upstream_source, corpus, sampling_rate, checked_on, versions``, the counts of
     parameters.json, and ``files``:
     ``{file: {"format", "bytes", "loader", "logit_difference", "texts_differing", "what", ...}}``.
 
@@ -72,17 +73,17 @@ def export(
         UserError: a format or a type is unknown, or an exported file gives other logits or transcripts than the model;
             ``out`` is then not written.
     """
-    chosen = choose_formats(formats)
-    possible = values_of(chosen)
-    for value in values:
-        if value not in possible:
-            which = f"the formats {', '.join(fmt.name for fmt in chosen)}"
-            raise UserError(f"{which} cannot store values as {value!r}; there is: {', '.join(possible) or 'no choice'}")
     folded = exp / "folded" / part
     for name in ("config.yaml", "model.pth", "parameters.json"):
         if not (folded / name).is_file():
             raise FileNotFoundError(f"{folded / name} is missing: finish the training first (stage 4)")
     model = load(folded)
+    chosen = choose_formats(formats, model.task)
+    possible = values_of(chosen)
+    for value in values:
+        if value not in possible:
+            which = f"the formats {', '.join(fmt.name for fmt in chosen)}"
+            raise UserError(f"{which} cannot store values as {value!r}; there is: {', '.join(possible) or 'no choice'}")
     audio = [torch.from_numpy(read_audio(u.audio)) for d in data for u in _spread(read_data_dir(d))]
     probe = Probe.of(model, audio or noise(rate=model.frontend.processing.sampling_rate))
     original = Original(model, folded, probe, values)
@@ -93,6 +94,7 @@ def export(
     results = Results.read(report) if report.is_file() else None
     figures = {
         "name": "_".join([exp.absolute().name, *([part] if part else [])]),
+        "task": model.task,
         "upstream": source["repo"] or (Path(upstream).name if Path(upstream).is_dir() else upstream),
         "upstream_source": source,
         "corpus": corpus,
@@ -127,7 +129,7 @@ def _spread(rows: list) -> list:
     return rows[:: max(1, len(rows) // PROBED)][:PROBED]
 
 
-def _decoder(fmt: Format, file: Path, device: str) -> PruningASRModel | Recogniser | None:
+def _decoder(fmt: Format, file: Path, device: str) -> PrunedModel | Recogniser | None:
     """An exported file, ready to decode: in torch on ``device``, or in a runtime on the CPU; None if none reads it."""
     if fmt.accepts:
         return load(file).to(device)
@@ -135,15 +137,15 @@ def _decoder(fmt: Format, file: Path, device: str) -> PruningASRModel | Recognis
     return load(file, runtime.name) if runtime else None
 
 
-def _score(model: PruningASRModel | Recogniser, data: Sequence[Path], own: Path, batch_size: int, device: str) -> dict:
+def _score(model: PrunedModel | Recogniser, data: Sequence[Path], own: Path, batch_size: int, device: str) -> dict:
     """``{set: error rates}``, with ``significance`` if ``own`` has the original model's transcripts."""
-    scores = {}
+    scores, unit = {}, unit_of(model.task)
     with tempfile.TemporaryDirectory() as folder:
         for d in data:
             decode_data_dir(model, d, Path(folder) / d.name, batch_size, device)
             text = Path(folder) / d.name / "text"
-            scores[d.name] = dataclasses.asdict(score_files(d / "text", text))
+            scores[d.name] = dataclasses.asdict(score_files(d / "text", text, unit))
             if (own / d.name / "text").is_file():
-                test = compare_files(d / "text", own / d.name / "text", text)
+                test = compare_files(d / "text", own / d.name / "text", text, unit)
                 scores[d.name]["significance"] = dataclasses.asdict(test)
     return scores

@@ -5,14 +5,14 @@ import copy
 import torch
 from torch import nn
 
-from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.pruned import PrunedModel
 
 # Largest difference of a rounded convolution, as a fraction of its largest value; bfloat16 alone explains 0.005.
 TOLERANCE = 0.05
 
 
 @torch.no_grad()
-def to_dtype(model: PruningASRModel, dtype: torch.dtype) -> list[str]:
+def to_dtype(model: PrunedModel, dtype: torch.dtype) -> list[str]:
     """Round a model, in place, and let it compute in ``dtype``. Its waveforms and logits stay float32.
 
     On some CPUs (seen on one with AMX), oneDNN in torch 2.11 returns wrong values in bfloat16 for convolutions with few
@@ -24,7 +24,7 @@ def to_dtype(model: PruningASRModel, dtype: torch.dtype) -> list[str]:
     convolutions = {n: m for n, m in upstream.named_modules() if isinstance(m, nn.Conv1d) and m.stride != (1,)}
     exact = {name: copy.deepcopy(module) for name, module in convolutions.items() if not is_right(module, dtype)}
     upstream.to(dtype)
-    model.ctc.ctc_lo.to(dtype)
+    model.head.to(dtype)
     for name, module in exact.items():
         module.register_forward_pre_hook(lambda module, inputs: inputs[0].float())
         module.register_forward_hook(lambda module, inputs, output: output.to(dtype))

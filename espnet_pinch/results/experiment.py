@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from espnet_pinch.asr import history
+from espnet_pinch.asr.head import ASR
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.source import named
@@ -23,7 +24,7 @@ from espnet_pinch.results.plots import plot_course, plot_layers, plot_widths
 from espnet_pinch.results.records import Results, SetScore, SystemFigures
 from espnet_pinch.results.scoring import read_texts, score_files
 from espnet_pinch.results.significance import compare_files
-from espnet_pinch.results.unit import AUTO, CER, WER, Unit, choose_unit
+from espnet_pinch.results.unit import AUTO, CER, ERROR, WER, Unit, choose_unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,15 @@ class Experiment:
     def parameters(self) -> Parameters:
         return Parameters.read(self.folded / "parameters.json")
 
-    def figures(self) -> SystemFigures:
-        """Score the system, and gather what else is known of it."""
+    def figures(self, unit: Unit) -> SystemFigures:
+        """Score the system, and gather what else is known of it.
+
+        Args:
+            unit: what errors are counted in.
+        """
         parameters = self.parameters()
         sets = progress_bar(self.sets, desc=f"scoring {self.folder.name}", unit="sets")
-        scores = {name: score_files(self.reference(name), self.hypothesis(name)) for name in sets}
+        scores = {name: score_files(self.reference(name), self.hypothesis(name), unit) for name in sets}
         epochs = history.read(self.folder)
         phases = [figures for epoch in epochs.values() for figures in epoch.values()]
         points = [point for epoch in epochs.values() for point in epoch.get("train", {}).get("points", [])]
@@ -126,7 +131,8 @@ def write_report(
         config = yaml.safe_load(file)
     pruning = config["pruning"]
     prunes = pruning["method"] != "dense"
-    unit = choose_unit(error_rate, (t for name in run.sets for t in read_table(run.reference(name)).values()))
+    references = (text for name in run.sets for text in read_table(run.reference(name)).values())
+    unit = choose_unit(error_rate, references, config.get("task", ASR))
     measured: list[dict] = measure([baseline.folded, run.folded]) if measure else [{}, {}]
     results = Results(
         upstream=upstream,
@@ -144,10 +150,10 @@ def write_report(
             "lr": config["optim_conf"].get("lr"),
             "max_epoch": config["max_epoch"],
         },
-        figures=dataclasses.replace(run.figures(), **measured[1]),
+        figures=dataclasses.replace(run.figures(unit), **measured[1]),
         decoded=run.decoded,
         references=str(run.references),
-        baseline=dataclasses.replace(baseline.figures(), **measured[0]),
+        baseline=dataclasses.replace(baseline.figures(unit), **measured[0]),
         significance={
             name: compare_files(run.reference(name), baseline.hypothesis(name), run.hypothesis(name), unit)
             for name in progress_bar(run.sets, desc="testing significance", unit="sets")
@@ -164,7 +170,7 @@ def write_report(
     plot_layers(parameters.layers, out / "images" / "layers")
     if parameters.widths:
         plot_widths(parameters.widths, out / "images" / "widths")
-    wrong = appendix(_compared(run, baseline, unit), system_name(results), unit.of)
+    wrong = appendix(_compared(run, baseline, unit), system_name(results), "labels" if unit.rate == ERROR else unit.of)
     write_text(out / "RESULTS.md", "\n".join([markdown(results, bool(parameters.widths)), *wrong]))
     results.write(out / "results.json")
     return results
@@ -178,6 +184,12 @@ def _compared(run: Experiment, baseline: Experiment, unit: Unit) -> list[Compare
         for id_, text in references.items():
             found.append(Compared(f"{name} {id_}", *map(unit.split, (text, before[id_], after[id_]))))
     return found
+
+
+_TESTS = {
+    "MAPSSWE": "MAPSSWE (matched pairs sentence-segment word error test)",
+    "McNemar's exact test": "McNemar's exact test on the utterances that one of the two alone has wrong",
+}
 
 
 def markdown(results: Results, widths: bool = False) -> str:
@@ -204,7 +216,7 @@ def markdown(results: Results, widths: bool = False) -> str:
             ),
             f"Made by `{results.command}`. Error rates are of this run, none is the paper's.",
             "Hours are of training and validation; the baseline's are 0 where a published model is used as it is.",
-            "MAPSSWE (matched pairs sentence-segment word error test), alpha = 0.05; intervals by paired bootstrap.",
+            f"{_TESTS[results.unit.test]}, alpha = 0.05; intervals by paired bootstrap.",
             *_note_on_text(results),
             *_note_on_characters(results.unknown_characters),
             "",
@@ -266,9 +278,12 @@ def system_name(results: Results) -> str:
 
 
 def table(results: Results) -> list[str]:
-    """Lines of a Markdown table, the baseline and the run in columns; WER and CER in per cent, the main one first."""
+    """Lines of a Markdown table, the baseline and the run in columns; WER and CER in per cent, the main one first.
+
+    Of a classifier they are the error rate and the accuracy.
+    """
     sets, unit = list(results.figures.wer), results.unit
-    other = "CER" if unit.rate == WER else "WER"
+    other = {WER: "CER", CER: "WER", ERROR: "accuracy"}[unit.rate]
     rows: dict[str, Callable[[SystemFigures], str]] = {
         "sparsity %": lambda f: f"{100 * f.sparsity:.2f}",
         "parameters kept, M": lambda f: f"{f.params_kept / 1e6:.3f}",
@@ -278,10 +293,7 @@ def table(results: Results) -> list[str]:
         "multiplications for 10 s of audio, G": lambda f: "not recorded" if f.macs is None else f"{f.macs / 1e9:.3f}",
         "extra trained parameters": lambda f: f"{f.extra_trained_parameters}",
         **{f"{name} {unit.title} % (errors/{unit.of})": _cell(name, partial(_rate, unit)) for name in sets},
-        **{
-            f"{name} {other} %": _cell(name, lambda score: f"{100 * getattr(score, other.lower()):.2f}")
-            for name in sets
-        },
+        **{f"{name} {other} %": _cell(name, lambda score: f"{100 * _other(score, other):.2f}") for name in sets},
         "hours": lambda f: f"{f.seconds / 3600:.2f}",
         "iterations": lambda f: f"{f.iterations}",
         "peak memory GB": lambda f: f"{f.peak_memory_bytes / 1e9:.2f}",
@@ -291,6 +303,10 @@ def table(results: Results) -> list[str]:
     return markdown_table(["", "baseline", system_name(results)], lines)
 
 
+def _other(score: SetScore, title: str) -> float:
+    return 1 - score.wer if title == "accuracy" else getattr(score, title.lower())
+
+
 def _cell(name: str, text: Callable[[SetScore], str]) -> Callable[[SystemFigures], str]:
     """From figures to what ``text`` makes of the score of the set ``name``."""
     return lambda figures: text(figures.wer[name])
@@ -298,12 +314,12 @@ def _cell(name: str, text: Callable[[SetScore], str]) -> Callable[[SystemFigures
 
 def significance_table(results: Results) -> list[str]:
     """Lines of a Markdown table, a row for each set."""
+    unit = results.unit
     head = [
         "set",
-        f"{results.unit.title} difference, points",
+        f"{unit.title} difference, points",
         "95 % interval",
-        "segments",
-        "errors a segment",
+        *(["baseline alone wrong", "run alone wrong"] if unit.rate == ERROR else ["segments", "errors a segment"]),
         "p two-sided",
     ]
     head += ["p one-sided", "increase"]
@@ -312,8 +328,7 @@ def significance_table(results: Results) -> list[str]:
             name,
             f"{test.wer_difference:+.2f}",
             f"{test.bootstrap_low:+.2f} to {test.bootstrap_high:+.2f}",
-            f"{test.segments}",
-            f"{test.mean_difference:+.3f}",
+            *(map(str, test.alone) if unit.rate == ERROR else (f"{test.segments}", f"{test.mean_difference:+.3f}")),
             f"{test.p_two_sided:.4f}",
             f"{test.p_one_sided:.4f}",
             "significant" if test.significant_increase else "not significant †",

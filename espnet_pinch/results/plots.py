@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot, which takes the caller's backend: no picture is shown
 
+from espnet_pinch.asr import history as course
 from espnet_pinch.asr.family import short_names
 from espnet_pinch.core.parameters import LayerCount, Width
 from espnet_pinch.files import whole_file
@@ -32,7 +33,7 @@ def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
 
 
 def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float | None = None) -> None:
-    """The course of a run over its iterations: loss, dev WER and CER, and what its method logs of sparsity, tau, eta.
+    """The course of a run over its iterations: loss, dev error rates, and what its method logs of sparsity, tau, eta.
 
     Args:
         history: ``espnet_pinch.asr.history.read``.
@@ -45,7 +46,8 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
     logged = [key for key in ("sparsity", "macs_saved", "tau", "eta") if key in points[0]]
     shares = {"sparsity": "sparsity, %", "macs_saved": "mult. saved, %"}
     aim = "macs_saved" if "macs_saved" in logged else "sparsity"
-    rows = ["CTC loss", "dev errors, %", *(shares.get(key, key) for key in logged)]
+    head = course.head_of(history)
+    rows = [head.loss_title, "dev errors, %", *(shares.get(key, key) for key in logged)]
     figure = Figure(figsize=(7, 1.7 * len(rows) + 0.8), layout="constrained")
     axes = figure.subplots(len(rows), 1, sharex=True)
     iterations = [point["iteration"] for point in points]
@@ -54,13 +56,13 @@ def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float
         values = [np.nan if point[key] is None else scale * point[key] for point in points]  # None: all steps skipped
         axis.plot(iterations, values, color="tab:blue", label=label)
 
-    line(axes[0], "loss_ctc", label="training")
+    line(axes[0], head.loss, label="training")
     axes[0].plot(ends, [p["valid"]["loss"] for p in history.values()], "o-", color="tab:orange", label="dev")
     axes[0].set_yscale("log")
     axes[0].legend()
-    for rate, marker in (("wer", "o-"), ("cer", "s--")):
-        rates = [100 * phases["valid"][rate] for phases in history.values()]
-        axes[1].plot(ends, rates, marker, color="tab:orange", label=rate.upper())
+    for (name, rate), marker in zip(head.rates.items(), ("o-", "s--")):
+        rates = [100 * phases["valid"][name] for phases in history.values()]
+        axes[1].plot(ends, rates, marker, color="tab:orange", label=rate.title)
     axes[1].set_ylim(bottom=0)
     axes[1].legend()
     for axis, key in zip(axes[2:], logged):

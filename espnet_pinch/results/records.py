@@ -5,7 +5,7 @@ import os
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import from_json, read_json, write_json
-from espnet_pinch.results.unit import WER, Unit
+from espnet_pinch.results.unit import CER, WER, Unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,8 @@ class SetScore:
         char_errors: characters, by edit distance.
         chars: of the references, 1 or more.
         utterances: 1 or more.
+
+    Of a classifier words and characters are utterances: an error is a wrong label.
     """
 
     wer: float
@@ -35,24 +37,26 @@ class SetScore:
     utterances: int
 
     def counts(self, unit: Unit) -> tuple[int, int]:
-        """Errors, and what they are errors of: words or characters."""
-        return (self.errors, self.words) if unit.rate == WER else (self.char_errors, self.chars)
+        """Errors, and what they are errors of: words, characters or utterances."""
+        return (self.char_errors, self.chars) if unit.rate == CER else (self.errors, self.words)
 
 
 @dataclasses.dataclass(frozen=True)
 class Significance:
     """A system against its baseline on one set. Differences are the system's minus the baseline's: more is worse.
 
-    Where ``Results.error_rate`` is "cer", characters stand in the place of words here.
+    Where ``Results.error_rate`` is "cer", characters stand in the place of words here. Where it is "error", utterances
+    do: the system is a classifier, and the test is McNemar's exact one.
 
     Attributes:
         utterances: 1 or more.
         words: of the references, 1 or more.
         baseline_errors, errors: word errors of the baseline and of the system.
-        segments: stretches of words in which one of the two has an error (MAPSSWE).
+        segments: stretches of words in which one of the two has an error (MAPSSWE); utterances that one of the two
+            alone has wrong (McNemar).
         mean_difference: word errors a segment.
         std: standard deviation of the differences of the segments, word errors.
-        z: MAPSSWE's statistic; 0 where ``std`` is 0.
+        z: MAPSSWE's statistic; 0 where ``std`` is 0, and of McNemar's test, which is exact.
         p_two_sided: probability under "they are alike", in [0, 1].
         p_one_sided: probability under "the system is not worse", in [0, 1].
         significant: ``p_two_sided`` is under 0.05; the verdict of NIST's sc_stats.
@@ -78,6 +82,12 @@ class Significance:
     bootstrap_low: float
     bootstrap_high: float
     bootstrap_worse: float
+
+    @property
+    def alone(self) -> tuple[int, int]:
+        """Of McNemar's test, the utterances that the baseline alone has wrong, and that the system alone has."""
+        more = round(self.segments * self.mean_difference)
+        return (self.segments - more) // 2, (self.segments + more) // 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +161,7 @@ class Results:
         unknown_characters: ``unknown_characters.json`` of stage 2; empty where there is none.
         text_steps: ``text_steps.json`` of stage 2: the steps that transcripts and hypotheses have gone through, and how
             many transcripts each has changed; empty where there is none.
-        error_rate: "wer", or "cer" where errors are counted in characters first.
+        error_rate: "wer", or "cer" where errors are counted in characters first, or "error" of a classifier.
         error_rate_why: why that is so; "" for words by default.
         command: the command line that made it.
     """

@@ -11,6 +11,7 @@ from espnet_pinch.data.text_changes import read_record
 from espnet_pinch.data.text_steps import TextSteps
 from espnet_pinch.errors import UserError
 from espnet_pinch.results.records import SetScore
+from espnet_pinch.results.unit import ERROR, Unit
 
 
 def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> list[tuple[str, str]]:
@@ -32,14 +33,18 @@ def join(references: dict[str, str], hypotheses: dict[str, str], where: str) -> 
     return [(text, hypotheses[id_]) for id_, text in references.items()]
 
 
-def error_rates(pairs: list[tuple[str, str]]) -> SetScore:
+def error_rates(pairs: list[tuple[str, str]], unit: Unit = Unit()) -> SetScore:  # noqa: B008  (it is frozen)
     """Error rates of a set, with the counts they are made of.
 
-    Words are counted in sclite's alignment, as in the significance test, characters by their edit distance.
+    Words are counted in sclite's alignment, as in the significance test, characters by their edit distance. Of a
+    classifier both are utterances.
 
     >>> error_rates([("ONE TWO", "ONE TOO"), ("SIX", "SIX")]).errors
     1
     """
+    if unit.rate == ERROR:
+        wrong, total = sum(reference != label for reference, label in pairs), len(pairs)
+        return SetScore(wrong / total, wrong, total, wrong, 0, 0, wrong / total, wrong, total, total)
     words = count_word_errors(pairs)
     references, hypotheses = map(list, zip(*pairs))
     chars = jiwer.process_characters(references, hypotheses)
@@ -66,11 +71,15 @@ def read_texts(reference: str | os.PathLike, *hypotheses: str | os.PathLike) -> 
     return [{id_: steps(text) for id_, text in table.items()} for table in tables] if steps.names else tables
 
 
-def score_files(reference: str | os.PathLike, hypothesis: str | os.PathLike) -> SetScore:
+def score_files(
+    reference: str | os.PathLike,
+    hypothesis: str | os.PathLike,
+    unit: Unit = Unit(),  # noqa: B008  (it is frozen)
+) -> SetScore:
     """``error_rates`` of two Kaldi ``text`` files.
 
     Raises:
         FileNotFoundError, UserError: a file is missing or damaged, or their ids differ.
     """
     references, texts = read_texts(reference, hypothesis)
-    return error_rates(join(references, texts, str(hypothesis)))
+    return error_rates(join(references, texts, str(hypothesis)), unit)

@@ -2,19 +2,23 @@
 
 MAPSSWE (matched pairs sentence-segment word error): L. Gillick and S. J. Cox, "Some statistical issues in the
 comparison of speech recognition algorithms", ICASSP 1989, as sc_stats of NIST's SCTK computes it.
+
+For classifiers McNemar's exact test is in its place (Q. McNemar, Psychometrika 12, 1947): under "they are alike" an
+utterance that one of the two alone has wrong is as often the one's as the other's, so their number is binomial.
 """
 
 import dataclasses
 import math
 import os
 import re
+from collections.abc import Callable
 
 import numpy as np
 
 from espnet_pinch.alignment import align
 from espnet_pinch.results.records import Significance
 from espnet_pinch.results.scoring import join, read_texts
-from espnet_pinch.results.unit import Unit
+from espnet_pinch.results.unit import ERROR, Unit
 
 ALPHA = 0.05
 BOUNDARY = 2  # consecutive words that both systems have right, which end a segment
@@ -61,7 +65,7 @@ def compare_files(
     """
     texts = read_texts(reference, baseline, hypothesis)
     references, one, other = ({id_: unit.split(text) for id_, text in table.items()} for table in texts)
-    return compare(references, one, other, names=(str(baseline), str(hypothesis)))
+    return compare(references, one, other, (str(baseline), str(hypothesis)), mcnemar if unit.rate == ERROR else mapsswe)
 
 
 def compare(
@@ -69,12 +73,14 @@ def compare(
     baseline: dict[str, str],
     hypothesis: dict[str, str],
     names: tuple[str, str] = ("baseline", "hypothesis"),
+    test: Callable[[list[tuple[int, int]]], MatchedPairs] | None = None,
 ) -> Significance:
     """Compare a system with its baseline; every difference is the system's minus the baseline's, so more is worse.
 
     Args:
         references, baseline, hypothesis: ``{utterance id: words}``.
         names: of the two systems, for error messages.
+        test: ``mapsswe`` if None, or ``mcnemar``.
 
     Returns: finite figures.
 
@@ -95,7 +101,7 @@ def compare(
         words=int(words.sum()),
         baseline_errors=baseline_errors,
         errors=system_errors,
-        **vars(mapsswe([segment for utterance in found for segment in utterance])),
+        **vars((test or mapsswe)([segment for utterance in found for segment in utterance])),
         **vars(bootstrap(errors[:, 1] - errors[:, 0], words)),
     )
 
@@ -148,6 +154,31 @@ def mapsswe(found: list[tuple[int, int]]) -> MatchedPairs:
         mean_difference=float(mean),
         std=float(std),
         z=float(z),
+        p_two_sided=two_sided,
+        p_one_sided=one_sided,
+        significant=two_sided < ALPHA,
+        significant_increase=one_sided < ALPHA,
+    )
+
+
+def mcnemar(found: list[tuple[int, int]]) -> MatchedPairs:
+    """McNemar's exact test on the (baseline's, system's) errors, 0 or 1, of the utterances that one of them has wrong.
+
+    >>> mcnemar([(0, 1), (0, 1), (0, 1), (1, 1)]).p_one_sided
+    0.125
+    """
+    from scipy.stats import binomtest  # here: it takes a second or two
+
+    differences = np.array([b - a for a, b in found if a != b], dtype=float)
+    n, worse = len(differences), int((differences > 0).sum())
+    two_sided, one_sided = (
+        float(binomtest(worse, n, alternative=which).pvalue) if n else 1.0 for which in ("two-sided", "greater")
+    )
+    return MatchedPairs(
+        segments=n,
+        mean_difference=float(differences.mean()) if n else 0.0,
+        std=float(differences.std(ddof=1)) if n > 1 else 0.0,
+        z=0.0,
         p_two_sided=two_sided,
         p_one_sided=one_sided,
         significant=two_sided < ALPHA,

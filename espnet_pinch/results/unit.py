@@ -1,15 +1,17 @@
-"""Whether errors are counted in words first, or in characters, as is usual for languages that write no spaces."""
+"""What errors are counted in first: words; characters, as is usual for languages that write no spaces; or labels."""
 
 import dataclasses
 from collections.abc import Iterable
 
+from espnet_pinch.asr.head import ASR, CLASSIFY
 from espnet_pinch.data.text_steps import without_spaces
 from espnet_pinch.errors import UserError
 
-WER, CER = "wer", "cer"
+WER, CER, ERROR = "wer", "cer", "error"
 AUTO = "auto"
 _SPACE = "␣"  # a space that is a character among others
-_NAMES = {WER: "words", CER: "characters"}
+_NAMES = {WER: "words", CER: "characters", ERROR: "utterances"}
+_TITLES = {WER: "WER", CER: "CER", ERROR: "error"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Unit:
     """What errors are counted in first.
 
     Attributes:
-        rate: ``WER`` or ``CER``.
+        rate: ``WER``, ``CER``, or ``ERROR`` of a classifier, whose labels are one word each.
         why: for the report.
     """
 
@@ -26,28 +28,38 @@ class Unit:
 
     @property
     def title(self) -> str:
-        return self.rate.upper()
+        return _TITLES[self.rate]
+
+    @property
+    def test(self) -> str:
+        """The significance test of two systems."""
+        return "McNemar's exact test" if self.rate == ERROR else "MAPSSWE"
 
     @property
     def of(self) -> str:
-        """What is counted: "words" or "characters"."""
+        """What is counted: "words", "characters" or "utterances"."""
         return _NAMES[self.rate]
 
     def split(self, text: str) -> str:
         """A text whose words, with spaces between them, are what is counted."""
+        if self.rate == ERROR:
+            return text.replace(" ", _SPACE)
         return text if self.rate == WER else " ".join(_SPACE if char == " " else char for char in text)
 
 
-def choose_unit(given: str, references: Iterable[str]) -> Unit:
+def choose_unit(given: str, references: Iterable[str], task: str = ASR) -> Unit:
     """The unit that the user has given, or that fits the references.
 
     Args:
+        task: of the models; the errors of classifiers are utterances.
         given: ``WER``, ``CER`` or ``AUTO``: characters, where more than half of the letters are of scripts that write
             no spaces between words.
 
     Raises:
         UserError: ``given`` is none of these.
     """
+    if task != ASR:
+        return unit_of(task)
     if given in (WER, CER):
         return Unit(given, "as asked for")
     if given != AUTO:
@@ -62,3 +74,8 @@ def choose_unit(given: str, references: Iterable[str]) -> Unit:
         return Unit()
     share = f"{100 * unspaced / letters:.0f} %"
     return Unit(CER, f"{share} of the letters are of a script that writes no spaces between words")
+
+
+def unit_of(task: str) -> Unit:
+    """What the errors of models of a task are counted in, where the script of the references does not matter."""
+    return Unit(ERROR) if task == CLASSIFY else Unit()

@@ -13,13 +13,14 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from espnet_pinch.asr.head import ASR
 from espnet_pinch.data.subwords import FILE
 from espnet_pinch.data.subwords import read as read_subwords
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.export.format import Comparison, Format, Original, register
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
     from espnet_pinch.export.check import Probe
 
 
@@ -60,7 +61,7 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
     def nearly(self, path: Path) -> str | None:
         return "has no folded/: its training is not finished" if (path / "config.yaml").is_file() else None
 
-    def read(self, found: Path) -> PruningASRModel:
+    def read(self, found: Path) -> PrunedModel:
         if found.is_file():
             raise UserError(f"{found} is packed for ESPnet's Speech2Text: unzip it and give the folder")
         return read_folded(found)
@@ -82,7 +83,7 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
         return Comparison(check_packed(file, original.probe))
 
 
-def read_folded(folder: Path) -> PruningASRModel:
+def read_folded(folder: Path) -> PrunedModel:
     """The model of a folder that ``write_folded`` has written.
 
     Raises:
@@ -96,6 +97,7 @@ def read_folded(folder: Path) -> PruningASRModel:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         built = config["frontend_conf"]["built"]
         description = {**built, "tokens": config["token_list"], "pruning": config["pruning"]}
+        description["task"] = config.get("task", ASR)
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.yaml'} is not that of a folded model: {one_line(error)}") from None
     if description["pruning"].get("method") != "dense":

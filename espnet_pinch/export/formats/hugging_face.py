@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from espnet_pinch.asr.head import ASR, CLASSIFY
 from espnet_pinch.data import subwords
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
 from espnet_pinch.inference.cache import CACHE_FOLDER
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 
 @register
@@ -35,20 +36,36 @@ print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a fi
 ```
 
 `AutoModelForCTC.from_pretrained` and `AutoProcessor.from_pretrained` work too."""
+    snippets = {
+        CLASSIFY: """With transformers:
+
+```python
+from transformers import pipeline
+
+classify = pipeline("audio-classification", model="{folder}")
+print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if ffmpeg is installed
+```
+
+`AutoModelForAudioClassification.from_pretrained` and `AutoFeatureExtractor.from_pretrained` work too."""
+    }
 
     def detect(self, path: Path) -> Path | None:
         return path if (path / "config.json").is_file() else None
 
-    def read(self, found: Path) -> PruningASRModel:
+    def read(self, found: Path) -> PrunedModel:
         from espnet_pinch.asr.frontend import UpstreamFrontend
+        from espnet_pinch.asr.upstream import has_head, read_config
         from espnet_pinch.export.model import assemble
 
-        frontend = UpstreamFrontend(str(found))
+        config = read_config(str(found))
+        task = CLASSIFY if has_head(str(found), config, CLASSIFY) else ASR
+        frontend = UpstreamFrontend(str(found), task=task)
         head = frontend.take_head()
         if head is None or frontend.tokens is None:
             raise UserError(f"{found} has no CTC head, or no vocab.json to name its outputs")
         model = assemble(frontend, frontend.tokens, {"method": "dense"})
-        model.ctc.ctc_lo, model.subwords = head, subwords.read(found)
+        model.set_submodule(model.head_name, head)
+        model.subwords = subwords.read(found)
         return model.eval()
 
     def weight_files(self, found: Path) -> list[Path]:
@@ -70,7 +87,7 @@ print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a fi
     def check(self, file: Path, original: Original) -> Comparison:
         """transformers' model, processor and pipeline on the probe's utterances, one at a time; ours if it was cut."""
         import torch
-        from transformers import AutoModelForCTC, AutoProcessor, pipeline
+        import transformers
 
         folder, probe = file.parent, original.probe
         if _is_cut(original):
@@ -79,16 +96,20 @@ print(recognise(samples)["text"])  # numpy array, {rate} Hz; or the name of a fi
             model = self.read(folder)
             logits = [batch_logits(model, [samples])[0] for samples in probe.audio]
             return Comparison(probe.compare("espnet_pinch.load", logits))
-        model, processor = AutoModelForCTC.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-        rate = processor.feature_extractor.sampling_rate
+        kind = probe.kind
+        model = getattr(transformers, kind.auto).from_pretrained(folder)
+        processor = getattr(transformers, kind.processor).from_pretrained(folder)
+        rate = getattr(processor, "feature_extractor", processor).sampling_rate
         with torch.inference_mode():
             logits = [
-                model(**processor(samples.numpy(), sampling_rate=rate, return_tensors="pt")).logits[0]
+                model(**processor(samples.numpy(), sampling_rate=rate, return_tensors="pt")).logits
                 for samples in probe.audio
             ]
-        difference = probe.compare("AutoModelForCTC", logits)
-        recognise = pipeline("automatic-speech-recognition", model=str(folder))
-        probe.compare_texts("pipeline", [recognise(samples.numpy())["text"] for samples in probe.audio])
+        width = len(probe.tokens)
+        difference = probe.compare(kind.auto, [rows.reshape(-1, width) for rows in logits])
+        run = transformers.pipeline(kind.hub_task, model=str(folder))
+        found = [run(samples.numpy()) for samples in probe.audio]
+        probe.compare_texts("pipeline", [kind.said(output) for output in found])
         return Comparison(difference)
 
 

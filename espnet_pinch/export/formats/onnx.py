@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_pinch.asr.head import CLASSIFY
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
 from espnet_pinch.export.metadata import Metadata
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch.onnx import ONNXProgram
 
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
     from espnet_pinch.export.check import Probe, Runner
 
 # An ONNX file is a protobuf message, which ends at 2 GiB; weights of a larger model go to a second file.
@@ -56,6 +57,21 @@ best = logits[0].argmax(-1)
 ids = [i for i, before in zip(best, [0, *best]) if i not in (0, before)]  # merge repeats, drop the blank
 print("".join(tokens[i] for i in ids).replace("<space>", " ").replace("\u2581", " ").strip())
 ```"""
+    snippets = {
+        CLASSIFY: """With onnxruntime; the waveform is normalised inside, labels and sampling rate are in the metadata:
+
+```python
+import json
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+labels = json.loads(session.get_modelmeta().custom_metadata_map["tokens"])
+inputs = {{"speech": samples[None], "lengths": np.array([len(samples)])}}  # float32 (1, samples), {rate} Hz
+logits, _ = session.run(None, inputs)  # (1, 1, labels)
+print(labels[logits[0, 0].argmax()])
+```"""
+    }
 
     def detect(self, path: Path) -> Path | None:
         return path if path.suffix == ".onnx" and path.is_file() else None
@@ -73,28 +89,28 @@ print("".join(tokens[i] for i in ids).replace("<space>", " ").replace("\u2581", 
 
 
 class LogitsOfWaveform(nn.Module):
-    """Frontend and CTC head of a model, without ESPnet's other parts."""
+    """Frontend and head of a model, without ESPnet's other parts."""
 
-    def __init__(self, model: PruningASRModel):
+    def __init__(self, model: PrunedModel):
         super().__init__()
-        self.frontend, self.head = model.frontend, model.ctc.ctc_lo
+        self.frontend, self.head = model.frontend, model.head
 
     def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         hidden, frames = self.frontend(speech, lengths)
-        return self.head(hidden), frames
+        return self.frontend.kind.apply(self.head, hidden, frames)
 
 
-def write_onnx(path: Path, model: PruningASRModel) -> None:
+def write_onnx(path: Path, model: PrunedModel) -> None:
     """Write a model as ONNX, in float32.
 
     Inputs: ``speech``, float32 (batch, samples), zero-padded, not normalised; ``lengths``, int64 (batch,), number of
     samples of each utterance. Outputs: ``logits``, (batch, frames, tokens); ``frames``, (batch,), number of frames of
-    each utterance. The file's metadata is that of ``Metadata``.
+    each utterance; of a classifier one, (batch, 1, labels). The file's metadata is that of ``Metadata``.
     """
     save(path, export_model(model))
 
 
-def export_model(model: PruningASRModel) -> ONNXProgram:
+def export_model(model: PrunedModel) -> ONNXProgram:
     """The program that ``write_onnx`` writes."""
     rate = model.frontend.processing.sampling_rate
     example = (torch.randn(2, 2 * rate), torch.tensor([2 * rate, rate]))
@@ -103,7 +119,7 @@ def export_model(model: PruningASRModel) -> ONNXProgram:
 
 
 def export_program(
-    model: PruningASRModel,
+    model: PrunedModel,
     program: nn.Module,
     example: tuple[Tensor, ...],
     axes: dict[str, dict[int, str]],
@@ -117,9 +133,10 @@ def export_program(
         axes: ``{input: {dimension that varies: its name}}``, in the order of the inputs.
         outputs: their names.
     """
+    from espnet_pinch.export.frame_mask import whole_frames
     from espnet_pinch.export.nan_guards import drop_nan_guards
 
-    with model.frontend.family.exporting(model.frontend.upstream):
+    with whole_frames(model.frontend), model.frontend.family.exporting(model.frontend.upstream):
         exported = torch.onnx.export(
             program.eval(),
             example,
@@ -143,7 +160,7 @@ def save(path: Path, program: ONNXProgram) -> None:
     program.save(path, external_data=sum(weight.nbytes for weight in weights if weight is not None) > LARGEST)
 
 
-def write_files(folder: Path, program: ONNXProgram, model: PruningASRModel, values: Sequence[str]) -> dict[str, dict]:
+def write_files(folder: Path, program: ONNXProgram, model: PrunedModel, values: Sequence[str]) -> dict[str, dict]:
     """Write an exported model into a folder, once for each of ``values``.
 
     Args:
@@ -182,7 +199,7 @@ def metadata_of(session: onnxruntime.InferenceSession, path: Path) -> Metadata:
 def check_inputs(names: Iterable[str], path: Path) -> None:
     """Raise UserError if a file does not take the inputs of ``write_onnx``'s, such as one for another program."""
     if set(names) != {"speech", "lengths"}:
-        raise UserError(f"{path} takes no padded batches, as it is for another program: give model.onnx of that export")
+        raise UserError(f"{path} has other inputs, as it is for another program: give model.onnx of that export")
 
 
 def inputs_of(audio: Sequence[Tensor]) -> dict[str, ndarray]:

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
+from espnet_pinch.asr.head import CLASSIFY
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
 from espnet_pinch.export.formats.onnx import inputs_of, write_onnx
@@ -41,6 +42,21 @@ best = run(inputs)["logits"][0].argmax(-1)
 ids = [i for i, before in zip(best, [0, *best]) if i not in (0, before)]  # merge repeats, drop the blank
 print("".join(tokens[i] for i in ids).replace("<space>", " ").replace("\u2581", " ").strip())
 ```"""
+    snippets = {
+        CLASSIFY: """With openvino; it normalises the waveform, the model's information has labels and sampling rate:
+
+```python
+import json
+import numpy as np
+import openvino
+
+model = openvino.Core().read_model("{file}")
+labels = json.loads(model.get_rt_info(["espnet_pinch", "tokens"]).astype(str))
+run = openvino.compile_model(model, "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+inputs = {{"speech": samples[None], "lengths": np.array([len(samples)])}}  # float32 (1, samples), {rate} Hz
+print(labels[run(inputs)["logits"][0, 0].argmax()])
+```"""
+    }
 
     def detect(self, path: Path) -> Path | None:
         return path if path.suffix == ".xml" and path.is_file() else None

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from espnet_pinch.data.tokens import SPACE, WORD, token_of
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.format import Comparison, Format, Original, register
 from espnet_pinch.export.formats.onnx import (
@@ -24,7 +25,6 @@ from espnet_pinch.export.formats.onnx import (
 
 FOLDER = "sherpa_onnx"
 RATE = 16000  # Hz, what sherpa-onnx resamples to
-SPACE = "\u2581"  # which sherpa-onnx prints as a space
 
 
 @register
@@ -59,7 +59,7 @@ print(" ".join(stream.result.text.split()))
         if not processing.do_normalize:
             raise UserError("sherpa-onnx normalises every utterance, and this model takes waveforms as they are")
         place.mkdir()
-        lines = [f"{symbol} {i}\n" for i, symbol in enumerate(symbols(model.token_list))]
+        lines = [f"{symbol} {i}\n" for i, symbol in enumerate(symbols(model.token_list, self.library))]
         tokens = place / "tokens.txt"
         tokens.write_text("".join(lines), encoding="utf-8")
         example, axes = (torch.randn(2, 2 * RATE),), {"speech": {0: "batch", 1: "samples"}}
@@ -105,19 +105,21 @@ class LogitsOfWhole(nn.Module):
         return self.logits(speech, lengths)[0]
 
 
-def symbols(tokens: list[str]) -> list[str]:
-    """The tokens as sherpa-onnx writes them. A special token keeps its name, such as "<unk>", and is printed so.
+def symbols(tokens: list[str], library: str) -> list[str]:
+    """The tokens as sherpa-onnx and onnx-asr write them. They print a space for ``WORD``. A special token keeps its
+    name, "<unk>", and is printed so.
+
+    Args:
+        library: for the message.
 
     Raises:
         UserError: a token holds white space, which the file cannot say.
 
-    >>> symbols(["<blank>", "<space>", "A"])[::2]
+    >>> symbols(["<blank>", "<space>", "A"], "onnx-asr")[::2]
     ['<blank>', 'A']
     """
-    from espnet_pinch.data.tokens import token_of
-
-    found = [SPACE if name == "<space>" else token_of(name) for name in tokens]
+    found = [WORD if name == SPACE else token_of(name) for name in tokens]
     wrong = next((name for name, symbol in zip(tokens, found) if len(symbol.split()) != 1), None)
     if wrong is not None:
-        raise UserError(f"the token {wrong!r} holds white space, which sherpa-onnx's tokens.txt cannot say")
+        raise UserError(f"the token {wrong!r} holds white space, which a file of {library} cannot say")
     return found

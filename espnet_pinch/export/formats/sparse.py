@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from espnet_pinch.asr.head import CLASSIFY
 from espnet_pinch.export.encoding import FLOATS, QUANTIZED, VALUES
 from espnet_pinch.export.format import Comparison, Format, Original, register
 
 if TYPE_CHECKING:
-    from espnet_pinch.asr.model import PruningASRModel
+    from espnet_pinch.asr.pruned import PrunedModel
 
 EXACT = ("fp32", QUANTIZED)  # files that give the model's own logits
 WHAT = {  # is stored, in words
@@ -41,11 +42,25 @@ print(text)
 ```
 
 or on the command line: `espnet-pinch transcribe {file} speech.flac`"""
+    snippets = {
+        CLASSIFY: """A sparse file, with espnet_pinch (`espnet_pinch/export/sparse_file.py` documents its layout):
+
+```python
+import espnet_pinch
+from espnet_pinch.asr.decode import recognise
+
+model = espnet_pinch.load("{file}")
+[found] = recognise(model, [samples])  # torch tensor (samples,), {rate} Hz
+print(found.text, found.words[0].confidence)  # the label and its probability
+```
+
+or on the command line: `espnet-pinch classify {file} speech.flac`"""
+    }
 
     def detect(self, path: Path) -> Path | None:
         return path if path.is_file() else None  # any file that no other format takes; ``read`` checks it
 
-    def read(self, found: Path) -> PruningASRModel:
+    def read(self, found: Path) -> PrunedModel:
         from espnet_pinch.export.sparse_file import read_sparse
 
         return read_sparse(found)

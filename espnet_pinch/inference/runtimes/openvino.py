@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_pinch.asr.recogniser import Recogniser, checked
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.inference.exported import ExportedRecogniser
 from espnet_pinch.inference.runtime import FLOAT32, Options, Runtime, cannot_be_read, register
 
@@ -49,13 +49,10 @@ class OpenVINO(Runtime):
 
 
 def agrees(model: Recogniser, exact: Recogniser) -> bool:
-    """Whether ``model`` computes what ``exact`` computes, apart from rounding, on noise.
-
-    In bfloat16, OpenVINO 2026.4 returns memory that it has not written to for some models with an attention mask.
-    """
+    """Whether ``model`` computes what ``exact`` computes, apart from rounding, on noise."""
     from espnet_pinch.export.check import is_rounding, noise
 
-    audio = noise(2, exact.sampling_rate)
+    audio = noise(3, exact.sampling_rate)
     (got, frames), (want, wanted) = model(audio), exact(audio)
     return frames.tolist() == wanted.tolist() and is_rounding(got, want)
 
@@ -72,6 +69,7 @@ class CompiledModel(ExportedRecogniser):
         from espnet_pinch.export.formats.onnx import check_inputs
         from espnet_pinch.export.formats.openvino import import_quietly, metadata_of
 
+        self._file, self._dtype = file, dtype
         core = import_quietly().Core()
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "INFERENCE_NUM_THREADS": threads}
         settings |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}  # so that others can share the cores
@@ -88,5 +86,14 @@ class CompiledModel(ExportedRecogniser):
 
         from espnet_pinch.export.formats.onnx import inputs_of
 
-        outputs = self._run(inputs_of(audio))
-        return checked(torch.from_numpy(outputs["logits"].copy())), torch.from_numpy(outputs["frames"].copy())
+        # OpenVINO returns the outputs of an earlier call where one of its operators fails in a thread of its own.
+        wanted = [(len(samples) - self.shortest) // self.samples_per_frame + 1 for samples in audio]
+        try:
+            outputs = self._run(inputs_of(audio))
+            logits, frames = (torch.from_numpy(outputs[name].copy()) for name in ("logits", "frames"))
+            fault = "" if frames.tolist() == wanted else f"frames {frames.tolist()}, not {wanted}"
+        except RuntimeError as error:
+            fault = one_line(error)[:200]
+        if fault:
+            raise UserError(f"openvino cannot compute {self._file} in {self._dtype}: {fault}; export the model again")
+        return checked(logits), frames

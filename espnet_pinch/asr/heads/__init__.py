@@ -1,0 +1,1 @@
+"""The heads, one file each; ``espnet_pinch.asr.head`` finds them."""
