@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from espnet_pinch.asr.head import ASR
-from espnet_pinch.data.subwords import FILE
-from espnet_pinch.data.subwords import read as read_subwords
+from espnet_pinch.data import subwords
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.export.format import Comparison, Format, Original, register
 
@@ -72,7 +71,7 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
     def files(self, found: Path) -> list[Path]:
         from espnet_pinch.asr.checkpoint import SCALES
 
-        own = [file for file in (found / SCALES, found / FILE) if file.exists()]
+        own = [file for file in (found / SCALES, found / subwords.FILE) if file.exists()]
         return [*self.weight_files(found), found / "config.yaml", *own]
 
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
@@ -111,7 +110,7 @@ def read_folded(folder: Path) -> PrunedModel:
         raise UserError(f"{folder}: {error}") from None
     except SafetensorError as error:
         raise UserError(f"{folder / SCALES} is damaged: {one_line(error)}") from None
-    model.frontend.source, model.subwords = built.get("source"), read_subwords(folder)
+    model.frontend.source, model.subwords = built.get("source"), subwords.read(folder)
     return model
 
 
@@ -121,7 +120,7 @@ def write_packed(path: Path, folded: Path) -> None:
 
     # pack() keeps paths relative to the current folder, and prints.
     path = path.absolute()
-    files = {"asr_model_file": "model.pth", "bpemodel": FILE}  # the options of Speech2Text
+    files = {"asr_model_file": "model.pth", "bpemodel": subwords.FILE}  # the options of Speech2Text
     with contextlib.chdir(folded), contextlib.redirect_stdout(sys.stderr):
         pack(
             files={name: file for name, file in files.items() if Path(file).exists()},
