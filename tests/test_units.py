@@ -272,3 +272,20 @@ def test_a_target_that_a_width_meets_exactly_is_met_exactly(target):
     cost, gates = weight_cost(model, groups), gate_groups(model, groups)
     land(gates, cost, target)
     assert cost.saved(counts(gates)) == target
+
+
+def test_units_without_weights_go_first_and_a_target_is_met():
+    model, family = upstream("hubert")
+    groups = groups_of(model, family, multiple=4)
+    network = next(group for [group] in groups if group.kind == "channels")
+    with torch.no_grad():  # as NAS-CP leaves them
+        model.get_submodule(network.parts[0].layer).weight[8:] = 0
+        model.get_submodule(network.parts[1].layer).weight[:, 8:] = 0
+    cost, gates = weight_cost(model, groups), gate_groups(model, groups)
+    place = next(i for i, gate in enumerate(gates) if gate.groups[0] is network)
+    for target in (0.7, 0.4, 0.1):
+        land(gates, cost, target)
+        assert all(gate.threshold > 0 for gate in gates)
+        left = counts(gates)
+        assert left[place] <= 8 and cost.saved(left) >= target
+        assert cost.room(left, target) in ([], [place])  # no other block fits any more
