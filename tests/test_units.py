@@ -178,6 +178,19 @@ def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
     assert {t.__name__ for t in set(map(type, model.modules())) - plain} <= {"FewerHeads"}
 
 
+@pytest.mark.slow
+def test_onnx_takes_wavlm_with_fewer_heads():
+    model, family = upstream("wavlm")
+    attention = next(group for [group] in groups_of(model, family) if group.kind == "heads")
+    family.cut(model, attention, torch.tensor([0, 2, 3]))
+    model.config.return_dict = False
+    axes = {"input_values": {0: "batch", 1: "samples"}}
+    program = torch.onnx.export(model, (torch.randn(2, 16000),), dynamo=True, dynamic_shapes=axes, verbose=False)
+    speech = torch.randn(3, 9000)
+    with torch.no_grad():
+        torch.testing.assert_close(program(speech)[0], model(speech)[0], rtol=0, atol=1e-3)
+
+
 def test_landing_is_exact_to_one_block_and_keeps_the_ratios():
     model, family = upstream("hubert")
     groups = groups_of(model, family, multiple=4)
