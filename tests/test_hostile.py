@@ -404,6 +404,22 @@ def check(path: Path, *options: str) -> str | None:
 HEAD = "frontend_conf: {upstream: mini}\n"
 
 
+@pytest.mark.parametrize("given, targets", [("0.00005 0.5", [5e-05, 0.5]), ("0.00005", 5e-05), ("0.65", 0.65)])
+def test_small_targets_reach_the_training_as_numbers(given, targets, tmp_path, capsys):
+    (tmp_path / "conf.yaml").write_text(HEAD)
+    assert check(tmp_path / "conf.yaml", "--target_sparsity", given) is None
+    out = dict(line.partition("=")[::2] for line in capsys.readouterr().out.splitlines())
+    option = next(o for o in out["pruning_options"].split() if o.startswith("target_sparsity="))
+    assert yaml.safe_load(option.partition("=")[2]) == targets  # as ESPnet reads it
+
+
+def test_an_option_that_is_no_yaml_is_named(tmp_path, monkeypatch):
+    (tmp_path / "conf.yaml").write_text(HEAD)
+    monkeypatch.setattr(sys, "argv", ["x", "--config", str(tmp_path / "conf.yaml"), "--unit", "[1"])
+    with pytest.raises(ValueError, match=r"^--unit: '\[1' is no value$"):
+        check_config.main()
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

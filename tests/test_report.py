@@ -7,6 +7,7 @@ import sys
 import pytest
 import yaml
 from conftest import write_results
+from matplotlib.figure import Figure
 
 from espnet_pinch.bin import report
 from espnet_pinch.core.parameters import LayerCount
@@ -16,7 +17,7 @@ from espnet_pinch.results import paper
 from espnet_pinch.results.experiment import Experiment, write_report
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import NO_TRANSCRIPTS, head_to_head
-from espnet_pinch.results.plots import plot_layers
+from espnet_pinch.results.plots import name_axes, plot_layers, save
 from espnet_pinch.results.sweep import read_runs, systems
 from espnet_pinch.results.tables import NOT_RUN, by_target, table1, table2
 
@@ -102,6 +103,16 @@ def test_runs_that_differ_in_their_settings_are_not_taken_for_seeds(exp, tmp_pat
     assert [row[3] for row in rows] == ["5.00", "6.00", "7.10 ± 0.14"]
     assert plot_figure2("micro", own, tmp_path / "figure")
     assert "eta 3e-05, lr 0.1" in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_long_name_of_a_curve_takes_lines_not_the_room_of_the_picture(tmp_path):
+    figure = Figure(figsize=(5.5, 4.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], label="pinch; unit structured, conv True, targets in one run 0.3 0.5, " * 3)
+    name_axes(axis, "title", "x", "y")
+    save(figure, tmp_path / "figure")
+    legend, room = axis.get_legend().get_window_extent(), axis.get_window_extent()
+    assert room.width > 300 and legend.width < room.width
 
 
 def test_our_own_figures_by_target(exp):

@@ -22,6 +22,7 @@ from espnet_pinch.core.group_gates import counts as units_left
 from espnet_pinch.core.registry import build_method
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import read_data_dir
+from espnet_pinch.export.write import export
 
 data, upstream, corpus, command = test_espnet.data, test_espnet.upstream, test_nodes.corpus, test_nodes.command
 UNITS = ("--pruning", "method=pinch", "--pruning", "pinch.unit=structured", "--pruning", "pinch.multiple=4")
@@ -86,6 +87,10 @@ def test_a_run_ends_on_its_budget_with_a_smaller_model_that_everything_loads(
         assert count_macs(again.frontend.upstream)[""] == counts.macs
     with pytest.raises(RuntimeError):  # never a model of partly random weights
         AutoModelForCTC.from_pretrained(exp / "folded" / "hf")
+    [entry] = export(exp, tmp_path / "export", ["hf"])["files"].values()
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert entry["loader"] == "espnet_pinch.load" and 'espnet_pinch.load("path/to/this/folder")' in card
+    assert not any(word in card for word in ("pipeline(", "AutoModelForCTC", "library_name", "weights are zero"))
 
     # it is an upstream like any other: pruned again, by single weights and by units
     for name, more in {"pinch": (), "units": (*UNITS, *CONV), "nas_cp": ("--pruning", "method=nas_cp")}.items():

@@ -178,6 +178,19 @@ def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
     assert {t.__name__ for t in set(map(type, model.modules())) - plain} <= {"FewerHeads"}
 
 
+@pytest.mark.slow
+def test_onnx_takes_wavlm_with_fewer_heads():
+    model, family = upstream("wavlm")
+    attention = next(group for [group] in groups_of(model, family) if group.kind == "heads")
+    family.cut(model, attention, torch.tensor([0, 2, 3]))
+    model.config.return_dict = False
+    axes = {"input_values": {0: "batch", 1: "samples"}}
+    program = torch.onnx.export(model, (torch.randn(2, 16000),), dynamo=True, dynamic_shapes=axes, verbose=False)
+    speech = torch.randn(3, 9000)
+    with torch.no_grad():
+        torch.testing.assert_close(program(speech)[0], model(speech)[0], rtol=0, atol=1e-3)
+
+
 def test_landing_is_exact_to_one_block_and_keeps_the_ratios():
     model, family = upstream("hubert")
     groups = groups_of(model, family, multiple=4)
@@ -272,3 +285,20 @@ def test_a_target_that_a_width_meets_exactly_is_met_exactly(target):
     cost, gates = weight_cost(model, groups), gate_groups(model, groups)
     land(gates, cost, target)
     assert cost.saved(counts(gates)) == target
+
+
+def test_units_without_weights_go_first_and_a_target_is_met():
+    model, family = upstream("hubert")
+    groups = groups_of(model, family, multiple=4)
+    network = next(group for [group] in groups if group.kind == "channels")
+    with torch.no_grad():  # as NAS-CP leaves them
+        model.get_submodule(network.parts[0].layer).weight[8:] = 0
+        model.get_submodule(network.parts[1].layer).weight[:, 8:] = 0
+    cost, gates = weight_cost(model, groups), gate_groups(model, groups)
+    place = next(i for i, gate in enumerate(gates) if gate.groups[0] is network)
+    for target in (0.7, 0.4, 0.1):
+        land(gates, cost, target)
+        assert all(gate.threshold > 0 for gate in gates)
+        left = counts(gates)
+        assert left[place] <= 8 and cost.saved(left) >= target
+        assert cost.room(left, target) in ([], [place])  # no other block fits any more

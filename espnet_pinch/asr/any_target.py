@@ -49,6 +49,8 @@ class Trained:
         say: Callable[[str], None] = print,
         quantize: dict | None = None,
     ):
+        if not (exp / "config.yaml").is_file():
+            raise FileNotFoundError(f"{exp} is not the folder of a trained run: it has no config.yaml")
         checkpoint = checkpoint or mean_of_best(exp)
         self.exp, file = exp, exp / checkpoint
         if quantize and quantize.get("bits") == MIXED:

@@ -91,7 +91,7 @@ def main() -> None:
             if value := getattr(args, name):
                 if name not in method.own_settings:
                     raise UserError(f"--{name}: {method.name} has no setting of that name")
-                block[method.name] = {**(block.get(method.name) or {}), name: yaml.safe_load(value)}
+                block[method.name] = {**(block.get(method.name) or {}), name: _value(name, value)}
                 options.append(f"{method.name}.{name}={value}")
         if method.from_run and not block.get(method.name) and args.from_run:
             run, setting = args.from_run.replace("{}", str(target)), f"{method.name}.{method.from_run}"
@@ -105,7 +105,9 @@ def main() -> None:
     targets, macs = [str(target) for target in built.targets], built.settings.target_macs is not None
     if method.name == UNPRUNED:
         targets = ["0.0"]
-    given_as = targets[0] if len(targets) == 1 else f"[{','.join(targets)}]"
+    given_as = yaml.safe_dump([*map(float, targets)], default_flow_style=True, width=10**6).strip().replace(" ", "")
+    if len(targets) == 1:
+        given_as = given_as.strip("[]")
     named = [f"method={method.name}", f"target_sparsity={'null' if macs else given_as}"]
     named += [f"target_macs={given_as}"] if macs else []
     other = "" if other in (None, upstream) else one_line(other)
@@ -146,9 +148,9 @@ def _quantize(block, bits: str | None, average: str | None) -> dict:
     if bits:
         block["average_bits"] = None
     if bits:
-        block["bits"] = yaml.safe_load(bits)
+        block["bits"] = _value("bits", bits)
     if average:
-        block["average_bits"] = yaml.safe_load(average)
+        block["average_bits"] = _value("average_bits", average)
     build_quantization(block)
     return block
 
@@ -157,6 +159,14 @@ def _bits(quantize: dict) -> str:
     """What a quantize: block adds to the name of a run."""
     built = build_quantization(quantize)
     return built.settings.name if built else ""
+
+
+def _value(name: str, text: str):
+    """The value of an option, as the YAML would have it; raises UserError if YAML cannot read it."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--{name}: {shown(text)} is no value") from None
 
 
 def _upstream(config):

@@ -53,7 +53,8 @@ class UnitGate(WithThreshold, GroupGate):
         # Of each target and group the units that are kept from then on: 1, 0 for the others; 0 for all before.
         self.register_buffer("frozen", self.scale.new_zeros(targets, len(groups), groups[0].units))
         with torch.no_grad():
-            self.scale.copy_(torch.stack([units.scores for units in self.units()]).mean())
+            mean = torch.stack([units.scores for units in self.units()]).mean()
+            self.scale.copy_(torch.where(mean > 0, mean, 1.0))  # of a group without weights too
         self._cached = None
 
     def __getstate__(self) -> dict:
@@ -148,7 +149,7 @@ def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
     for i, gate in enumerate(gates):
         ratios, fewest = (gate.ranked().double() / gate.current.double().square()).tolist(), gate.fewest()
         events += [(ratios[left], i, left) for left in gate.groups[0].smaller_widths if left >= fewest]
-    events.sort()
+    events.sort(key=lambda event: (event[0], event[1], -event[2]))  # of units that are alike, one block after another
 
     def kept(number: int) -> list[int]:
         left = list(cost.widths)
@@ -165,9 +166,10 @@ def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if cost.saved(kept(middle)) >= target else (middle + 1, high)
-    below = events[high - 1][0] if high else events[0][0] / 4
-    above = events[high][0] if high < len(events) else below * 4
-    factor = (below * above) ** 0.25  # between the two, on a scale of ratios
+    high = max(high, sum(ratio == 0 for ratio, _, _ in events))  # every threshold prunes units without weights
+    below = events[high - 1][0] if high else 0.0
+    above = events[high][0] if high < len(events) else 4 * below or 4.0
+    factor = ((below or above / 4) * above) ** 0.25  # between the two, on a scale of ratios
     for _ in range(100):
         for gate in gates:
             gate.current.copy_(gate.times(factor))
@@ -185,6 +187,9 @@ def _give_back(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
         for i in cost.room(left, target):
             if i not in stuck:
                 ranked = gates[i].ranked()
+                if not ranked[left[i]]:  # a block without weights; no threshold keeps it
+                    stuck.add(i)
+                    continue
                 nearness = float(ranked[left[i]] / gates[i].current.square())
                 if best is None or nearness > best[0]:
                     best = nearness, i, ranked[left[i] : left[i] + 2]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import espnet_pinch
-from espnet_pinch.asr.head import ASR, CLASSIFY, find_head
+from espnet_pinch.asr.head import CLASSIFY, find_head
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.source import named
 from espnet_pinch.export.format import Format, all_formats
@@ -40,7 +40,7 @@ def write_card(folder: Path, figures: dict, parameters: Parameters, results: Res
     files = {entry["format"]: name for name, entry in figures["files"].items()}  # the last file of each format
     formats = {fmt: files[name] for name, fmt in all_formats().items() if name in files}
     sections = [
-        _front_matter(figures, licence, list(formats)),
+        _front_matter(figures, licence, formats),
         f"# {figures['name']}\n\n{_summary(figures, parameters, results, licence)}",
         f"## Error rates\n\n{_error_rates(figures, results)}",
         f"## Files\n\n{_files(figures, parameters)}",
@@ -53,18 +53,19 @@ def write_card(folder: Path, figures: dict, parameters: Parameters, results: Res
 
 
 def _loading(fmt: Format, file: str, figures: dict) -> str:
-    snippet = {ASR: fmt.snippet, **fmt.snippets}[figures["task"]]
+    snippet = fmt.loading(figures["task"], figures["files"][file]["loader"])
     return snippet.format(folder="path/to/this/folder", file=file, rate=figures["sampling_rate"])
 
 
-def _front_matter(figures: dict, licence: str, formats: list[Format]) -> str:
+def _front_matter(figures: dict, licence: str, formats: dict[Format, str]) -> str:
     head = find_head(figures["task"])
     several = f"[{licence}]" if "," in licence else licence
     lines = [f"license: {'unknown' if licence == UNKNOWN else several}", f"pipeline_tag: {head.hub_task}"]
     for key in ("licence_name", "licence_link"):  # if the licence is "other"
         value = figures["upstream_source"][key]
         lines += [f"{key.replace('licence', 'license')}: {value}"] if value else []
-    lines += [f"library_name: {fmt.hub_library}" for fmt in formats if fmt.hub_library][:1]
+    loaded = [fmt for fmt, file in formats.items() if figures["files"][file]["loader"] == fmt.library]
+    lines += [f"library_name: {fmt.hub_library}" for fmt in loaded if fmt.hub_library][:1]
     repo = figures["upstream_source"]["repo"] or figures["upstream"].partition("@")[0]
     lines += [f"base_model: {repo}"] if "/" in repo else []
     return "\n".join(["---", *lines, f"tags: [{head.kind.lower()}, pruning, sparse]", "---"])
@@ -75,7 +76,7 @@ def _summary(figures: dict, parameters: Parameters, results: Results | None, lic
     method = f" ({system_name(results)})" if results else ""
     return "\n".join(
         [
-            f"{what}, {100 * parameters.sparsity:.2f} % of whose gated weights are zero{method}.",
+            f"{what}, {100 * parameters.sparsity:.2f} % of whose gated weights are pruned{method}.",
             "",
             f"- Upstream: {named(figures['upstream_source'], figures['upstream'])}; its licence: {licence}.",
             f"- Corpus: {figures['corpus']}.",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from espnet_pinch.export.check import Probe
 
 
+OURS = "espnet_pinch.load"  # the loader of files that other libraries do not load
+
+
 @dataclasses.dataclass(frozen=True)
 class Original:
     """The model that is exported.
@@ -75,6 +78,7 @@ class Format(abc.ABC):
         untested: what nobody has tested, one line for the card.
         hub_library: the Hugging Face hub's name of its library, for a folder in this format.
         snippets: ``{task: snippet}`` of the other tasks whose models it takes, too, besides speech recognition.
+        own_snippets: ``{task: snippet}`` of files that ``OURS`` alone loads, where ``library`` is another one.
     """
 
     name: ClassVar[str]
@@ -92,19 +96,24 @@ class Format(abc.ABC):
     untested: ClassVar[str] = ""
     hub_library: ClassVar[str | None] = None
     snippets: ClassVar[Mapping[str, str]] = {}
+    own_snippets: ClassVar[Mapping[str, str]] = {}
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Of the models that it takes."""
         return (ASR, *self.snippets)
 
+    def loading(self, task: str, loader: str) -> str:
+        """The snippet for a file of a model of that task, which ``loader`` loads."""
+        return (self.own_snippets if loader != self.library else {ASR: self.snippet, **self.snippets})[task]
+
     @abc.abstractmethod
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         """Write the model into ``folder``, a temporary folder that exists.
 
         Returns: ``{file in the folder: facts}`` for export.json. Facts are ``what`` (the weights in it, in words) and,
-        if they apply, ``bytes`` (if the model is more than that file), ``rounded`` (True if weights are rounded) and
-        ``sizes`` (with ``entropy_bound`` in bytes).
+        if they apply, ``bytes`` (if the model is more than that file), ``rounded`` (True if weights are rounded),
+        ``sizes`` (with ``entropy_bound`` in bytes) and ``loader`` (if it is ``OURS`` instead of ``library``).
 
         Raises:
             UserError: the model does not fit the format.

@@ -111,7 +111,7 @@ def export(
                 entry: dict = {"format": fmt.name, "bytes": (new / file).stat().st_size, "loader": fmt.library}
                 entry |= dataclasses.asdict(fmt.check(new / file, original)) | facts
                 print(
-                    f"{file}: {entry['bytes'] / 1e6:.2f} MB, loaded by {fmt.library}: "
+                    f"{file}: {entry['bytes'] / 1e6:.2f} MB, loaded by {entry['loader']}: "
                     f"logits differ by {entry['logit_difference']:.2g} at most",
                     flush=True,
                 )

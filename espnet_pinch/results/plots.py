@@ -1,6 +1,7 @@
 """Pictures of a run, each as PNG and SVG."""
 
 import os
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,8 @@ from espnet_pinch.asr import history as course
 from espnet_pinch.asr.family import short_names
 from espnet_pinch.core.parameters import LayerCount, Width
 from espnet_pinch.files import whole_file
+
+LEGEND_WIDTH = 48  # characters of a line; a longer one would leave no room for the curves
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
@@ -29,7 +32,8 @@ def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    handles, labels = axis.get_legend_handles_labels()
+    axis.legend(handles, [textwrap.fill(label, LEGEND_WIDTH) for label in labels], fontsize=8)
 
 
 def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float | None = None) -> None:

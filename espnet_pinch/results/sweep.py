@@ -46,7 +46,7 @@ def read_runs(exp: Path) -> list[Run]:
 
 def _parts(folder: Path) -> list[Path]:
     """Where the results of a run are: in its folder, or in one folder for each of several targets that is scored."""
-    return sorted(path.parent for path in folder.glob("0.*/results.json")) or [folder]
+    return sorted(path.parent for path in folder.glob("[0-9]*/results.json")) or [folder]
 
 
 def _read(folder: Path) -> Run:

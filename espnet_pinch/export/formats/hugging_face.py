@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING
 from espnet_pinch.asr.head import ASR, CLASSIFY
 from espnet_pinch.data import subwords
 from espnet_pinch.errors import UserError
-from espnet_pinch.export.format import Comparison, Format, Original, register
+from espnet_pinch.export.format import OURS, Comparison, Format, Original, register
 from espnet_pinch.inference.cache import CACHE_FOLDER
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.pruned import PrunedModel
+
+
+# For a model in smaller layers.
+_OWN = """With espnet_pinch; transformers alone refuses the smaller layers:
+
+```python
+import espnet_pinch
+from espnet_pinch.asr.decode import FUNCTION
+
+model = espnet_pinch.load("{folder}")
+[found] = FUNCTION(model, [samples])  # torch tensor (samples,), {rate} Hz
+print(found)
+```"""
 
 
 @register
@@ -49,6 +62,8 @@ print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if
 `AutoModelForAudioClassification.from_pretrained` and `AutoFeatureExtractor.from_pretrained` work too."""
     }
 
+    own_snippets = {ASR: _OWN.replace("FUNCTION", "transcribe"), CLASSIFY: _OWN.replace("FUNCTION", "recognise")}
+
     def detect(self, path: Path) -> Path | None:
         return path if (path / "config.json").is_file() else None
 
@@ -81,8 +96,11 @@ print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if
 
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         shutil.copytree(original.folded / "hf", folder, ignore=shutil.ignore_patterns(CACHE_FOLDER), dirs_exist_ok=True)
-        smaller = ", in smaller layers that espnet_pinch loads and transformers does not" if _is_cut(original) else ""
-        return {"model.safetensors": {"what": f"dense float32{smaller}"}}
+        facts = {"what": "dense float32"}
+        if _is_cut(original):
+            smaller = "dense float32, in smaller layers that espnet_pinch loads and transformers does not"
+            facts = {"what": smaller, "loader": OURS}
+        return {"model.safetensors": facts}
 
     def check(self, file: Path, original: Original) -> Comparison:
         """transformers' model, processor and pipeline on the probe's utterances, one at a time; ours if it was cut."""
@@ -95,7 +113,7 @@ print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if
 
             model = self.read(folder)
             logits = [batch_logits(model, [samples])[0] for samples in probe.audio]
-            return Comparison(probe.compare("espnet_pinch.load", logits))
+            return Comparison(probe.compare(OURS, logits))
         kind = probe.kind
         model = getattr(transformers, kind.auto).from_pretrained(folder)
         processor = getattr(transformers, kind.processor).from_pretrained(folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from espnet_pinch.asr.head import CLASSIFY
 from espnet_pinch.export.encoding import FLOATS, QUANTIZED, VALUES
-from espnet_pinch.export.format import Comparison, Format, Original, register
+from espnet_pinch.export.format import OURS, Comparison, Format, Original, register
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.pruned import PrunedModel
@@ -24,7 +24,7 @@ WHAT = {  # is stored, in words
 class SparseFile(Format):
     name = "sparse"
     title = "sparse file"
-    library = "espnet_pinch.load"
+    library = OURS
     place = 20
     default = True
     values = VALUES
