@@ -11,7 +11,7 @@ import kaldiio
 import numpy as np
 import soundfile
 
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.unreadable import why_unreadable
 
 try:
@@ -89,7 +89,7 @@ def read_archive(entry: str) -> tuple[np.ndarray, int]:
     except ValueError as error:
         raise UserError(f"{entry}: {error}") from None
     except Exception as error:  # a damaged archive raises many kinds of errors
-        raise OSError(f"{entry} cannot be read: {error or type(error).__name__}") from None
+        raise OSError(f"{entry} cannot be read: {one_line(error) or type(error).__name__}") from None
     if not isinstance(found, tuple):
         raise UserError(f"{entry} holds numbers without a sample rate: no audio")
     rate, samples = found
