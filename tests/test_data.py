@@ -139,6 +139,8 @@ def test_training_sets_lose_what_ctc_cannot_align_and_test_sets_nothing():
     assert list(check_test_set(rows, limits, "test")) == rows
     with pytest.raises(ValueError, match="too few for one frame"):
         list(check_test_set([utterance(samples=50)], limits, "test"))
+    with pytest.raises(ValueError, match="no utterance of the set can be used: 1 too short; the first is short"):
+        list(prepare_training_set([utterance("short", samples=800)], spelling, limits, UnknownCharacters(), Counter()))
     dropped = Counter()
     kept = prepare_training_set([utterance("ok", "A C"), utterance("c", "CC")], spelling, limits, DROP, dropped)
     assert [(u.id, u.text) for u in kept] == [("ok", "A")] and dropped == {"without a character of the vocabulary": 1}
@@ -155,6 +157,17 @@ def test_packed_audio_is_the_same_audio(tmp_path):
     (folder / "19-198-0000.flac").write_bytes(b"x")
     with pytest.raises(OSError, match="cannot be read"):
         read_audio(rows[0].audio)
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE"])
+def test_packed_fractions_are_the_same_audio_and_what_is_clipped_is_said(tmp_path, capsys, kind):
+    samples = np.round(0.4 * np.sin(np.arange(1600)) * 32768) / 32768
+    samples[:3] = 1.5
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype=kind)
+    [packed] = pack_audio([Utterance("a", str(tmp_path / "a.wav"), "A", "s", 1600)], tmp_path / "packed")
+    assert np.array_equal(read_audio(packed.audio)[3:], samples[3:].astype("f"))
+    assert np.all(read_audio(packed.audio)[:3] > 0.999)
+    assert "packed: 3 samples were too large for 16 bits: clipped" in capsys.readouterr().out
 
 
 def test_the_mini_corpus_has_librispeechs_layout_and_is_the_same_every_time(tmp_path):

@@ -62,6 +62,7 @@ def test_punctuation_goes_and_every_letter_and_mark_stays(script):
         ("no_brackets", "a [noise] (b (c)) <unk> {um} d（笑）", "a d"),
         ("no_brackets", "a ) b ( c", "a ) b ( c"),
         ("no_symbols", "♪ la ☺\ufe0f + 5$", "la 5"),
+        ("no_symbols", "क्\u200dष \U0001f469\U0001f3fd\u200d\u2764\ufe0f\u200d\U0001f468 1\ufe0f\u20e3", "क्\u200dष 1"),
         ("no_format", "\u200fنعم\u200e a\u00adb \u2066c\u2069 می\u200cخ", "نعم ab c می\u200cخ"),
         ("no_tatweel", "العـــربية", "العربية"),
         ("no_spaces", "今日 は 雨 iPhone を two words 買 う", "今日は雨 iPhone を two words 買う"),

@@ -29,6 +29,7 @@ from espnet_pinch.corpus.splits import Splits, point
 from espnet_pinch.corpus.way import Asked, all_ways
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
+from espnet_pinch.errors import UserError
 from espnet_pinch.explain import explain
 
 ROOT = Path(__file__).parents[1]
@@ -594,6 +595,7 @@ REFUSED = {
     "long": (with_row(start=1, end=10), "a.wav is 1.500 s long; no utterance can end at 10 s"),
     "channel": (with_row(channel=1), "a.wav: has 1 channels, and channel 1 .from 0. is asked for"),
     "half a channel": (with_row(channel=0.5), "line 4: channel must be a whole number, not 0.5"),
+    "list of words": (with_row(text=["A", "B"]), r"line 4: text must be a text or a number, not \['A', 'B'\]"),
     "no sample": (with_row(start=1, end=1.00001), "a.wav: there is no sample between 1 and 1.00001 s"),
     "missing": (with_row(audio="no.wav"), "line 4: .*no.wav does not exist"),
     "address": (with_row(audio="https://a.b/c.wav"), "line 4: the audio .* is an address"),
@@ -604,9 +606,10 @@ REFUSED = {
         kaldi("wav.scp", "u0 cat {folder}/a.wav |\nu1 x\n"),
         r"u0 is a command \('cat .*\|'\); none is run here",
     ),
-    "no utt2spk": (kaldi("text", "u0 A\nu1 B\n", "utt2spk"), "No such file or directory: .*train/utt2spk"),
+    "no utt2spk": (kaldi("text", "u0 A\nu1 B\n", "utt2spk"), "train has no file utt2spk; where speakers are not known"),
     "ids": (kaldi("text", "u0 A\n"), "train/text and wav.scp differ in their ids: u1"),
-    "order": (kaldi("text", "u1 A\nu0 A\n"), "train/text and wav.scp differ in their ids: u0"),
+    "order": (kaldi("text", "u1 A\nu0 A\n"), r"train/text, line 2: u0 is not sorted \(LC_ALL=C sort"),
+    "twice in Kaldi": (kaldi("text", "u0 A\nu0 A\n"), "train/text, line 2: u0 is there twice"),
     "segment": (kaldi("segments", "u0 u0 1\nu1 u1 0 1\n"), "utterance u0 must have a recording, a start and an end"),
     "recording": (
         kaldi("segments", "u0 u0 0 1\nu1 x 0 1\n"),
@@ -625,6 +628,11 @@ REFUSED = {
     "lhotse transforms": (lhotse(lambda c: c["recording"].update(transforms=[{"name": "Speed"}])), "is changed while"),
     "lhotse cut": (lhotse(lambda c: c.update(type="MixedCut")), "a cut of the type 'MixedCut' has no recording"),
     "lhotse field": (lhotse(lambda c: c["recording"].pop("sources")), "is not a cut of lhotse, with its recording"),
+    "lhotse time": (lhotse(lambda c: c.update(start="soon")), "is not a cut of lhotse, .*'soon'"),
+    "lhotse text": (
+        lhotse(lambda c: c["supervisions"][0].update(text=["A"])),
+        "line 1: text must be a text or a number",
+    ),
     "gone": (lambda f: ["--table", f / "gone.tsv"], "--table: .*gone.tsv does not exist"),
     "split_by": (raw(HEAD, options=("--split_by", "x")), "--split_by must be speaker or utterance, not 'x'"),
     "share": (raw(HEAD, options=("--dev_share", "x")), "--dev_share must be a fraction"),
@@ -640,7 +648,7 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing(tmp_path, monkeypatc
     make, message = REFUSED[name]
     soundfile.write(tmp_path / "a.wav", tone(), 16000)
     options = make(tmp_path)
-    with pytest.raises((OSError, ValueError), match=message):
+    with pytest.raises((OSError, UserError), match=message):
         stage_1(monkeypatch, tmp_path / "data", *options)
     assert not list((tmp_path / "data").glob("*/wav.scp"))
     assert not [p for p in (tmp_path / "data").rglob("*") if p.name.startswith(".") or p.suffix == ".ark"]
@@ -651,6 +659,16 @@ def test_all_missing_files_are_counted_and_the_first_is_named(tmp_path, monkeypa
     rows = [*ROWS, *({**ROWS[0], "id": f"x{i}", "audio": f"no{i}.wav"} for i in range(7))]
     with pytest.raises(ValueError, match=r"t.jsonl, line 4: .*no0.wav does not exist \(and 6 more in .*t.jsonl\)"):
         stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path, rows))
+
+
+def test_speakers_and_audio_in_two_given_splits_are_said(tmp_path, monkeypatch, capsys):
+    soundfile.write(tmp_path / "a.wav", tone(), 16000)
+    soundfile.write(tmp_path / "b.wav", tone(), 16000)
+    rows = [{**ROWS[0], "speaker": "s"}, {**ROWS[1], "speaker": "s", "audio": "b.wav"}, ROWS[2]]
+    stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path, rows))
+    said = capsys.readouterr().out
+    assert "train and dev have 1 speakers and 0 pieces of audio in common" in said
+    assert "train and test have 0 speakers and 1 pieces of audio in common" in said
 
 
 def test_odd_ids_texts_and_speakers_are_right(tmp_path, monkeypatch, capsys):
@@ -696,6 +714,15 @@ def test_a_data_set_that_names_its_files_is_read_without_its_library_decoding_th
         with all_ways()["hf"].sound_file(row.audio) as path:
             assert Path(path).read_bytes() == (tmp_path / "a.wav").read_bytes()
         assert all_ways()["hf"].file_of(row.audio) == str(tmp_path / "saved" / "state.json")
+
+
+def test_labels_that_a_saved_data_set_numbers_are_names(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    held = saved_set(["a.wav"] * 3, speaker=["s"] * 3)
+    held = held.add_column("label", [1, 0, -1]).cast_column("label", datasets.ClassLabel(names=["no", "yes please"]))
+    held.save_to_disk(str(tmp_path / "saved"))
+    rows = all_ways()["hf"].rows(Asked(tmp_path / "saved", {"text": "label"}))
+    assert [row.text for row in rows] == ["yes please", "no", ""]
 
 
 def test_every_way_in_has_what_help_needs():

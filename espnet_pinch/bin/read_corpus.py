@@ -73,6 +73,11 @@ def _say_sets(store: Store, sets: dict[str, list[Take]], counts: Counts, passed_
     sizes = {name: store.count(name) for name in sets}
     for name, (rows, speakers) in sizes.items():
         print(f"{name}: {rows:,} utterances, {speakers:,} speakers")
+    train, *others = sizes
+    for other in others:
+        speakers, pieces = store.shared(train, other)
+        if speakers or pieces:
+            print(f"{train} and {other} have {speakers:,} speakers and {pieces:,} pieces of audio in common")
     for line in counts.said("speaker" if made else ""):
         print(line)
     for split, rows in store.unused().items():

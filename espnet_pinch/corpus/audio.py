@@ -21,7 +21,7 @@ import numpy as np
 from espnet_pinch.corpus.store import ALL, WHOLE
 from espnet_pinch.corpus.way import Way
 from espnet_pinch.data.archive import append, check_folder_name
-from espnet_pinch.data.audio import as_float, is_archived, read_archive
+from espnet_pinch.data.audio import as_float, is_archived, read_archive, to_16_bits
 from espnet_pinch.data.check_dir import in_turn
 from espnet_pinch.data.kaldi_dir import RATE
 from espnet_pinch.errors import UserError, one_line
@@ -157,7 +157,7 @@ def _shard(recordings: list[Recording], folder: Path, way: Way) -> tuple[list[Re
                             made.entries.append((cut, cut.audio, samples))
                             places.append((None, samples))
                         else:
-                            whole, clipped = _to_16_bits(samples)
+                            whole, clipped = to_16_bits(samples)
                             offset = append(file, f"{len(places)}", whole, RATE)
                             made.clipped += clipped
                             made.shortened += shortened
@@ -262,13 +262,6 @@ def _pieces(cuts: list[Cut], rate: int, blocks: Iterable[np.ndarray]) -> Iterato
         if over > OVERSHOOT:
             raise UserError(f"{cut.audio} is {length:.3f} s long; no utterance can end at {cut.end:g} s")
         yield cut, np.concatenate(parts), over * rate > 1
-
-
-def _to_16_bits(samples: np.ndarray) -> tuple[np.ndarray, int]:
-    """Samples as int16, and how many were too large for it. What was int16 before is the same again."""
-    scaled = np.rint(samples.astype(np.float64) * 32768)
-    clipped = int(((scaled < -32768) | (scaled > 32767)).sum())
-    return np.clip(scaled, -32768, 32767).astype(np.int16), clipped
 
 
 def missing(audio: Iterable[str], way: Way) -> Iterator[tuple[str, str]]:

@@ -64,12 +64,12 @@ class Columns:
             known: fields of ``Row`` that the columns do not state.
 
         Raises:
-            UserError: a time or channel is no number, or the row has no audio.
+            UserError: a time or channel is no number, a field is neither text nor number, or the row has no audio.
         """
 
         def text(name: str) -> str:
-            value = values.get(self.of[name]) if name in self.of else None
-            return "" if value is None else str(value)
+            column = self.of.get(name)
+            return plain(values.get(column), f"{place}: {column}") if column else ""
 
         def number(name: str) -> float | None:
             value = text(name).strip()
@@ -92,6 +92,22 @@ class Columns:
         fields = {name: value for name, value in fields.items() if value or name not in known}
         times = {"start": start, "end": end, "channel": None if channel is None else int(channel)}
         return Row(audio=audio(text("audio").strip()), text=text("text"), place=place, **{**known, **fields, **times})
+
+
+def plain(value: Any, where: str) -> str:
+    """A text, or a number as text; None is "".
+
+    Args:
+        where: the value is, for the message.
+
+    Raises:
+        UserError: it is something else, such as a list.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(f"{where} must be a text or a number, not {one_line(value)[:60]}")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -177,6 +177,18 @@ class Store:
         query = f"SELECT COUNT(*), COUNT(DISTINCT speaker) FROM rows WHERE {where}"
         return self.base.execute(query, values).fetchone()
 
+    def shared(self, one: str, other: str) -> tuple[int, int]:
+        """How many speakers two sets have in common, and how many pieces of audio."""
+        (first, of_first), (second, of_second) = self.where(one), self.where(other)
+        found = []
+        for fields, known in (("speaker", "speaker != id AND "), ("audio, start, stop, channel", "")):
+            query = (
+                f"SELECT COUNT(*) FROM (SELECT {fields} FROM rows WHERE {known}({first}) "
+                f"INTERSECT SELECT {fields} FROM rows WHERE {known}({second}))"
+            )
+            found.append(self.base.execute(query, [*of_first, *of_second]).fetchone()[0])
+        return found[0], found[1]
+
     def unused(self) -> dict[str, int]:
         """The number of utterances that no set takes, by split."""
         where, values = self._used()

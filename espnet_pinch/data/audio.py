@@ -11,7 +11,7 @@ import kaldiio
 import numpy as np
 import soundfile
 
-from espnet_pinch.errors import UserError
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.unreadable import why_unreadable
 
 try:
@@ -19,6 +19,7 @@ try:
 except ImportError:
     omniio = None
 
+FRACTIONS = ("FLOAT", "DOUBLE")  # libsndfile's names of samples that are fractions; read as integers they would be 0
 UNKNOWN = 2**62  # soundfile gives a larger number of samples if a file does not state its length
 _BLOCK = 1 << 16  # samples
 
@@ -69,6 +70,28 @@ def read_file(path: str | os.PathLike, dtype: str) -> tuple[np.ndarray, int]:
         return np.concatenate(blocks), file.samplerate
 
 
+def read_16_bits(path: str | os.PathLike) -> tuple[np.ndarray, int, int]:
+    """Samples (int16) and sample rate in Hz of a sound file, and how many samples were too large for 16 bits.
+
+    Raises:
+        soundfile.LibsndfileError: it cannot be read.
+    """
+    with Stream(path) as file:
+        fractions = file.subtype in FRACTIONS
+    samples, rate = read_file(path, "float64" if fractions else "int16")
+    clipped = 0
+    if fractions:
+        samples, clipped = to_16_bits(samples)
+    return samples, rate, clipped
+
+
+def to_16_bits(samples: np.ndarray) -> tuple[np.ndarray, int]:
+    """Samples in -1..1 as int16, and how many were too large for it. What was int16 before is the same again."""
+    scaled = np.rint(samples.astype(np.float64) * 32768)
+    clipped = int(((scaled < -32768) | (scaled > 32767)).sum())
+    return np.clip(scaled, -32768, 32767).astype(np.int16), clipped
+
+
 def is_archived(entry: str) -> bool:
     """Whether an entry of wav.scp is ``file.ark:offset``, audio in a packed archive."""
     return re.search(r"\.ark:\d+$", entry) is not None
@@ -89,7 +112,7 @@ def read_archive(entry: str) -> tuple[np.ndarray, int]:
     except ValueError as error:
         raise UserError(f"{entry}: {error}") from None
     except Exception as error:  # a damaged archive raises many kinds of errors
-        raise OSError(f"{entry} cannot be read: {error or type(error).__name__}") from None
+        raise OSError(f"{entry} cannot be read: {one_line(error) or type(error).__name__}") from None
     if not isinstance(found, tuple):
         raise UserError(f"{entry} holds numbers without a sample rate: no audio")
     rate, samples = found

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import soundfile
 
-from espnet_pinch.data.audio import UNKNOWN, Stream, is_archived, read_archive
+from espnet_pinch.data.audio import FRACTIONS, UNKNOWN, Stream, is_archived, read_archive
 from espnet_pinch.data.kaldi_dir import RATE, Utterance, check_fields, iterate_source_dir, write_files
 from espnet_pinch.data.problems import Problems
 from espnet_pinch.errors import UserError
@@ -183,7 +183,7 @@ def samples_or_problem(audio: str | os.PathLike) -> int | str:
         with Stream(audio) as file:
             if problem := format_problem(file.samplerate, file.channels):
                 return problem
-            fractions = file.subtype in ("FLOAT", "DOUBLE")
+            fractions = file.subtype in FRACTIONS
             buffer = np.empty(1 << 16, dtype="<f8" if fractions else "<i4")
             digest = hashlib.md5(usedforsecurity=False)
             flac = file.format == "FLAC" and file.subtype in _WIDTHS

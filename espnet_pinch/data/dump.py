@@ -10,7 +10,7 @@ from pathlib import Path
 import soundfile
 
 from espnet_pinch.data.archive import Shards, check_folder_name
-from espnet_pinch.data.audio import UNKNOWN, is_archived, read_file
+from espnet_pinch.data.audio import UNKNOWN, is_archived, read_16_bits
 from espnet_pinch.data.kaldi_dir import Utterance, write_sorted
 from espnet_pinch.data.spelling import Spelling, UnknownCharacters
 from espnet_pinch.data.tokens import frames_needed
@@ -73,13 +73,22 @@ def usable(utterances: Iterable[Utterance], limits: Limits, dropped: Counter[str
 
     Args:
         dropped: gets the number of dropped ones for each reason.
+
+    Raises:
+        UserError: all are dropped.
     """
+    first, left = "", 0
     for u in utterances:
         reason = limits.reason_to_drop(u)
         if reason is None:
+            left += 1
             yield u
         else:
+            first = first or u.id
             dropped[reason] += 1
+    if first and not left:
+        why = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items())
+        raise UserError(f"no utterance of the set can be used: {why}; the first is {first}")
 
 
 def check_test_set(utterances: Iterable[Utterance], limits: Limits, name: str) -> Iterator[Utterance]:
@@ -107,25 +116,34 @@ def pack_audio(utterances: Iterable[Utterance], folder: str | os.PathLike) -> It
     """
     folder = Path(folder).absolute()
     check_folder_name(folder, "give another --dumpdir")
+    clipped = 0
     with whole_folder(folder) as new, Shards(new, SHARD) as shards:
         for u in progress_bar(utterances, desc=f"packing {folder.name}", unit="utts"):
             if not is_archived(u.audio):
-                name, offset = shards.append(u.id, *_read(u))
+                samples, rate, over = _read(u)
+                clipped += over
+                name, offset = shards.append(u.id, samples, rate)
                 u = dataclasses.replace(u, audio=f"{folder / name}:{offset}")
             yield u
+    _say_clipped(folder.name, clipped)
 
 
 def _read(u: Utterance):
-    """Samples and rate of an utterance; raises UserError if they differ from the data directory."""
+    """Samples, rate and clipped samples of an utterance; raises UserError if they differ from the data directory."""
     try:
-        samples, rate = read_file(u.audio, "int16")
+        samples, rate, clipped = read_16_bits(u.audio)
     except soundfile.LibsndfileError as error:
         raise UserError(
             f"utterance {u.id}: {u.audio} {why_unreadable(u.audio) or f'cannot be read: {error}'}"
         ) from None
     if samples.shape != (u.samples,) or rate != u.rate:
         raise UserError(f"utterance {u.id}: {u.audio} has changed since stage 1; run it again (--stage 1)")
-    return samples, rate
+    return samples, rate, clipped
+
+
+def _say_clipped(name: str, samples: int) -> None:
+    if samples:
+        print(f"{name}: {samples:,} samples were too large for 16 bits: clipped", flush=True)
 
 
 def _states_length(audio: str) -> bool:
@@ -159,16 +177,18 @@ def write_dump(folder: str | os.PathLike, utterances: Iterable[Utterance], packe
 def _with_lengths(utterances: Iterable[Utterance], folder: Path) -> Iterator[Utterance]:
     """The utterances, with copies in the place of sound files that do not state their length."""
     own = folder.absolute().with_name(f"{folder.name}.audio")
-    count = 0
+    count = clipped = 0
     with contextlib.ExitStack() as stack:
         new = None
         for u in utterances:
             if not _states_length(u.audio):
                 new = new or stack.enter_context(whole_folder(own))
-                samples, rate = _read(u)
+                samples, rate, over = _read(u)
+                clipped += over
                 count += 1
                 soundfile.write(new / f"{count}.flac", samples, rate, subtype="PCM_16")
                 u = dataclasses.replace(u, audio=str(own / f"{count}.flac"))
             yield u
     if count:
         print(f"{folder.name}: {count} files do not state their length; copies that do are in {own}")
+    _say_clipped(folder.name, clipped)

@@ -237,15 +237,28 @@ def read_joined(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]
         first = lines[0]
         for name, line in zip(names[1:], lines[1:]):
             if (line and line[0]) != (first and first[0]):
+                _check_order(folder / names[0])
+                _check_order(folder / name)
                 odd = min((entry[0] for entry in (first, line) if entry), key=str.encode)
                 raise UserError(f"{folder}/{name} and {names[0]} differ in their ids: {odd}")
-        id_ = first[0].encode()
-        if number > 1 and id_ <= last:
-            if id_ == last:
-                raise UserError(f"{folder / names[0]}, line {number}: {first[0]} is there twice")
-            raise UserError(f"{folder / names[0]} is not sorted (LC_ALL=C sort): {first[0]}")
-        last = id_
+        last = _in_order(last, first[0], folder / names[0], number)
         yield first[0], *(line[1] for line in lines)
+
+
+def _check_order(path: Path) -> None:
+    """Raise UserError if the ids of a file are not sorted, or one is there twice."""
+    last = b""
+    for number, (id_, _) in enumerate(read_lines(path), 1):
+        last = _in_order(last, id_, path, number)
+
+
+def _in_order(last: bytes, id_: str, path: Path, number: int) -> bytes:
+    """The id of a line, encoded. Raises UserError unless it is behind that of the line before it."""
+    now = id_.encode()
+    if now <= last:
+        wrong = "is there twice" if now == last else "is not sorted (LC_ALL=C sort -k 1,1)"
+        raise UserError(f"{path}, line {number}: {id_} {wrong}")
+    return now
 
 
 def _positive(text: str, kind: type, where: str):

@@ -136,7 +136,10 @@ def no_punctuation(text: str) -> str:
 @step
 def no_symbols(text: str) -> str:
     """Without signs that are neither letters nor punctuation: ♪, =, $, emoji."""
-    return "".join(" " if unicodedata.category(c).startswith("S") else c for c in text if c not in "\ufe0e\ufe0f")
+    text = re.sub("[\ufe0e\ufe0f\u20e3]", "", text)  # they change how the sign before them looks
+    signs = [unicodedata.category(char).startswith("S") for char in text]
+    joiners = [char == "\u200d" and before for char, before in zip(text, [False, *signs])]  # of several emoji in one
+    return "".join(" " if sign or joiner else char for char, sign, joiner in zip(text, signs, joiners))
 
 
 @step

@@ -116,7 +116,8 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         if not stat.S_ISREG(mode):
             kinds = ((stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a folder"))
             kind = next((name for is_it, name in kinds if is_it(mode)), "a device")
-            raise OSError(f"{path}: is {kind}, not a file; '-' reads standard input")
+            hint = "" if stat.S_ISDIR(mode) else "; '-' reads standard input"
+            raise OSError(f"{path}: is {kind}, not a file{hint}")
         return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
         if not error.strerror or str(path) in str(error).partition(":")[0]:

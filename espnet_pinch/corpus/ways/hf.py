@@ -166,12 +166,16 @@ def _saved_rows(data, part: Path, split: str, columns: Columns) -> Iterator[Row]
         data.flatten() if isinstance(data.features[column], dict) or hasattr(data.features[column], "decode") else data
     )
     held, path = f"{column}.bytes", f"{column}.path"
+    labels = {name: feature.names for name, feature in data.features.items() if hasattr(feature, "int2str")}
     number = -1
     for batch in flat.with_format("arrow").iter(1000):
         inside = batch[held].is_valid().to_pylist() if held in batch.column_names else [False] * len(batch)
         batch = batch.drop_columns([held]) if held in batch.column_names else batch
         for values, has_bytes in zip(batch.to_pylist(), inside):
             number += 1
+            for label, names in labels.items():  # stored as numbers; a negative one is no label
+                of = values[label]
+                values[label] = names[of] if of is not None and 0 <= of < len(names) else None
             name = values.get(path if path in values else column) or ""
             audio = str(_SavedAudio(part, column, number)) if has_bytes else name
             known = {"split": split, **({"id": Path(name).stem} if has_bytes and name else {})}

@@ -32,6 +32,10 @@ class Kaldi(Way):
 
 def _rows(folder: Path, split: str) -> Iterator[Row]:
     found: list[Path] = []
+    for name in SOURCES:
+        if not (folder / name).is_file():
+            alone = "; where speakers are not known, each utterance is its own: UTTERANCE UTTERANCE"
+            raise UserError(f"{folder} has no file {name}{alone if name == 'utt2spk' else ''}")
 
     def audio(id_: str, path: str) -> str:
         if path.endswith("|") or path.startswith("|"):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from espnet_pinch.corpus.columns import plain
 from espnet_pinch.corpus.on_disk import OnDisk
 from espnet_pinch.corpus.tables import read_json_lines
 from espnet_pinch.corpus.way import Asked, Row, Way, find_path, register
@@ -103,10 +104,10 @@ def _row(
     whole = start < 0.001 and stop > length - 0.001  # less than a millisecond is no reason to cut a file
     return Row(
         audio=path,
-        text=supervision.get("text") or "",
+        text=plain(supervision.get("text"), f"{place}: text"),
         place=place,
-        id=supervision["id"],
-        speaker=supervision.get("speaker") or "",
+        id=plain(supervision["id"], f"{place}: id"),
+        speaker=plain(supervision.get("speaker"), f"{place}: speaker"),
         split=split,
         start=0.0 if whole else round(start, 8),
         end=None if whole else round(stop, 8),
@@ -128,7 +129,9 @@ def _supervisions(recordings: Path, supervisions: Path, split: str) -> Iterator[
                 raise UserError(f"{place} is of the recording {value['recording_id']}, which {recordings.name} lacks")
             audio = reader.audio(json.loads(recording), value.get("channel"), place)
             yield _row(value, 0.0, audio, place, split)
-        except (KeyError, TypeError, AttributeError) as error:
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{place} is not a supervision of lhotse, or its recording is none: {error}") from None
 
 
@@ -146,5 +149,7 @@ def _cuts(cuts: Path, split: str) -> Iterator[Row]:
                 channel = supervision.get("channel", value.get("channel"))
                 audio = reader.audio(value["recording"], channel, place)
                 yield _row(supervision, float(value["start"]), audio, place, split)
-        except (KeyError, TypeError, AttributeError) as error:
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{place} is not a cut of lhotse, with its recording: {error}") from None
