@@ -408,9 +408,15 @@ FORGED = [
     (set_header("model", "config", "hidden_act", value="magic"), "from its description: KeyError"),
     (
         set_header("model", "config", "num_hidden_layers", value=10**9),
-        "from its description: 1000000000 hidden layers",
+        "from its description: num_hidden_layers 1000000000",
     ),
-    (lambda t, h: h["model"]["config"].update(add_adapter=True, num_adapter_layers=10**9), "1000000000 adapter layers"),
+    (lambda t, h: h["model"]["config"].update(add_adapter=True, num_adapter_layers=10**9), "num_adapter_layers 10000"),
+    (
+        lambda t, h: h["model"]["config"].update(
+            num_feat_extract_layers=10**5, conv_dim=[8] * 10**5, conv_kernel=[2] * 10**5, conv_stride=[1] * 10**5
+        ),
+        "num_feat_extract_layers 100000",
+    ),
     (set_header("model", "config", "conv_stride", value=[0, 0]), r"convolutions with strides \[0, 0\]"),
     (set_header("model", "processing", "sampling_rate", value=0), "the sampling rate cannot be 0 Hz"),
     (set_header("model", "processing", "sampling_rate", value="x"), "the sampling rate cannot be 'x' Hz"),
@@ -420,7 +426,16 @@ FORGED = [
     (set_header("model", "config", "hidden_size", value=10**9), "from its description: a hidden size of 1000000000"),
     (set_header("model", "tokens", value=7), "from its description: TypeError"),
     (set_header("model", "pruning", "layers", value="("), "from its description|not a regular expression"),
+    (set_header("model", "tokens", value=[1] * 11), "from its description: TypeCheckError"),
     (set_header("model", "pruning", "layers", value=r"^((\w|\.)+)+\$$"), "the pattern of layers repeats a group"),
+    (set_header("model", "pruning", "layers", value=".*" * 20 + "!"), "it may take forever to match"),
+    (set_header("model", "pruning", "layers", value="(?:.|..)" * 40 + "!"), "it may take forever to match"),
+    (set_header("model", "pruning", "dense", "channels", value={"no.layer": 3}), "from its description: AttributeError"),
+    (set_header("model", "pruning", "dense", "channels", value=[1]), "from its description: AttributeError"),
+    (
+        set_header("model", "pruning", "dense", "channels", value={K_PROJ[9:-7].replace("k_proj", "out_proj"): -4}),
+        "from its description: RuntimeError",
+    ),
 ]
 
 

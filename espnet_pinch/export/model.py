@@ -16,6 +16,7 @@ from espnet_pinch.asr.upstream import RATES, fill_buffers, model_from_dict
 from espnet_pinch.core.methods.dense import DenseSettings
 from espnet_pinch.errors import UserError, one_line
 
+MOST_REPEATS, MOST_CHOICES = 3, 10  # in a pattern of layers; ours have 1 and 5
 EXTRA = "_extra_state"  # torch's name in a state_dict for a module's extra state
 
 
@@ -56,24 +57,20 @@ def build(description: Mapping) -> PrunedModel:
     """
     try:
         _check(description)
-        tokens, subwords = list(description["tokens"]), base64.b64decode(description.get("subwords", ""), validate=True)
+        tokens, task = list(description["tokens"]), description.get("task", ASR)
+        built = {key: description[key] for key in ("config", "processing")}
         with torch.device("meta"):
             upstream = model_from_dict(description["config"])
+            frontend = UpstreamFrontend("", built=built, model=upstream, task=task)
+            model = assemble(frontend, tokens, description["pruning"])
+        model.subwords = base64.b64decode(description.get("subwords", ""), validate=True)
+        return model.eval()
     except UserError as error:
         raise UserError(f"cannot build a model from its description: {error}") from None
     except Exception as error:  # transformers raises many types, some messages have several lines
         raise UserError(
             f"cannot build a model from its description: {type(error).__name__}: {one_line(error)}"
         ) from None
-    built = {key: description[key] for key in ("config", "processing")}
-    try:
-        with torch.device("meta"):
-            frontend = UpstreamFrontend("", built=built, model=upstream, task=description.get("task", ASR))
-            model = assemble(frontend, tokens, description["pruning"])
-    except UserError as error:
-        raise UserError(f"cannot build a model from its description: {error}") from None
-    model.subwords = subwords
-    return model.eval()
 
 
 def _check(description: Mapping) -> None:
@@ -85,9 +82,17 @@ def _check(description: Mapping) -> None:
     if processing.get("sampling_rate", 16000) not in RATES:
         raise UserError(f"the sampling rate cannot be {processing['sampling_rate']!r} Hz")
     find_head(description.get("task", ASR))
-    re.compile(description["pruning"]["layers"])
-    if re.search(r"\)[*+{]", description["pruning"]["layers"]):
+    pattern = description["pruning"]["layers"]
+    re.compile(pattern)
+    if re.search(r"\)[*+{]", pattern):
         raise UserError("the pattern of layers repeats a group, which may take forever to match")
+    # What fails to match is tried in every way: names^repeats times 2^choices ways.
+    repeats, choices = len(re.findall(r"[*+{]", pattern)), len(re.findall(r"\(|(?<!\()\?", pattern))
+    if repeats > MOST_REPEATS or choices > MOST_CHOICES:
+        raise UserError(
+            f"the pattern of layers has {repeats} repeats and {choices} groups and options, over {MOST_REPEATS} and "
+            f"{MOST_CHOICES}: it may take forever to match"
+        )
 
 
 def weights(model: PrunedModel) -> dict[str, torch.Tensor]:

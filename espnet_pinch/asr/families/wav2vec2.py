@@ -75,9 +75,9 @@ class Wav2Vec2(Family):
         return {"conv_dim": conv_dim, "intermediate_size": next(iter(networks.values()))}
 
     def objection(self, config) -> str | None:
-        for kind in ("hidden", "adapter"):
-            if (count := getattr(config, f"num_{kind}_layers", None) or 0) > MOST_LAYERS:
-                return f"{count} {kind} layers"
+        for field in ("num_hidden_layers", "num_adapter_layers", "num_conv_pos_embeddings", "num_feat_extract_layers"):
+            if (count := getattr(config, field, None) or 0) > MOST_LAYERS:
+                return f"{field} {count}"
         if config.hidden_size > MOST_WIDTH:
             return f"a hidden size of {config.hidden_size}"
         if not all(stride >= 1 for stride in config.conv_stride):
