@@ -84,5 +84,5 @@ class FewerHeads(nn.Module):
         )
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype), dropout)
-        # Joined by a concatenation: torch.onnx takes a reshape for a view, which the layout that it gives does not allow.
+        # Concatenated: torch.onnx takes a reshape for a view, which the layout of what it computes does not allow.
         return self.out_proj(torch.cat(mixed.unbind(1), dim=-1)), None, position_bias
