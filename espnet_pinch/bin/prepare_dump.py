@@ -61,7 +61,7 @@ def main() -> None:
     train_set, names = args.train_set, dict.fromkeys((args.train_set, args.valid_set, *args.test_sets))
     changes = {name: TextChanges(steps, args.out / "text_changes" / name) for name in names}
     added: Counter[str] = Counter()
-    model, name_of_type = b"", "char"  # of subwords
+    model, name_of_type = b"", "char"  # the model is sentencepiece's, where the tokens are subwords
     if has_head(args.upstream, config):
         tokens, _ = read_tokens(args.upstream, config)
         if args.token_type != "char":
