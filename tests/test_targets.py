@@ -228,6 +228,22 @@ def test_the_densest_target_needs_others(data, upstream, tmp_path):
         PruningASRTask.build_model(args)
 
 
+def test_units_of_any_target_lie_between_those_of_trained_ones_though_scores_changed_since():
+    pinch, net, optimizer = begin(TARGETS, **UNIT)
+    train(pinch, net, optimizer, 60)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(0.5 + torch.rand(len(weight), *[1] * (weight.dim() - 1)))
+    trained = {target: kept(pinch, target) for target in TARGETS}
+    for target in (0.5 + 1e-9, 0.55, 0.7, 0.8):
+        _, own = copy.deepcopy(nn.ModuleList([net, pinch]))
+        own.aim(target)
+        low, high = [t for t in TARGETS if t < target][-1], [t for t in TARGETS if t > target][0]
+        masks = zip(kept(own, target), trained[high], trained[low])
+        outside = sum(int((fewer & ~mask).sum() + (mask & ~more).sum()) for mask, fewer, more in masks)
+        assert outside <= UNIT["multiple"]
+
+
 @pytest.mark.parametrize("target, message", [(0.0, "the target must be over 0"), (1.0, "at least 0 and under 1")])
 def test_a_target_that_is_none_is_refused_after_the_training_too(target, message):
     pinch, net, optimizer = begin(TARGETS)

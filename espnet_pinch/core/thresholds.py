@@ -31,6 +31,10 @@ class WithThreshold:
         last = not self.threshold.dim() or self.in_use == len(self.threshold) - 1
         return None if last else self.threshold[self.in_use + 1].detach().abs()
 
+    def trained(self) -> Tensor:
+        """The size of the threshold of each target, (targets,)."""
+        return self.threshold.detach().abs().view(-1)
+
     def restart(self, threshold: Tensor) -> None:
         """Take this threshold, a scalar, for a single target."""
         self.threshold, self.in_use = nn.Parameter(threshold.detach().view(())), 0

@@ -52,6 +52,7 @@ class UnitGate(WithThreshold, GroupGate):
         self.register_buffer("scale", torch.ones_like(self.current))
         # Of each target and group the units that are kept from then on: 1, 0 for the others; 0 for all before.
         self.register_buffer("frozen", self.scale.new_zeros(targets, len(groups), groups[0].units))
+        self.prior: Tensor | None = None  # of the units of each group; the higher are kept first, whatever their scores
         with torch.no_grad():
             mean = torch.stack([units.scores for units in self.units()]).mean()
             self.scale.copy_(torch.where(mean > 0, mean, 1.0))  # of a group without weights too
@@ -84,7 +85,10 @@ class UnitGate(WithThreshold, GroupGate):
 
     def _over(self, scores: list[Tensor]) -> list[Tensor]:
         """The units of each group whose scores the threshold leaves: boolean masks, (units) each."""
-        ranks = [s.argsort(descending=True, stable=True).argsort() for s in scores]  # 0 for the largest
+        orders = [s.argsort(descending=True, stable=True) for s in scores]
+        if self.prior is not None:
+            orders = [o[p[o].argsort(descending=True, stable=True)] for o, p in zip(orders, self.prior)]
+        ranks = [order.argsort() for order in orders]  # 0 for the unit that is kept longest
         ranked = torch.stack([s.sort(descending=True).values for s in scores]).mean(0)
         left = self._left(ranked, self.current.detach())
         return [rank < left for rank in ranks]
@@ -110,8 +114,20 @@ class UnitGate(WithThreshold, GroupGate):
     def hard(self, i: int = 0) -> Tensor:
         return self.units()[i].kept
 
+    @torch.no_grad()
+    def trained(self) -> Tensor:
+        """As above; of a frozen target, the threshold that leaves as many units: since then the scores have changed."""
+        found, ranked = super().trained().clone(), self.ranked()
+        for place, masks in enumerate(self.frozen):
+            left = int(masks[0].sum())
+            if left and ranked[left - 1]:
+                found[place] = _between(ranked, left)
+        return found
+
     def restart(self, threshold: Tensor) -> None:
+        """As above; units that the targets until now keep are kept before others."""
         super().restart(threshold)
+        self.prior = self.frozen.sum(0)  # targets are nested
         self.frozen = torch.zeros_like(self.frozen[:1])
 
     @torch.no_grad()
@@ -128,6 +144,12 @@ class UnitGate(WithThreshold, GroupGate):
     def fewest(self) -> int:
         """The number of units that the next target keeps, which the target in use keeps too; 0 without a next one."""
         return 0 if self.next is None else int(self._left(self.ranked(), self.next))
+
+
+def _between(ranked: Tensor, left: int) -> Tensor:
+    """The threshold that just so many scores reach, of scores in falling order: between two, on a scale of ratios."""
+    around = ranked[left - 1 : left + 1]
+    return around.prod().pow(0.25) if len(around) == 2 and around[1] else around[0].sqrt() * (1 - 1e-6)
 
 
 @torch.no_grad()
@@ -192,12 +214,12 @@ def _give_back(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
                     continue
                 nearness = float(ranked[left[i]] / gates[i].current.square())
                 if best is None or nearness > best[0]:
-                    best = nearness, i, ranked[left[i] : left[i] + 2]
+                    best = nearness, i, _between(ranked, left[i] + 1)
         if best is None:
             return
-        _, i, around = best
+        _, i, threshold = best
         before = gates[i].current.clone()
-        gates[i].current.copy_(around.prod().pow(0.25) if len(around) == 2 else around[0].sqrt() * (1 - 1e-6))
+        gates[i].current.copy_(threshold)
         if counts(gates) == left or cost.saved(counts(gates)) < target:
             gates[i].current.copy_(before)
             stuck.add(i)

@@ -261,7 +261,7 @@ class Pinch(OnePassMethod):
         """After a training: give the run another target, landed exactly.
 
         Between two trained targets the thresholds are interpolated, on a scale of ratios. Outside of them one common
-        factor scales those of the nearest.
+        factor scales those of the nearest. Of a group of units, those that more of the targets keep are kept first.
 
         Args:
             target: 0 < target < 1, of the kind that the run has.
@@ -280,7 +280,7 @@ class Pinch(OnePassMethod):
         span = self.targets[high] - self.targets[low]
         part = (target - self.targets[low]) / span if span else 0.0
         for gate in self.pinched.gates.values():
-            trained = gate.threshold.abs().view(-1)
+            trained = gate.trained()
             gate.restart(trained[low] ** (1 - part) * trained[high] ** part)
         self.settings, self.landed, self._reached = settings, [True], [None]
         self._use(0)
