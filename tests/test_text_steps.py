@@ -205,3 +205,13 @@ def test_no_steps_leave_no_file(tmp_path):
     assert list(changes.apply(rows)) == rows and not (tmp_path / "changes").exists()
     write_record(tmp_path, TextSteps(), {"train": changes})
     assert json.loads((tmp_path / RECORD).read_text())["sets"]["train"]["changed"] == 0
+
+
+def test_changes_and_archives_of_an_earlier_dump_are_removed(tmp_path):
+    rows = [Utterance("u", "a.wav", "A", "s", 16000)]
+    for names in ("lower", ""):
+        changes = TextChanges(TextSteps(names), tmp_path / "text_changes" / "train")
+        list(changes.apply(rows))
+        (tmp_path / "audio" / "train").mkdir(parents=True, exist_ok=True)
+        prepare_dump.write_notes(tmp_path, TextSteps(names), {"train": changes}, ark=bool(names))
+        assert (tmp_path / "audio").exists() == (tmp_path / "text_changes" / "train").exists() == bool(names)

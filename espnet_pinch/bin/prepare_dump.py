@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -131,7 +132,9 @@ def _own_model(upstream: str, tokens: list[str], unknown: UnknownCharacters) -> 
 
 
 def write_notes(out: Path, steps: TextSteps, changes: dict[str, TextChanges], ark: bool) -> None:
-    """What later stages need to know of a dump."""
+    """What later stages need to know of a dump. Archives of an earlier one, which nothing names now, are removed."""
+    if not ark:
+        shutil.rmtree(out / "audio", ignore_errors=True)
     write_record(out, steps, changes)
     write_text(out / "audio_type", "kaldi_ark\n" if ark else "sound\n")  # as ESPnet names them
 

@@ -33,6 +33,7 @@ class TextChanges:
     def apply(self, utterances: Iterable[Utterance]) -> Iterator[Utterance]:
         """The utterances with their new transcripts."""
         if not self._steps.names:
+            self._path.unlink(missing_ok=True)  # of an earlier dump
             yield from utterances
             return
         with whole_file(self._path) as new, open(new, "w", encoding="utf-8", newline="\n") as file:
