@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from espnet_pinch.core.registry import UNPRUNED, all_methods
 from espnet_pinch.results import paper
-from espnet_pinch.results.plots import name_axes, save
+from espnet_pinch.results.plots import name_axes, save, styles
 from espnet_pinch.results.sweep import BASELINE, System, common_sets, rate_title
 
 # LibriSpeech's, by their titles.
@@ -40,12 +40,13 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (panel, sets) in zip(axes, panels.items()):
         theirs = printed if all(name in WORDS for name in sets) else []
+        own = dict.fromkeys((s.method, s.variant) for method in curves for s in found if s.method == method)
+        looks = styles(own)
         for method, facts in curves.items():
             name, style = facts.label, dict(color=facts.colour, marker=facts.marker)
-            for i, variant in enumerate(dict.fromkeys(s.variant for s in found if s.method == method)):
+            for variant in (variant for other, variant in own if other == method):
                 curve = [system for system in found if (system.method, system.variant) == (method, variant)]
-                label = f"{name}; {variant}" if variant else name
-                _draw(axis, curve, sets, label, {**style, "linestyle": ("-", "-.", ":")[i % 3]})
+                _draw(axis, curve, sets, f"{name}; {variant}" if variant else name, looks[method, variant])
             rows = [row for row in theirs if row.method == method]
             if rows:
                 pooled = [_pooled(row, sets) for row in rows]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from espnet_pinch.core.registry import UNPRUNED, all_methods
-from espnet_pinch.results.plots import name_axes, save
+from espnet_pinch.core.registry import all_methods
+from espnet_pinch.results.plots import name_axes, save, styles
 from espnet_pinch.results.records import Results
 from espnet_pinch.results.sweep import BASELINE, System, common_sets, rate_title
 
@@ -49,13 +49,11 @@ def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axi
         return False
     figure = Figure(figsize=(6.5, 4.6), layout="constrained")
     place = figure.subplots()
-    for number, (method, variant) in enumerate(dict.fromkeys((s.method, s.variant) for s in shown)):
+    for (method, variant), style in styles(dict.fromkeys((s.method, s.variant) for s in shown)).items():
         curve = [s for s in shown if (s.method, s.variant) == (method, variant)]
         points = sorted((statistics.fmean(map(axis.of_run, s.runs)), statistics.fmean(s.wers(sets))) for s in curve)
-        facts = all_methods()[method]
-        line = "" if method == UNPRUNED else ("-", "-.", ":")[number % 3]
-        label = f"{facts.label}; {variant}" if variant else facts.label
-        place.plot(*zip(*points), color=facts.colour, marker=facts.marker, linestyle=line, label=label)
+        label = all_methods()[method].label + (f"; {variant}" if variant else "")
+        place.plot(*zip(*points), label=label, **style)
     for baseline in (s for s in found if s.method == BASELINE):
         at = axis.of_baseline(baseline.runs[0])
         if at:

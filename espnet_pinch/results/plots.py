@@ -1,7 +1,9 @@
 """Pictures of a run, each as PNG and SVG."""
 
+import itertools
 import os
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -12,8 +14,11 @@ from matplotlib.figure import Figure  # not pyplot, which takes the caller's bac
 from espnet_pinch.asr import history as course
 from espnet_pinch.asr.family import short_names
 from espnet_pinch.core.parameters import LayerCount, Width
+from espnet_pinch.core.registry import UNPRUNED, all_methods
 from espnet_pinch.files import whole_file
 
+SPARE_COLOURS = ("tab:orange", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "black")  # no method's
+SPARE_MARKERS = "v<>pPX*hd"
 LEGEND_WIDTH = 48  # characters of a line; a longer one would leave no room for the curves
 
 
@@ -34,6 +39,22 @@ def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
     axis.grid(alpha=0.3)
     handles, labels = axis.get_legend_handles_labels()
     axis.legend(handles, [textwrap.fill(label, LEGEND_WIDTH) for label in labels], fontsize=8)
+
+
+def styles(curves: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict]:
+    """Colour, marker and line of each (method, variant): the method's own of its first variant, others of the rest.
+
+    Without pruning points are not joined: there is nothing between them.
+    """
+    found: dict[tuple[str, str], dict] = {}
+    spare = zip(itertools.cycle(SPARE_COLOURS), itertools.cycle(SPARE_MARKERS))
+    for method, variant in curves:
+        facts = all_methods()[method]
+        first = all(method != other for other, _ in found)
+        colour, marker = (facts.colour, facts.marker) if first else next(spare)
+        line = "" if method == UNPRUNED else "-" if first else "-."
+        found[method, variant] = dict(color=colour, marker=marker, linestyle=line)
+    return found
 
 
 def plot_course(history: dict[str, dict], path: str | os.PathLike, target: float | None = None) -> None:

@@ -144,7 +144,7 @@ class HardConcreteGate(GroupGate):
     "l0",
     title="L0 (hard-concrete gates)",
     label="L0",
-    colour="tab:green",
+    colour="tab:purple",
     marker="^",
     variants={"": {}, "with conv": {"conv": True}},
 )
