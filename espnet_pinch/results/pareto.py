@@ -22,12 +22,14 @@ class Axis:
         label: of the axis.
         of_run: the figure of a run; 0.0 where it was not measured.
         of_baseline: the same of the baseline beside it.
+        log: draw it on a logarithmic scale.
     """
 
     name: str
     label: str
     of_run: Callable[[Results], float]
     of_baseline: Callable[[Results], float]
+    log: bool = False
 
 
 def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axis: Axis) -> bool:
@@ -47,7 +49,7 @@ def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axi
     sets = common_sets(found, tests=True) if found else ()
     if not shown or not sets:
         return False
-    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
     place = figure.subplots()
     for (method, variant), style in styles(dict.fromkeys((s.method, s.variant) for s in shown)).items():
         curve = [s for s in shown if (s.method, s.variant) == (method, variant)]
@@ -58,6 +60,10 @@ def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axi
         at = axis.of_baseline(baseline.runs[0])
         if at:
             place.plot(at, baseline.wers(sets)[0], "k*", markersize=10, label="baseline")
+    if axis.log:
+        place.set_xscale("log")
+        for formatter in (place.xaxis.set_major_formatter, place.xaxis.set_minor_formatter):
+            formatter("{x:g}")
     name_axes(place, f"{upstream}: {', '.join(sets)}", axis.label, f"{rate_title(found)}, %")
     save(figure, path)
     return True
@@ -77,6 +83,7 @@ AXES = (
         "MB of the smallest file that computes the same",
         lambda run: (run.figures.file_bytes or 0) / 1e6,
         lambda run: (run.baseline.file_bytes or 0) / 1e6,
+        log=True,
     ),
     Axis("macs", "multiplications left, %", lambda run: 100 * run.figures.macs_kept, lambda run: 100.0),
 )

@@ -19,6 +19,7 @@ from espnet_pinch.files import whole_file
 
 SPARE_COLOURS = ("tab:orange", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "black")  # no method's
 SPARE_MARKERS = "v<>pPX*hd"
+MOST_INSIDE = 5  # names; a longer legend would hide curves, and stands under the axes
 LEGEND_WIDTH = 48  # characters of a line; a longer one would leave no room for the curves
 
 
@@ -28,7 +29,7 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
         metadata = {"Date": None} if suffix == ".svg" else None
         # With the salt the same picture is the same file.
         with whole_file(Path(path).with_suffix(suffix)) as tmp, matplotlib.rc_context({"svg.hashsalt": "espnet_pinch"}):
-            figure.savefig(tmp, format=suffix[1:], dpi=120, metadata=metadata)
+            figure.savefig(tmp, format=suffix[1:], dpi=120, bbox_inches="tight", metadata=metadata)
 
 
 def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
@@ -38,7 +39,8 @@ def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)
     handles, labels = axis.get_legend_handles_labels()
-    axis.legend(handles, [textwrap.fill(label, LEGEND_WIDTH) for label in labels], fontsize=8)
+    below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.2)) if len(handles) > MOST_INSIDE else {}
+    axis.legend(handles, [textwrap.fill(label, LEGEND_WIDTH) for label in labels], fontsize=8, **below)
 
 
 def styles(curves: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict]:
