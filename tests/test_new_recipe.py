@@ -191,7 +191,7 @@ def test_directories_from_elsewhere_are_taken_whole_and_those_that_have_gone_go(
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda f: (f / "train" / "utt2spk").unlink(), "No such file or directory: '.*train/utt2spk'"),
+        (lambda f: (f / "train" / "utt2spk").unlink(), "train has no file utt2spk"),
         (lambda f: (f / "train" / "segments").touch(), "train/text and segments differ in their ids"),
         (shutil.rmtree, "--kaldi: .* does not exist"),
         (lambda f: replace(f / "train", "text", "ann-train-2 TWO ONE\n", ""), "differ in their ids: ann-train-2"),
