@@ -221,7 +221,8 @@ def test_a_dtype_that_openvino_gets_wrong_is_seen(place):
     [
         ("model.onnx", "--dtype bfloat16", "the runtime onnxruntime computes in float32 here, not in bfloat16"),
         ("m.safetensors", "--dtype float16", "the runtime torch computes in float32, bfloat16 here, not in float16"),
-        ("m.safetensors", "--threads 0", "the number of threads must be at least 1, not 0"),
+        ("m.safetensors", "--threads 0", "the number of threads must be a whole number from 1 to 1024, not 0"),
+        ("model.onnx", "--threads 100000", "the number of threads must be a whole number from 1 to 1024, not 100000"),
         ("model.onnx", "--device cuda", "the runtime onnxruntime runs on a CPU alone, not on the device cuda"),
         ("model.onnx", "--runtime torch", "which onnxruntime loads and torch does not"),
         ("openvino/model.xml", "--runtime onnxruntime", "which openvino loads and onnxruntime does not"),

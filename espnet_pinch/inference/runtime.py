@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FLOAT32 = "float32"
 DTYPES = (FLOAT32, "bfloat16", "float16")
+MOST_THREADS = 1024  # runtimes crash or hang with far more
 _CONVERSION = ("torch", "transformers")  # packages that every conversion depends on
 
 
@@ -41,7 +42,7 @@ class Options:
     """How a model is to be computed.
 
     Attributes:
-        threads: of the CPU; None for as many as torch takes ($OMP_NUM_THREADS, or all cores).
+        threads: of the CPU, 1 to ``MOST_THREADS``; None for as many as torch takes ($OMP_NUM_THREADS, or all cores).
         dtype: one of ``DTYPES``, of weights and products.
         device: "cpu" or "cuda".
         say: is called with each line for the user.
@@ -56,8 +57,8 @@ class Options:
     say: Callable[[str], None] = to_stderr
 
     def __post_init__(self):
-        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
-            raise UserError(f"the number of threads must be at least 1, not {self.threads!r}")
+        if self.threads is not None and (type(self.threads) is not int or not 1 <= self.threads <= MOST_THREADS):
+            raise UserError(f"the number of threads must be a whole number from 1 to {MOST_THREADS}, not {self.threads!r}")
         if self.dtype not in DTYPES:
             raise UserError(f"the dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
 
