@@ -101,6 +101,7 @@ def test_a_comparison_from_the_command_line(place, capsys, monkeypatch):
     [
         ("--repeats 0", "numbers of rounds, threads, batches and seconds must be positive"),
         ("--seconds 0", "numbers of rounds, threads, batches and seconds must be positive"),
+        ("--seconds nan", "numbers of rounds, threads, batches and seconds must be positive and finite"),
         ("--json no/b.json", "no is no folder, so b.json cannot be written there"),
         ("--data gone", "gone"),
         ("--dtypes float16", "runs in none of the runtimes: the runtime torch computes in float32, bfloat16 here"),

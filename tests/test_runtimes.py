@@ -106,6 +106,30 @@ def test_a_padded_batch_is_that_of_torch(place):
         assert model.shortest == 80 and [model([torch.zeros(n)])[1].tolist() for n in (80, 399, 400)] == [[1], [1], [2]]
 
 
+@pytest.mark.parametrize("library", COMPILED)
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("sampling_rate", "0", "its metadata has no sampling_rate"),
+        ("sampling_rate", "1000000000000", "its metadata has no sampling_rate"),
+        ("tokens", "[1, 2]", "its metadata has no tokens"),
+        ("tokens", '["<blank>"]', "outputs, and its metadata names 1: export the model again"),
+        ("shortest", "0", "its metadata has no shortest"),
+        ("shortest", "1", "cannot compute .*: .*; export the model again"),
+    ],
+)
+def test_metadata_of_another_model_get_one_line(place, tmp_path, library, key, value, message):
+    import onnx
+
+    model = onnx.load(place / "model.onnx")
+    [entry] = [entry for entry in model.metadata_props if entry.key == key]
+    entry.value = value
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=message) as error:
+        espnet_pinch.load(tmp_path / "m.onnx", library)([torch.zeros(10 if key == "shortest" else 4000)])
+    assert "\n" not in str(error.value)
+
+
 def test_auto_measures_once_and_says_what_it_chose(place, capsys, monkeypatch):
     speeds = {"torch": 2.0, "onnxruntime": 1.0, "openvino": 3.0}
     calls = []
