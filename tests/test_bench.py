@@ -101,6 +101,7 @@ def test_a_comparison_from_the_command_line(place, capsys, monkeypatch):
     [
         ("--repeats 0", "numbers of rounds, threads, batches and seconds must be positive"),
         ("--seconds 0", "numbers of rounds, threads, batches and seconds must be positive"),
+        ("--json .", ". is a folder, but a file is to be written: give its name"),
         ("--seconds nan", "numbers of rounds, threads, batches and seconds must be positive and finite"),
         ("--json no/b.json", "no is no folder, so b.json cannot be written there"),
         ("--data gone", "gone"),
@@ -122,6 +123,8 @@ def test_a_worker_measures_its_own_process_and_says_what_is_wrong(place):
         worker.ask("decode", batch=1, seconds=0.1, clock="cpu")
         short, long = (worker.ask("decode", batch=1, seconds=s, clock="cpu") for s in (0.1, 60))
         assert 0 < short < long
+        with pytest.raises(UserError, match="^0.001 s of audio, 16 samples, are too few for one frame$"):
+            worker.ask("decode", batch=1, seconds=0.001, clock="cpu")
         with pytest.raises(UserError, match="gone"):  # one line; the worker lives on
             worker.ask("transcribe", data=str(place / "gone"), out=str(place / "out"), batch=1)
         with pytest.raises(RuntimeError, match=r"torch, float32: the process has ended .*(?s:.*)no_such_thing"):

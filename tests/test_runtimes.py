@@ -114,6 +114,7 @@ def test_a_padded_batch_is_that_of_torch(place):
         ("sampling_rate", "1000000000000", "its metadata has no sampling_rate"),
         ("tokens", "[1, 2]", "its metadata has no tokens"),
         ("tokens", '["<blank>"]', "outputs, and its metadata names 1: export the model again"),
+        ("macs", '{"convolutions": 1}', "its metadata has no macs"),
         ("shortest", "0", "its metadata has no shortest"),
         ("shortest", "1", "cannot compute .*: .*; export the model again"),
     ],
@@ -266,6 +267,17 @@ def test_a_runtime_that_is_not_installed_names_its_extra(place, name, extra, cap
     status, out, err = run(capsys, monkeypatch, *command)
     wanted = f"error: the package {name} is not installed: run pip install -e '.[{extra}]' in the repository\n"
     assert (status, out, err) == (1, "", wanted)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_runtime_whose_installation_is_broken_is_one_line(place, name, monkeypatch):
+    def broken(runtime):
+        raise ImportError("libstdc++.so.6: version `GLIBCXX_3.4.99' not found\nrequired by x.so")
+
+    monkeypatch.setattr(type(all_runtimes()[name]), "import_packages", broken)
+    with pytest.raises(UserError, match=f"^{name} is installed, but cannot be imported: libstdc.* required by x.so$"):
+        espnet_pinch.load(place / "model.onnx", name)
+    assert espnet_pinch.load(place / "model.onnx", "auto").shortest == 80  # the other one runs
 
 
 def test_files_of_other_programs_and_damaged_ones_are_one_line(place, tmp_path):

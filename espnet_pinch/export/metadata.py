@@ -91,7 +91,11 @@ def _fits(field: str, value: object) -> bool:
     """Whether a value is one that a field can have."""
     if field == "tokens":
         return isinstance(value, list) and all(isinstance(token, str) for token in value)
-    if field in ("macs", "task"):
-        return isinstance(value, dict if field == "macs" else str)
+    if field == "macs":
+        from espnet_pinch.asr.macs import PARTS
+
+        return isinstance(value, dict) and value.keys() == {*PARTS} and all(type(n) in (int, float) for n in value.values())
+    if field == "task":
+        return isinstance(value, str)
     lowest, highest = {"sampling_rate": RATES, "zeros": (0, sys.maxsize)}.get(field, (1, sys.maxsize))
     return type(value) is int and lowest <= value <= highest

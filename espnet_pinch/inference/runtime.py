@@ -117,6 +117,11 @@ class Runtime(abc.ABC):
             raise UserError(missing)
         if not self.loads(fmt):
             raise fmt.refusal(found, self.name)
+        try:
+            if self.packages:
+                self.import_packages()
+        except ImportError as error:  # such as a library of the system that is too old
+            raise UserError(f"{self.name} is installed, but cannot be imported: {one_line(error)}") from None
         able = self.dtypes(options.device)
         if not able and self.on_gpu:
             raise UserError(f"--device {options.device}: torch sees no GPU here")
