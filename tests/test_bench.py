@@ -17,7 +17,7 @@ from espnet_pinch.asr.macs import count_by_part, count_macs
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.bench.machine import peak_bytes
 from espnet_pinch.bench.run import Measured, Request, Timing, score, waves
-from espnet_pinch.bench.side import Side, Worker
+from espnet_pinch.bench.side import Side, Worker, shown
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.formats.onnx import write_onnx
@@ -175,3 +175,10 @@ def test_a_side_that_says_nothing_has_deletions(tmp_path):
             measured, Request([], data=[data]), tmp_path / "first", tmp_path / "own", Unit()
         )  # the first side says nothing
         assert measured.significance[data.name].baseline_errors == 2 + number
+
+
+def test_models_of_the_same_name_are_told_apart():
+    models = ["runs/a/export/m.onnx", "runs/b/export/m.onnx", "/x/other.onnx", "m.onnx"]
+    names = ["a/export/m.onnx", "b/export/m.onnx", "x/other.onnx", "m.onnx"]
+    assert [shown(model, models) for model in models] == names
+    assert shown("/m.onnx", ["/m.onnx"]) == "/m.onnx" and shown("/runs/a/m.onnx") == "a/m.onnx"
