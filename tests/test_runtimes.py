@@ -106,6 +106,14 @@ def test_a_padded_batch_is_that_of_torch(place):
         assert model.shortest == 80 and [model([torch.zeros(n)])[1].tolist() for n in (80, 399, 400)] == [[1], [1], [2]]
 
 
+@pytest.mark.parametrize("name", ["torch", *COMPILED])
+def test_an_utterance_without_a_frame_has_no_words_alone_and_in_a_batch(place, name):
+    model = espnet_pinch.load(place / "hf", name, threads=1)
+    tiny = torch.ones(model.shortest - 1)
+    assert transcribe(model, [tiny]) == transcribe(model, [tiny, tiny[:0]])[:1] == [""] and transcribe(model, []) == []
+    assert transcribe(model, [AUDIO[0], tiny]) == [*transcribe(model, AUDIO[:1]), ""]
+
+
 @pytest.mark.parametrize("library", COMPILED)
 @pytest.mark.parametrize(
     "key, value, message",
@@ -267,6 +275,11 @@ def test_a_runtime_that_is_not_installed_names_its_extra(place, name, extra, cap
     status, out, err = run(capsys, monkeypatch, *command)
     wanted = f"error: the package {name} is not installed: run pip install -e '.[{extra}]' in the repository\n"
     assert (status, out, err) == (1, "", wanted)
+
+
+def test_a_device_that_there_is_not_is_one_line():
+    with pytest.raises(UserError, match="^the device 'tpu' is not one of cpu, cuda$"):
+        Options(device="tpu")
 
 
 @pytest.mark.parametrize("name", COMPILED)

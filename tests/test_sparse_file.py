@@ -425,7 +425,10 @@ FORGED = [
     (set_header("model", "pruning", "layers", value=r"^((\w|\.)+)+\$$"), "the pattern of layers repeats a group"),
     (set_header("model", "pruning", "layers", value=".*" * 20 + "!"), "it may take forever to match"),
     (set_header("model", "pruning", "layers", value="(?:.|..)" * 40 + "!"), "it may take forever to match"),
-    (set_header("model", "pruning", "dense", "channels", value={"no.layer": 3}), "from its description: AttributeError"),
+    (
+        set_header("model", "pruning", "dense", "channels", value={"no.layer": 3}),
+        "from its description: AttributeError",
+    ),
     (set_header("model", "pruning", "dense", "channels", value=[1]), "from its description: AttributeError"),
     (
         set_header("model", "pruning", "dense", "channels", value={K_PROJ[9:-7].replace("k_proj", "out_proj"): -4}),

@@ -45,7 +45,14 @@ def _sizes(comparison: Comparison) -> str:
         zeros = f"{100 * size.zeros / size.parameters:.1f}"
         parts = [f"{size.macs[part] / 1e9:.3g}" for part in PARTS] + [f"{sum(size.macs.values()) / 1e9:.3g}"]
         rows.append(
-            [shown(model, comparison.sizes), size.format, f"{size.bytes / 1e6:.2f}", f"{size.parameters / 1e6:.2f}", zeros, *parts]
+            [
+                shown(model, comparison.sizes),
+                size.format,
+                f"{size.bytes / 1e6:.2f}",
+                f"{size.parameters / 1e6:.2f}",
+                zeros,
+                *parts,
+            ]
         )
     return "\n".join(markdown_table(head, rows))
 

@@ -182,6 +182,10 @@ def compare(request: Request, say: Callable[[str], None]) -> Comparison:
     for model in request.models:
         say(f"bench: size of {model}")
         sizes[str(model)] = size_of(model)
+    if request.data and len({size.task for size in sizes.values()}) > 1:
+        raise UserError(
+            "--data compares models of one task, and these are recognisers and classifiers: leave --data out"
+        )
     wanted, left_out = sides_of(request)
     found: list[Measured] = []
     waiting: dict[int, Worker] = {}  # by place in ``found``

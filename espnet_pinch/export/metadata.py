@@ -94,7 +94,11 @@ def _fits(field: str, value: object) -> bool:
     if field == "macs":
         from espnet_pinch.asr.macs import PARTS
 
-        return isinstance(value, dict) and value.keys() == {*PARTS} and all(type(n) in (int, float) for n in value.values())
+        return (
+            isinstance(value, dict)
+            and value.keys() == {*PARTS}
+            and all(type(n) in (int, float) for n in value.values())
+        )
     if field == "task":
         return isinstance(value, str)
     lowest, highest = {"sampling_rate": RATES, "zeros": (0, sys.maxsize)}.get(field, (1, sys.maxsize))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from espnet_pinch.asr.recogniser import Recogniser
 
 FLOAT32 = "float32"
+DEVICES = ("cpu", "cuda")
 DTYPES = (FLOAT32, "bfloat16", "float16")
 MOST_THREADS = 1024  # runtimes crash or hang with far more
 _CONVERSION = ("torch", "transformers")  # packages that every conversion depends on
@@ -44,7 +45,7 @@ class Options:
     Attributes:
         threads: of the CPU, 1 to ``MOST_THREADS``; None for as many as torch takes ($OMP_NUM_THREADS, or all cores).
         dtype: one of ``DTYPES``, of weights and products.
-        device: "cpu" or "cuda".
+        device: one of ``DEVICES``.
         say: is called with each line for the user.
 
     Raises:
@@ -58,9 +59,13 @@ class Options:
 
     def __post_init__(self):
         if self.threads is not None and (type(self.threads) is not int or not 1 <= self.threads <= MOST_THREADS):
-            raise UserError(f"the number of threads must be a whole number from 1 to {MOST_THREADS}, not {self.threads!r}")
+            raise UserError(
+                f"the number of threads must be a whole number from 1 to {MOST_THREADS}, not {self.threads!r}"
+            )
         if self.dtype not in DTYPES:
             raise UserError(f"the dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.device not in DEVICES:
+            raise UserError(f"the device {self.device!r} is not one of {', '.join(DEVICES)}")
 
     def count_threads(self) -> int:
         import torch
