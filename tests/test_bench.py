@@ -17,7 +17,7 @@ from espnet_pinch.asr.macs import count_by_part, count_macs
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.bench.machine import peak_bytes
 from espnet_pinch.bench.run import Measured, Request, Timing, score, waves
-from espnet_pinch.bench.side import Side, Worker
+from espnet_pinch.bench.side import Side, Worker, shown
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.formats.onnx import write_onnx
@@ -101,6 +101,8 @@ def test_a_comparison_from_the_command_line(place, capsys, monkeypatch):
     [
         ("--repeats 0", "numbers of rounds, threads, batches and seconds must be positive"),
         ("--seconds 0", "numbers of rounds, threads, batches and seconds must be positive"),
+        ("--json .", ". is a folder, but a file is to be written: give its name"),
+        ("--seconds nan", "numbers of rounds, threads, batches and seconds must be positive and finite"),
         ("--json no/b.json", "no is no folder, so b.json cannot be written there"),
         ("--data gone", "gone"),
         ("--dtypes float16", "runs in none of the runtimes: the runtime torch computes in float32, bfloat16 here"),
@@ -121,6 +123,8 @@ def test_a_worker_measures_its_own_process_and_says_what_is_wrong(place):
         worker.ask("decode", batch=1, seconds=0.1, clock="cpu")
         short, long = (worker.ask("decode", batch=1, seconds=s, clock="cpu") for s in (0.1, 60))
         assert 0 < short < long
+        with pytest.raises(UserError, match="^0.001 s of audio, 16 samples, are too few for one frame$"):
+            worker.ask("decode", batch=1, seconds=0.001, clock="cpu")
         with pytest.raises(UserError, match="gone"):  # one line; the worker lives on
             worker.ask("transcribe", data=str(place / "gone"), out=str(place / "out"), batch=1)
         with pytest.raises(RuntimeError, match=r"torch, float32: the process has ended .*(?s:.*)no_such_thing"):
@@ -171,3 +175,10 @@ def test_a_side_that_says_nothing_has_deletions(tmp_path):
             measured, Request([], data=[data]), tmp_path / "first", tmp_path / "own", Unit()
         )  # the first side says nothing
         assert measured.significance[data.name].baseline_errors == 2 + number
+
+
+def test_models_of_the_same_name_are_told_apart():
+    models = ["runs/a/export/m.onnx", "runs/b/export/m.onnx", "/x/other.onnx", "m.onnx"]
+    names = ["a/export/m.onnx", "b/export/m.onnx", "x/other.onnx", "m.onnx"]
+    assert [shown(model, models) for model in models] == names
+    assert shown("/m.onnx", ["/m.onnx"]) == "/m.onnx" and shown("/runs/a/m.onnx") == "a/m.onnx"

@@ -118,6 +118,11 @@ def test_the_command_prints_labels_and_other_commands_say_whose_the_model_is(mod
     assert run("info", tmp_path / "m.safetensors")[1].splitlines()[0].endswith("wav2vec2, 3 labels")
 
 
+def test_an_utterance_without_a_frame_is_refused(model):
+    with pytest.raises(UserError, match="^an utterance of 10 samples at 16000 Hz is too short for one frame$"):
+        recognise(model, [torch.zeros(4000), torch.zeros(10)])
+
+
 def test_a_format_without_classifiers_says_so(capsys):
     assert [fmt.name for fmt in choose_formats((), CLASSIFY)] == ["hf", "sparse", "onnx"]
     assert "the format espnet (ESPnet folder) takes no utterance classifier: it is left out" in capsys.readouterr().out

@@ -173,6 +173,8 @@ def test_an_arpa_file_means_what_it_says(tmp_path, pack):
         (lambda text: text[: text.index("-0.6")], "cut short: it ends in its 1-grams"),
         (lambda text: text.replace("ngram 2=2", "ngram 2=3"), "3 2-grams are stated, and there are 2"),
         (lambda text: text.replace("ngram 1=4\n", ""), "numbers of n-grams are expected here"),
+        (lambda text: text.replace("ngram 1=4", "ngram 1=" + "4" * 5000), "numbers of n-grams are expected here"),
+        (lambda text: text.replace("A B", "A" * 200_000), "no line of over 100,000 characters"),
         (lambda text: text.replace("-0.2\tA B", "-0.2\tA"), r"line 14, '-0.2\\tA': log10 of a probability, 2 words"),
         (lambda text: text.replace("-0.2\t", "0.2\t"), "log10 of a probability"),
         (lambda text: text.replace("-0.2\t", "nan\t"), "log10 of a probability"),
@@ -302,7 +304,8 @@ def test_counting_tuning_decoding_and_transcribing_with_a_language_model(job, ca
         (["--lm_weight", "1"], "--lm_weight and --word_score need --lm"),
         (["--hotword_score", "1"], "--hotword_score needs --hotwords"),
         (["--hotwords", "numbers"], "numbers: the model's vocabulary lacks '5' (U+0035) once: take these words out"),
-        (["--beam_size", "0"], "beam_size must be at least 1, not 0"),
+        (["--beam_size", "0"], "beam_size must be from 1 to 5000, not 0"),
+        (["--beam_size", "1000000000"], "beam_size must be from 1 to 5000, not 1000000000"),
         (["--lm", "upper.arpa", "--lm_weight", "-1"], "lm_weight must be at least 0"),
     ],
 )

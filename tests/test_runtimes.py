@@ -106,6 +106,39 @@ def test_a_padded_batch_is_that_of_torch(place):
         assert model.shortest == 80 and [model([torch.zeros(n)])[1].tolist() for n in (80, 399, 400)] == [[1], [1], [2]]
 
 
+@pytest.mark.parametrize("name", ["torch", *COMPILED])
+def test_an_utterance_without_a_frame_has_no_words_alone_and_in_a_batch(place, name):
+    model = espnet_pinch.load(place / "hf", name, threads=1)
+    tiny = torch.ones(model.shortest - 1)
+    assert transcribe(model, [tiny]) == transcribe(model, [tiny, tiny[:0]])[:1] == [""] and transcribe(model, []) == []
+    assert transcribe(model, [AUDIO[0], tiny]) == [*transcribe(model, AUDIO[:1]), ""]
+
+
+@pytest.mark.parametrize("library", COMPILED)
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("sampling_rate", "0", "its metadata has no sampling_rate"),
+        ("sampling_rate", "1000000000000", "its metadata has no sampling_rate"),
+        ("tokens", "[1, 2]", "its metadata has no tokens"),
+        ("tokens", '["<blank>"]', "outputs, and its metadata names 1: export the model again"),
+        ("macs", '{"convolutions": 1}', "its metadata has no macs"),
+        ("shortest", "0", "its metadata has no shortest"),
+        ("shortest", "1", "cannot compute .*: .*; export the model again"),
+    ],
+)
+def test_metadata_of_another_model_get_one_line(place, tmp_path, library, key, value, message):
+    import onnx
+
+    model = onnx.load(place / "model.onnx")
+    [entry] = [entry for entry in model.metadata_props if entry.key == key]
+    entry.value = value
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UserError, match=message) as error:
+        espnet_pinch.load(tmp_path / "m.onnx", library)([torch.zeros(10 if key == "shortest" else 4000)])
+    assert "\n" not in str(error.value)
+
+
 def test_auto_measures_once_and_says_what_it_chose(place, capsys, monkeypatch):
     speeds = {"torch": 2.0, "onnxruntime": 1.0, "openvino": 3.0}
     calls = []
@@ -221,7 +254,8 @@ def test_a_dtype_that_openvino_gets_wrong_is_seen(place):
     [
         ("model.onnx", "--dtype bfloat16", "the runtime onnxruntime computes in float32 here, not in bfloat16"),
         ("m.safetensors", "--dtype float16", "the runtime torch computes in float32, bfloat16 here, not in float16"),
-        ("m.safetensors", "--threads 0", "the number of threads must be at least 1, not 0"),
+        ("m.safetensors", "--threads 0", "the number of threads must be a whole number from 1 to 1024, not 0"),
+        ("model.onnx", "--threads 100000", "the number of threads must be a whole number from 1 to 1024, not 100000"),
         ("model.onnx", "--device cuda", "the runtime onnxruntime runs on a CPU alone, not on the device cuda"),
         ("model.onnx", "--runtime torch", "which onnxruntime loads and torch does not"),
         ("openvino/model.xml", "--runtime onnxruntime", "which openvino loads and onnxruntime does not"),
@@ -241,6 +275,22 @@ def test_a_runtime_that_is_not_installed_names_its_extra(place, name, extra, cap
     status, out, err = run(capsys, monkeypatch, *command)
     wanted = f"error: the package {name} is not installed: run pip install -e '.[{extra}]' in the repository\n"
     assert (status, out, err) == (1, "", wanted)
+
+
+def test_a_device_that_there_is_not_is_one_line():
+    with pytest.raises(UserError, match="^the device 'tpu' is not one of cpu, cuda$"):
+        Options(device="tpu")
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_runtime_whose_installation_is_broken_is_one_line(place, name, monkeypatch):
+    def broken(runtime):
+        raise ImportError("libstdc++.so.6: version `GLIBCXX_3.4.99' not found\nrequired by x.so")
+
+    monkeypatch.setattr(type(all_runtimes()[name]), "import_packages", broken)
+    with pytest.raises(UserError, match=f"^{name} is installed, but cannot be imported: libstdc.* required by x.so$"):
+        espnet_pinch.load(place / "model.onnx", name)
+    assert espnet_pinch.load(place / "model.onnx", "auto").shortest == 80  # the other one runs
 
 
 def test_files_of_other_programs_and_damaged_ones_are_one_line(place, tmp_path):

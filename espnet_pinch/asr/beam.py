@@ -20,6 +20,7 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.lm.arpa import END, Context, NGramModel
 
 BEAM_SIZE, LM_WEIGHT, WORD_SCORE, HOTWORD_SCORE = 16, 0.5, 0.0, 5.0  # defaults
+MOST_PREFIXES = 5000  # every frame compares each prefix with each
 _NONE = -1  # no prefix, no token
 
 
@@ -45,7 +46,7 @@ class BeamSearch:
     Args:
         tokens: the token list.
         blank: index of the blank.
-        beam_size: prefixes that are kept of each utterance, at least 1.
+        beam_size: prefixes that are kept of each utterance, 1 to ``MOST_PREFIXES``.
         lm: None for none.
         lm_weight: of the language model's natural logarithms, at least 0.
         word_score: for each word; a positive one makes for more words.
@@ -67,8 +68,8 @@ class BeamSearch:
         hotwords: Collection[str] = (),
         hotword_score: float = HOTWORD_SCORE,
     ):
-        if beam_size < 1:
-            raise UserError(f"beam_size must be at least 1, not {beam_size}")
+        if not 1 <= beam_size <= MOST_PREFIXES:
+            raise UserError(f"beam_size must be from 1 to {MOST_PREFIXES}, not {beam_size}")
         if not 0 <= lm_weight < np.inf or not abs(word_score) < np.inf:
             raise UserError(f"lm_weight must be at least 0, and word_score finite, not {lm_weight} and {word_score}")
         if not 0 <= hotword_score < np.inf:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from espnet_pinch.asr.head import ASR
 from espnet_pinch.asr.recogniser import Recogniser, as_recogniser
 from espnet_pinch.asr.search import Search
 from espnet_pinch.asr.spans import Span, time_words
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import Utterance, read_data_dir
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_json, write_text
 from espnet_pinch.progress import progress_bar
 from espnet_pinch.transcript.format import all_formats
@@ -62,7 +64,20 @@ def recognise(
 
 
 def log_probs_of(recogniser: Recogniser, audio: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a model says of one batch: log-probabilities (batch, frames, tokens), and numbers of frames (batch,)."""
+    """What a model says of one batch: log-probabilities (batch, frames, tokens), and numbers of frames (batch,).
+
+    An utterance that is too short for one frame has none.
+
+    Raises:
+        UserError: as the recogniser; or an utterance is too short for a classifier.
+    """
+    short = [len(samples) for samples in audio if len(samples) < recogniser.shortest]
+    if short and recogniser.task != ASR:
+        raise UserError(
+            f"an utterance of {short[0]} samples at {recogniser.sampling_rate} Hz is too short for one frame"
+        )
+    if len(short) == len(audio):  # models can pad such utterances, but not compute them alone
+        return torch.empty(len(audio), 0, len(recogniser.token_list)), torch.zeros(len(audio), dtype=torch.long)
     logits, frames = recogniser(audio)
     return logits.log_softmax(-1), frames
 

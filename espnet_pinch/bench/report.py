@@ -45,7 +45,14 @@ def _sizes(comparison: Comparison) -> str:
         zeros = f"{100 * size.zeros / size.parameters:.1f}"
         parts = [f"{size.macs[part] / 1e9:.3g}" for part in PARTS] + [f"{sum(size.macs.values()) / 1e9:.3g}"]
         rows.append(
-            [shown(model), size.format, f"{size.bytes / 1e6:.2f}", f"{size.parameters / 1e6:.2f}", zeros, *parts]
+            [
+                shown(model, comparison.sizes),
+                size.format,
+                f"{size.bytes / 1e6:.2f}",
+                f"{size.parameters / 1e6:.2f}",
+                zeros,
+                *parts,
+            ]
         )
     return "\n".join(markdown_table(head, rows))
 
@@ -60,7 +67,7 @@ def _speed(comparison: Comparison) -> str:
     for m in comparison.sides:
         times = [f"{t.best:.3g} ({t.rtf:.3g})" for t in m.timings]
         own = [
-            shown(m.side.model),
+            shown(m.side.model, comparison.sizes),
             m.side.runtime,
             m.side.dtype,
             f"{m.load_seconds:.2f}",
@@ -82,7 +89,7 @@ def _errors(comparison: Comparison) -> str:
         head += [f"{name}: {unit.title} % (errors/{unit.of})", "change, points", "texts that differ"]
     rows = []
     for m in comparison.sides:
-        row = [shown(m.side.model), m.side.runtime, m.side.dtype]
+        row = [shown(m.side.model, comparison.sizes), m.side.runtime, m.side.dtype]
         for name in sets:
             score, test = m.wer[name], m.significance.get(name)
             change = f"{test.wer_difference:+.2f}{'' if test.significant_increase else ' †'}" if test else ""
@@ -131,7 +138,7 @@ def plot(comparison: Comparison, path: str | os.PathLike) -> None:
     colours = {model: f"C{i % 10}" for i, model in enumerate(comparison.sizes)}
     markers = {way: "os^vDPX*<>"[i % 10] for i, way in enumerate(ways)}
     for model, colour in colours.items():
-        axis.plot([], [], color=colour, linewidth=4, label=shown(model))
+        axis.plot([], [], color=colour, linewidth=4, label=shown(model, comparison.sizes))
     for way, marker in markers.items():
         axis.plot([], [], color="black", marker=marker, linestyle="", label=", ".join(way))
     points = [(usual(m).faster, _cost(comparison, m)) for m in comparison.sides]

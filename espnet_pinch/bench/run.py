@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -59,8 +60,9 @@ class Request:
     decode_batch: int = 8
 
     def __post_init__(self):
-        if min([self.repeats, self.threads, self.decode_batch, *self.batches]) < 1 or min(self.seconds) <= 0:
-            raise UserError("numbers of rounds, threads, batches and seconds must be positive")
+        counts = [self.repeats, self.threads, self.decode_batch, *self.batches]
+        if min(counts) < 1 or not all(0 < seconds < math.inf for seconds in self.seconds):
+            raise UserError("numbers of rounds, threads, batches and seconds must be positive and finite")
         if len({d.name for d in self.data}) < len(self.data):
             raise UserError("data directories must have different names")
 
@@ -180,6 +182,10 @@ def compare(request: Request, say: Callable[[str], None]) -> Comparison:
     for model in request.models:
         say(f"bench: size of {model}")
         sizes[str(model)] = size_of(model)
+    if request.data and len({size.task for size in sizes.values()}) > 1:
+        raise UserError(
+            "--data compares models of one task, and these are recognisers and classifiers: leave --data out"
+        )
     wanted, left_out = sides_of(request)
     found: list[Measured] = []
     waiting: dict[int, Worker] = {}  # by place in ``found``

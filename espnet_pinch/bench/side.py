@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,10 @@ class Worker:
         return answer["value"]
 
 
-def shown(model: str | os.PathLike) -> str:
-    """How a model is named in tables: the last two parts of its path."""
-    return "/".join(Path(model).parts[-2:])
+def shown(model: str | os.PathLike, among: Iterable[str | os.PathLike] = ()) -> str:
+    """How a model is named in tables: the last two parts of its path, or as many as no other of ``among`` ends with."""
+    parts = Path(model).parts
+    others = {Path(other).parts for other in among} - {parts}
+    tails = (parts[-count:] for count in range(2, len(parts) + 1))
+    own = next((tail for tail in tails if all(other[-len(tail) :] != tail for other in others)), parts)
+    return str(Path(*own))

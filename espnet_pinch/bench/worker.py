@@ -16,6 +16,7 @@ from typing import Any
 
 from espnet_pinch.bench.machine import peak_bytes
 from espnet_pinch.bench.side import Side
+from espnet_pinch.errors import UserError
 from espnet_pinch.explain import explain
 
 
@@ -46,7 +47,10 @@ class Answers:
 
     def decode(self, batch: int, seconds: float, clock: str) -> float:
         """Seconds that the logits of a batch of noise take; on a GPU by CUDA's events."""
-        audio = _noise(batch, int(seconds * self.recogniser.sampling_rate))
+        samples = int(seconds * self.recogniser.sampling_rate)
+        if samples < self.recogniser.shortest:
+            raise UserError(f"{seconds:g} s of audio, {samples} samples, are too few for one frame")
+        audio = _noise(batch, samples)
         if self.side.device == "cuda":
             import torch
 

@@ -47,6 +47,8 @@ def bench(args: argparse.Namespace) -> None:
     for path in filter(None, (args.json, args.plot)):
         if not path.absolute().parent.is_dir():
             raise UserError(f"{path.absolute().parent} is no folder, so {path.name} cannot be written there")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, but a file is to be written: give its name")
     with quiet() as say:
         import torch
 

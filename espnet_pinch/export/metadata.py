@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from espnet_pinch.asr.head import ASR
 from espnet_pinch.errors import UserError
+from espnet_pinch.sound.read import RATES
 
 if TYPE_CHECKING:
     from espnet_pinch.asr.pruned import PrunedModel
@@ -86,10 +88,33 @@ class Metadata:
                 values[field.name] = json.loads(strings[field.name])
             except (KeyError, ValueError):
                 values[field.name] = None
-            kind = {"tokens": list, "macs": dict, "task": str, "subwords": str}.get(field.name, int)
-            if type(values[field.name]) is not kind:
+            if not _fits(field.name, values[field.name]):
                 raise UserError(
                     f"{where} is not a file that this release of espnet_pinch wrote: its metadata has no "
                     f"{field.name}; export the model again"
                 )
         return cls(**values)
+
+
+def _fits(field: str, value: object) -> bool:
+    """Whether a value is one that a field can have."""
+    if field == "tokens":
+        return isinstance(value, list) and all(isinstance(token, str) for token in value)
+    if field == "macs":
+        from espnet_pinch.asr.macs import PARTS
+
+        return (
+            isinstance(value, dict)
+            and value.keys() == {*PARTS}
+            and all(type(n) in (int, float) for n in value.values())
+        )
+    if field == "task":
+        return isinstance(value, str)
+    if field == "subwords":
+        try:
+            base64.b64decode(value, validate=True)
+        except (TypeError, ValueError):
+            return False
+        return isinstance(value, str)
+    lowest, highest = {"sampling_rate": RATES, "zeros": (0, sys.maxsize)}.get(field, (1, sys.maxsize))
+    return type(value) is int and lowest <= value <= highest

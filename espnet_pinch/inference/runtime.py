@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from espnet_pinch.asr.recogniser import Recogniser
 
 FLOAT32 = "float32"
+DEVICES = ("cpu", "cuda")
 DTYPES = (FLOAT32, "bfloat16", "float16")
+MOST_THREADS = 1024  # runtimes crash or hang with far more
 _CONVERSION = ("torch", "transformers")  # packages that every conversion depends on
 
 
@@ -41,9 +43,9 @@ class Options:
     """How a model is to be computed.
 
     Attributes:
-        threads: of the CPU; None for as many as torch takes ($OMP_NUM_THREADS, or all cores).
+        threads: of the CPU, 1 to ``MOST_THREADS``; None for as many as torch takes ($OMP_NUM_THREADS, or all cores).
         dtype: one of ``DTYPES``, of weights and products.
-        device: "cpu" or "cuda".
+        device: one of ``DEVICES``.
         say: is called with each line for the user.
 
     Raises:
@@ -56,10 +58,14 @@ class Options:
     say: Callable[[str], None] = to_stderr
 
     def __post_init__(self):
-        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
-            raise UserError(f"the number of threads must be at least 1, not {self.threads!r}")
+        if self.threads is not None and (type(self.threads) is not int or not 1 <= self.threads <= MOST_THREADS):
+            raise UserError(
+                f"the number of threads must be a whole number from 1 to {MOST_THREADS}, not {self.threads!r}"
+            )
         if self.dtype not in DTYPES:
             raise UserError(f"the dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        if self.device not in DEVICES:
+            raise UserError(f"the device {self.device!r} is not one of {', '.join(DEVICES)}")
 
     def count_threads(self) -> int:
         import torch
@@ -116,6 +122,11 @@ class Runtime(abc.ABC):
             raise UserError(missing)
         if not self.loads(fmt):
             raise fmt.refusal(found, self.name)
+        try:
+            if self.packages:
+                self.import_packages()
+        except ImportError as error:  # such as a library of the system that is too old
+            raise UserError(f"{self.name} is installed, but cannot be imported: {one_line(error)}") from None
         able = self.dtypes(options.device)
         if not able and self.on_gpu:
             raise UserError(f"--device {options.device}: torch sees no GPU here")

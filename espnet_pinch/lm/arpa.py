@@ -15,6 +15,7 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 UNSEEN = 1.0
 NEVER = -99.0  # log10 of the probability of what is never predicted: a sentence's begin
 _GZIP, _KENLM = b"\x1f\x8b", b"mmap lm http://kheafield.com/code"
+_LONGEST = 100_000  # characters of a line: a packed file of a megabyte may hold one that fills the memory
 _SHOWN = 60  # characters of a line that a message shows
 
 Context = tuple[str, ...]
@@ -111,7 +112,7 @@ class _Reader:
             raise UserError(f"{self.path} is no ARPA file: it has no line \\data\\")
         counts: dict[int, int] = {}
         for line in self._lines():
-            stated = re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line)
+            stated = re.fullmatch(r"ngram\s+(\d{1,3})\s*=\s*(\d{1,18})", line)
             if not stated:
                 break
             counts[int(stated[1])] = int(stated[2])
@@ -154,9 +155,11 @@ class _Reader:
 
     def _lines(self) -> Iterator[str]:
         """The next lines that are not empty; the last one stays in ``self.line``."""
-        for line in self.file:
+        while line := self.file.readline(_LONGEST + 1):
             self.number += 1
             self.line = line.strip(" \t\r\n")
+            if len(line) > _LONGEST:
+                raise self._fault(f"an ARPA file has no line of over {_LONGEST:,} characters")
             if self.line:
                 yield self.line
         self.line = ""

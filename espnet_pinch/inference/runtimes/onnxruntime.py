@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_pinch.asr.recogniser import Recogniser, checked
+from espnet_pinch.asr.recogniser import Recogniser
+from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.inference.exported import ExportedRecogniser
 from espnet_pinch.inference.runtime import Options, Runtime, cannot_be_read, register
 
@@ -41,7 +42,7 @@ class Session(ExportedRecogniser):
             raise
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise cannot_be_read(file, "onnxruntime", error) from None
-        super().__init__(metadata_of(session, file))
+        super().__init__(metadata_of(session, file), file)
         check_inputs((tensor.name for tensor in session.get_inputs()), file)
         self._session = session
 
@@ -50,5 +51,12 @@ class Session(ExportedRecogniser):
 
         from espnet_pinch.export.formats.onnx import inputs_of
 
-        logits, frames = self._session.run(["logits", "frames"], inputs_of(audio))
-        return checked(torch.from_numpy(logits)), torch.from_numpy(frames)
+        try:
+            logits, frames = self._session.run(["logits", "frames"], inputs_of(audio))
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"onnxruntime cannot compute {self.file}: {one_line(error)[:200]}; export the model again"
+            ) from None
+        return self.checked(torch.from_numpy(logits)), torch.from_numpy(frames)

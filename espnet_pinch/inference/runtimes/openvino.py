@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_pinch.asr.recogniser import Recogniser, checked
+from espnet_pinch.asr.recogniser import Recogniser
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.inference.exported import ExportedRecogniser
 from espnet_pinch.inference.runtime import FLOAT32, Options, Runtime, cannot_be_read, register
@@ -69,7 +69,7 @@ class CompiledModel(ExportedRecogniser):
         from espnet_pinch.export.formats.onnx import check_inputs
         from espnet_pinch.export.formats.openvino import import_quietly, metadata_of
 
-        self._file, self._dtype = file, dtype
+        self._dtype = dtype
         core = import_quietly().Core()
         settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "INFERENCE_NUM_THREADS": threads}
         settings |= {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}  # so that others can share the cores
@@ -77,7 +77,7 @@ class CompiledModel(ExportedRecogniser):
             model = core.read_model(file)
         except RuntimeError as error:
             raise cannot_be_read(file, "openvino", error) from None
-        super().__init__(metadata_of(model, file))
+        super().__init__(metadata_of(model, file), file)
         check_inputs((tensor.any_name for tensor in model.inputs), file)
         self._run = core.compile_model(model, "CPU", settings)
 
@@ -95,5 +95,5 @@ class CompiledModel(ExportedRecogniser):
         except RuntimeError as error:
             fault = one_line(error)[:200]
         if fault:
-            raise UserError(f"openvino cannot compute {self._file} in {self._dtype}: {fault}; export the model again")
-        return checked(logits), frames
+            raise UserError(f"openvino cannot compute {self.file} in {self._dtype}: {fault}; export the model again")
+        return self.checked(logits), frames
