@@ -124,6 +124,7 @@ def test_an_utterance_without_a_frame_has_no_words_alone_and_in_a_batch(place, n
         ("tokens", '["<blank>"]', "outputs, and its metadata names 1: export the model again"),
         ("macs", '{"convolutions": 1}', "its metadata has no macs"),
         ("shortest", "0", "its metadata has no shortest"),
+        ("subwords", '"x"', "its metadata has no subwords"),
         ("shortest", "1", "cannot compute .*: .*; export the model again"),
     ],
 )

@@ -112,9 +112,8 @@ def _fits(field: str, value: object) -> bool:
         return isinstance(value, str)
     if field == "subwords":
         try:
-            base64.b64decode(value, validate=True)
-        except (TypeError, ValueError):
+            return isinstance(value, str) and base64.b64decode(value, validate=True) is not None
+        except ValueError:
             return False
-        return isinstance(value, str)
     lowest, highest = {"sampling_rate": RATES, "zeros": (0, sys.maxsize)}.get(field, (1, sys.maxsize))
     return type(value) is int and lowest <= value <= highest
