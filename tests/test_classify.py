@@ -222,7 +222,7 @@ def test_a_classifier_is_trained_pruned_folded_and_reported(dump, tmp_path, caps
     base, run = tmp_path / "base", tmp_path / "run"
     asr_train.main(options(dump, base, dump / "upstream", "micro_baseline.yaml"))
     whole = Trained(base)
-    whole.fold(*whole.targets, base / "folded")
+    whole.fold(None, base / "folded")
     pruned = options(dump, run, base / "folded" / "hf", "micro.yaml", "--pruning", "target_sparsity=0.5")
     pruned += ["--distill", "weight=0.5", "--save_every_steps", "1"]
     asr_train.main(pruned)

@@ -191,6 +191,18 @@ def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_
         cli.main()
 
 
+def test_a_run_that_prunes_nothing_has_no_target_to_fold_at(data, upstream, tmp_path, monkeypatch, capsys):
+    exp = tmp_path / "exp"
+    dense = ("--pruning", "method=dense", "--pruning", "target_sparsity=0.65", "--max_epoch", "1")
+    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *dense))
+    monkeypatch.setattr(sys, "argv", ["espnet-pinch", "fold", str(exp), "--sparsity", "0.65"])
+    with pytest.raises(UserError, match="is a run of dense; only the thresholds of pinch give other targets"):
+        cli.main()
+    monkeypatch.setattr(sys, "argv", ["espnet-pinch", "fold", str(exp), "--bits", "4"])
+    cli.main()
+    assert (exp / "folded" / "4_bit" / "model.pth").is_file() and "0.00 % pruned" in capsys.readouterr().out
+
+
 DENSEST = ("--distill", "weight=0.5", "--distill", "teacher=densest")
 
 

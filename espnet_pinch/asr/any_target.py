@@ -15,6 +15,7 @@ from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.asr.resume import average_again, owned
 from espnet_pinch.asr.safe_load import damage
+from espnet_pinch.core.methods.dense import Dense
 from espnet_pinch.core.methods.pinch import Pinch
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.core.quantize import MIXED, QuantizeSettings
@@ -69,14 +70,14 @@ class Trained:
 
     @property
     def targets(self) -> tuple[float, ...]:
-        """The targets that it was trained for."""
-        return self.model.pruning.targets
+        """The targets that it was trained for; none of a run that prunes nothing."""
+        return () if isinstance(self.model.pruning, Dense) else self.model.pruning.targets
 
-    def at(self, target: float, rounded: bool = True) -> PrunedModel:
+    def at(self, target: float | None, rounded: bool = True) -> PrunedModel:
         """A copy of the model that is landed on ``target``, whether it was trained for it or not.
 
         Args:
-            target: of the kind that the run has.
+            target: of the kind that the run has; None for a run that has none.
             rounded: quantised, if that was asked for.
 
         Raises:
@@ -85,7 +86,7 @@ class Trained:
         model = copy.deepcopy(self.model)
         if target in self.targets:
             model.pruning.use(target)
-        else:
+        elif target is not None:
             self._require_pinch()
             model.pruning.aim(target)
         if rounded and self.bits:
@@ -99,7 +100,7 @@ class Trained:
                 f"{self.exp} is a run of {name}; only the thresholds of pinch give other targets without training"
             )
 
-    def fold(self, target: float, out: Path) -> Parameters:
+    def fold(self, target: float | None, out: Path) -> Parameters:
         """Write the model of a target, as ``at`` and ``write_folded``."""
         return write_folded(self.at(target), self.config, out)
 

@@ -30,7 +30,7 @@ def main() -> None:
         report(args.exp / "folded", write_folded(model, config, args.exp / "folded"))
         return
     trained = Trained(args.exp, args.checkpoint)
-    for target in trained.targets:
+    for target in trained.targets or (None,):
         folder = args.exp / "folded" / str(target) if len(trained.targets) > 1 else args.exp / "folded"
         report(folder, trained.fold(target, folder))
 

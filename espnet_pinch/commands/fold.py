@@ -58,8 +58,10 @@ def fold(args: argparse.Namespace) -> None:
     elif target is None:
         if not block or len(trained.targets) > 1:
             raise UserError("give --sparsity, --max_wer_increase with --data, or, for a run with one target, --bits")
-        target = trained.targets[0]
-    out = args.out or args.experiment / "folded" / (f"{target}_{trained.bits.name}" if trained.bits else f"{target}")
+        target = next(iter(trained.targets), None)
+    names = [f"{target}"] if target is not None else []
+    names += [trained.bits.name] if trained.bits else []
+    out = args.out or args.experiment / "folded" / "_".join(names)
     if out.exists():
         raise UserError(f"{out} is there already: remove it, or give another --out")
     with quiet():
