@@ -24,7 +24,7 @@ class PruningMixin:
     """Adds a pruning method to a ``transformers.Trainer``.
 
     The method is attached to ``model`` when the trainer is made. Its new parameters are trained without weight decay,
-    with the learning rate ``pruning.new_lr`` if that is set. The penalty is added to the training loss, but not to the
+    with the learning rate ``pruning.new_lr``. The penalty is added to the training loss, but not to the
     loss of an evaluation.
 
     Args:
@@ -46,8 +46,8 @@ class PruningMixin:
             own = {id(p) for p in new}
             for group in optimizer.param_groups:
                 group["params"] = [p for p in group["params"] if id(p) not in own]
-            rate = {} if self.pruning.new_lr is None else {"lr": self.pruning.new_lr}
-            optimizer.add_param_group({"params": new, "weight_decay": 0.0, **rate})
+            rate = self.pruning.new_lr(optimizer.defaults["lr"])
+            optimizer.add_param_group({"params": new, "weight_decay": 0.0, "lr": rate})
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, *args, **kwargs):

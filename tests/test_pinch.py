@@ -244,6 +244,9 @@ def test_thresholds_have_a_group_without_weight_decay():
     weights, thresholds = pinch.parameter_groups(1e-3, new_lr=5e-3, weight_decay=0.1)
     assert len(thresholds["params"]) == 2 and thresholds["weight_decay"] == 0 and thresholds["lr"] == 5e-3
     assert len(weights["params"]) == 4 and weights["weight_decay"] == 0.1
+    rates = {"weight": 1e-3, "structured": 2e-2}  # the scores of units are larger than weights
+    for unit, rate in rates.items():
+        assert Pinch(unit=unit).new_lr(1e-3) == rate and Pinch(unit=unit, threshold_lr=5e-3).new_lr(1e-3) == 5e-3
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class PruningMethod(nn.Module):
         Args:
             lr: learning rate of the weights.
             model: the whole model, if the method is attached to a part of it.
-            new_lr: learning rate of the new parameters. If None, it comes from the settings, or else it is ``lr``.
+            new_lr: learning rate of the new parameters. If None, it is ``new_lr(lr)``.
             options: more settings of the weights' group, such as ``weight_decay``.
         """
         new = self.new_parameters()
@@ -85,8 +85,8 @@ class PruningMethod(nn.Module):
         weights = [p for p in (model or self._model[0]).parameters() if p.requires_grad and id(p) not in own]
         groups = [{"params": weights, "lr": lr, **options}]
         if new:
-            rates = (rate for rate in (new_lr, self.new_lr, lr) if rate is not None)
-            groups.append({"params": new, "lr": next(rates), "weight_decay": 0.0})
+            rate = self.new_lr(lr) if new_lr is None else new_lr
+            groups.append({"params": new, "lr": rate, "weight_decay": 0.0})
         return groups
 
     def penalty(self) -> Tensor | float:
@@ -135,10 +135,9 @@ class PruningMethod(nn.Module):
         """The parameters that the method trains besides the model's own."""
         return []
 
-    @property
-    def new_lr(self) -> float | None:
-        """Learning rate of the new parameters; None means the learning rate of the weights."""
-        return None
+    def new_lr(self, lr: float) -> float:
+        """Learning rate of the new parameters, beside that of the weights."""
+        return lr
 
     @staticmethod
     def self_contained(own: Mapping) -> dict:

@@ -190,9 +190,8 @@ class L0(PruningMethod):
     def new_parameters(self) -> list[nn.Parameter]:
         return [*(gate.log_alpha for gate in self.gated.gates.values()), self.multipliers]
 
-    @property
-    def new_lr(self) -> float | None:
-        return self.settings.gate_lr
+    def new_lr(self, lr: float) -> float:
+        return self.settings.gate_lr or lr
 
     @property
     def needs_penalty(self) -> bool:

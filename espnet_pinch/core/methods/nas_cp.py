@@ -163,9 +163,8 @@ class NasChannels(OnePassMethod):
     def new_parameters(self) -> list[nn.Parameter]:
         return [gate.architecture for gate in self.gates.values()]
 
-    @property
-    def new_lr(self) -> float | None:
-        return self.settings.architecture_lr
+    def new_lr(self, lr: float) -> float:
+        return self.settings.architecture_lr or lr
 
     @property
     def tau(self) -> float:

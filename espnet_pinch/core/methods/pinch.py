@@ -17,6 +17,8 @@ from espnet_pinch.core.unit_gates import UnitGates
 from espnet_pinch.errors import UserError
 
 UNITS = ("weight", "structured")
+# Scores of units have a mean of 1, weights are some hundredths: in hundreds of steps a threshold has to get as far.
+UNIT_RATE = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,8 @@ class PinchSettings(OnePassSettings):
 
     Attributes:
         threshold_init: initial value of every threshold.
-        threshold_lr: learning rate of the thresholds; None means that of the model's weights.
+        threshold_lr: learning rate of the thresholds; None means that of the model's weights, and with "structured"
+            20 times as much.
         unit: "weight" prunes single weights, as the paper does; "structured" whole heads and channels.
         conv: with "structured", prune the filters of the convolutions in front of the Transformer as well.
         multiple: with "structured", the numbers of channels and filters that are kept are multiples of it.
@@ -160,9 +163,8 @@ class Pinch(OnePassMethod):
     def new_parameters(self) -> list[nn.Parameter]:
         return [gate.threshold for gate in self.pinched.gates.values()]
 
-    @property
-    def new_lr(self) -> float | None:
-        return self.settings.threshold_lr
+    def new_lr(self, lr: float) -> float:
+        return self.settings.threshold_lr or (lr * UNIT_RATE if self.settings.unit == "structured" else lr)
 
     # -- schedule
 
