@@ -119,7 +119,7 @@ def test_no_program_reaches_for_the_network(bare, work, model):  # noqa: F811
         "--train_set\tdata\t--valid_set\tdata\t--test_sets\tdata"
     ]
     lines += ["code\t" + README_WAY.format(repr(f"{folded}/config.yaml"), repr(f"{folded}/model.pth"))]
-    # The processes of beam search are started anew (spawn), and import ESPnet in an order of their own.
+    # Beam search imports ESPnet's decoder, and with it more of ESPnet than all others.
     lines += ["code\tfrom espnet_pinch.bin.asr_beam_search import asr_inference as run; run(['--help'], None)"]
     lines += ["code\timport espnet_pinch.export.model"]
     done = python("-c", EACH, env=bare, input="\n".join(lines))
