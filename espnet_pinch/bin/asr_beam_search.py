@@ -15,6 +15,9 @@ from espnet_pinch.data.tokens import text_of
 from espnet_pinch.gpus import check_gpus
 from espnet_pinch.progress import progress_bar
 
+# Imported once, in a process that all jobs are forked from. It uses no GPU, so that they may.
+PRELOAD = ["espnet_pinch.asr.task", "espnet2.bin.asr_inference"]
+
 
 def asr_inference(command: list[str], done) -> None:
     """Run one job of ESPnet's asr_inference in this process. ``done``, a shared integer, counts its utterances."""
@@ -52,7 +55,8 @@ def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) ->
     kind = "kaldi_ark" if ".ark:" in utterances[0].audio else "sound"
     jobs = min(jobs, len(utterances))
     start = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
     done = context.Value("i", 0)
     with tempfile.TemporaryDirectory() as tmp:
         processes = []
