@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import typeguard
 from test_recipe import recipe  # noqa: F401  (a fixture)
 from test_sparse_file import make_model
 from test_untrusted import work  # noqa: F401  (a fixture)
 
-from espnet_pinch.asr.surroundings import put_off_g2p
+from espnet_pinch.asr.surroundings import leave_out_type_checks, put_off_g2p
 from espnet_pinch.export.sparse_file import write_sparse
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +119,7 @@ def test_no_program_reaches_for_the_network(bare, work, model):  # noqa: F811
         "--train_set\tdata\t--valid_set\tdata\t--test_sets\tdata"
     ]
     lines += ["code\t" + README_WAY.format(repr(f"{folded}/config.yaml"), repr(f"{folded}/model.pth"))]
-    # The processes of beam search are started anew (spawn), and import ESPnet in an order of their own.
+    # Beam search imports ESPnet's decoder, and with it more of ESPnet than all others.
     lines += ["code\tfrom espnet_pinch.bin.asr_beam_search import asr_inference as run; run(['--help'], None)"]
     lines += ["code\timport espnet_pinch.export.model"]
     done = python("-c", EACH, env=bare, input="\n".join(lines))
@@ -138,6 +139,19 @@ def test_g2p_is_there_for_those_who_use_it(monkeypatch, tmp_path):
     assert g2p_en.G2p == "the class" and sys.modules["g2p_en"].loaded
     put_off_g2p()
     assert sys.modules["g2p_en"].loaded
+
+
+def test_typeguard_checks_others_than_espnet():
+    leave_out_type_checks()  # as it was done already
+    results = {}
+    for module in ("espnet2.asr.model", "inflect", "espnet2s_friend"):
+        names = {"__name__": module}
+        exec("from typeguard import typechecked, check_type", names)
+        results[module] = names["typechecked"](quoted) is quoted
+    assert results == {"espnet2.asr.model": True, "inflect": True, "espnet2s_friend": False}
+    assert typeguard.typechecked(quoted) is not quoted and not hasattr(typeguard, "no_such_name")
+    with pytest.raises(typeguard.TypeCheckError):
+        typeguard.typechecked(quoted)(1)
 
 
 # ---- the shell's environment

@@ -133,15 +133,12 @@ def test_a_language_model_of_the_training_transcripts_decodes_the_same_model(rec
 def test_the_last_line_names_a_file_that_is_there(recipe, finished, tmp_path):
     (tmp_path / "link").symlink_to(recipe / "exp")
     corpus = os.path.relpath(recipe.parents[1] / "corpus", tmp_path)
-    for expdir in (str(tmp_path / "link"), "link"):
-        options = ["--upstream", "mini", "--python", sys.executable, "--librispeech", corpus, *SHORT, "--stage", "6"]
-        options += ["--target_sparsity", "0.8", "--expdir", expdir]
-        done = subprocess.run([str(recipe / "run.sh"), *options], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        [page] = re.findall(r" results: (.*)", done.stdout)
-        assert (
-            page == str(tmp_path / "link" / finished.relative_to(recipe / "exp") / "RESULTS.md") and Path(page).exists()
-        )
+    options = ["--upstream", "mini", "--python", sys.executable, "--librispeech", corpus, *SHORT, "--stage", "6"]
+    options += ["--target_sparsity", "0.8", "--expdir", "link"]
+    done = subprocess.run([str(recipe / "run.sh"), *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [page] = re.findall(r" results: (.*)", done.stdout)
+    assert page == str(tmp_path / "link" / finished.relative_to(recipe / "exp") / "RESULTS.md") and Path(page).exists()
 
 
 def test_other_settings_are_not_mixed_into_a_trained_folder(recipe, finished):
@@ -187,14 +184,10 @@ def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished, tmp_path):
         (["--sparcity", "0.5"], "unknown option --sparcity"),
         (["--stage"], "option --stage needs a value"),
         (["--stage", "four"], "--stage must be a whole number"),
-        (["--target_sparsity", "1.2"], "target_sparsity must be .* not 1.2"),
         (["--target-sparsity", "-0.1"], "target_sparsity must be .* not -0.1"),
-        (["--target_sparsity", "65"], "target_sparsity must be .* not 65.0"),
         (["--target_sparsity", "a lot"], "must be a number such as 0.65"),
         (["--upstream", "whisper"], "unknown upstream 'whisper'.* there is: hubert_large micro mini"),
-        (["--method", "magic"], "unknown pruning method 'magic'"),
         (["--method", "mixed_sparsity"], "asr_mini_pinch_0.65/folded/.* does not exist; finish the pinch run"),
-        (["--method", "nas_cp", "--target_sparsity", "0.95"], "nas_cp cannot reach .* at most 92.5 %"),
         (["--librispeech", "/no/such/folder"], "/no/such/folder does not exist"),
         (["--config", "no.sh"], "cannot read no.sh"),
         (

@@ -150,7 +150,7 @@ def test_a_killed_structured_run_ends_like_one_that_was_not(more, data, upstream
         write_folded(model, args, tmp_path / "base" / "folded")
         upstream = tmp_path / "base" / "folded" / "hf"
     more = ("--pruning", "target_sparsity=0.5", *more, "--max_epoch", "3", "--resume", "true")
-    train(options(data, upstream, tmp_path / "whole", "mini.yaml", *more))
+    PruningASRTask.main(cmd=options(data, upstream, tmp_path / "whole", "mini.yaml", *more))
     cut = options(data, upstream, tmp_path / "cut", "mini.yaml", *more)
     train(cut, tmp_path / "cut" / "1epoch.pth")
     assert not (tmp_path / "cut" / "3epoch.pth").exists()

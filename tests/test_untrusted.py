@@ -155,13 +155,16 @@ def test_folding_and_decoding_a_checkpoint(work, trap, error_of):
     matches(f"model.pth {REFUSED}", error_of(asr_decode.main, *decode))
 
 
+def beam_search(work, kind):
+    command = ["--asr_train_config", f"{work}/folded/config.yaml", "--asr_model_file", f"{work}/folded/model.pth"]
+    command += ["--data_path_and_name_and_type", f"{work}/data/wav.scp,speech,{kind}", "--output_dir", f"{work}/out"]
+    command += ["--config", str(ROOT / "conf" / "decode_beam.yaml")]
+    asr_beam_search.asr_inference(command, multiprocessing.Value("i"))
+
+
 def test_beam_search_and_the_packed_zip(work, trap, error_of):
     torch.save({"ctc.ctc_lo.bias": trap}, work / "folded" / "model.pth")
-    command = ["--asr_train_config", f"{work}/folded/config.yaml", "--asr_model_file", f"{work}/folded/model.pth"]
-    command += ["--data_path_and_name_and_type", f"{work}/data/wav.scp,speech,sound", "--output_dir", f"{work}/out"]
-    command += ["--config", str(ROOT / "conf" / "decode_beam.yaml")]
-    done = multiprocessing.Value("i")
-    matches(f"model.pth {REFUSED}", error_of(lambda: asr_beam_search.asr_inference(command, done)))
+    matches(f"model.pth {REFUSED}", error_of(lambda: beam_search(work, "sound")))
     write_packed(work / "espnet.zip", work / "folded")
     with pytest.raises(ValueError, match=REFUSED):
         check_packed(work / "espnet.zip", Probe([], [], [], [], [], 0, find_head(ASR)))
@@ -196,6 +199,18 @@ def test_an_archive_of_audio(work, trap, train_error, error_of):
             matches("a pickle, or a wav.scp holds a command.*refused", line)
         else:
             matches("an audio archive is damaged", line)
+
+
+def test_an_archive_that_beam_search_reads(work, trap, error_of):
+    (work / "a.ark").write_bytes(b"PKL" + pickle.dumps(trap))
+    (work / "data" / "wav.scp").write_text(f"a-0 {work}/a.ark:0\n")
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)  # as in a job, whose processes inherit no guard
+    try:
+        line = error_of(lambda: beam_search(work, "kaldi_ark"))
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
+    matches("could run code: refused" if omniio is None else "an audio archive is damaged", line)
 
 
 def test_numpy_statistics(work, trap, train_error):

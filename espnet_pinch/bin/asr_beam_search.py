@@ -16,6 +16,9 @@ from espnet_pinch.data.tokens import text_of
 from espnet_pinch.gpus import check_gpus
 from espnet_pinch.progress import progress_bar
 
+# Imported once, in a process that all jobs are forked from.
+PRELOAD = ["espnet_pinch.asr.task", "espnet2.bin.asr_inference"]
+
 
 def asr_inference(command: list[str], done) -> None:
     """Run one job of ESPnet's asr_inference in this process. ``done``, a shared integer, counts its utterances."""
@@ -32,11 +35,12 @@ def asr_inference(command: list[str], done) -> None:
         return hypotheses
 
     Speech2Text.__call__ = counted  # ESPnet reports no progress of its own
+    # Sound is read in this process: one more, started anew, would import ESPnet again, and know nothing of no_code.
     with tensors_only(), no_code():
-        run_main(lambda: main(command))
+        run_main(lambda: main([*command, "--num_workers", "0"]))
 
 
-def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) -> None:
+def decode(model: Path, data: Path, out: Path, jobs: int, ngpu: int, options: list[str]) -> None:
     """Decode a data directory with beam search in ``jobs`` processes, and write ``out/text``.
 
     Args:
@@ -44,6 +48,7 @@ def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) ->
         data: data directory.
         out: folder to write to.
         jobs: number of processes.
+        ngpu: number of GPUs that each may use.
         options: further options of asr_inference.
 
     Raises:
@@ -53,7 +58,9 @@ def decode(model: Path, data: Path, out: Path, jobs: int, options: list[str]) ->
     kind = "kaldi_ark" if ".ark:" in utterances[0].audio else "sound"
     jobs = min(jobs, len(utterances))
     start = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
+    # ESPnet asks for GPUs while it is imported. A process forked after that can use none.
+    context = multiprocessing.get_context("spawn" if ngpu else "forkserver")
+    context.set_forkserver_preload(PRELOAD)
     done = context.Value("i", 0)
     with tempfile.TemporaryDirectory() as tmp:
         processes = []
@@ -97,7 +104,7 @@ def main() -> None:
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")
     options = ["--config", args.inference_config, "--ngpu", str(args.ngpu), *more]
     for data in args.data:
-        decode(args.model, data, args.out / data.name, args.nj, options)
+        decode(args.model, data, args.out / data.name, args.nj, args.ngpu, options)
 
 
 if __name__ == "__main__":
