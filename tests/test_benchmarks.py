@@ -58,17 +58,13 @@ def test_large_table(capsys, monkeypatch):
     assert all(float(row[2]) > 10 for row in rows)
 
 
-def test_int8(capsys, monkeypatch):
-    first, second = run(capsys, monkeypatch, "int8", "--size tiny --seconds 1 --repeats 1 --runtimes onnxruntime")[-2:]
-    assert first[0].endswith("/model.onnx") and second[0].endswith("/model.int8.onnx")
-    assert first[1:3] == second[1:3] == ["onnxruntime", "float32"] and float(second[-1]) > 0
-
-
-def test_structured(capsys, monkeypatch):
-    options = "--size tiny --seconds 1 --targets 0.5 --repeats 1 --runtimes torch --dtypes float32"
-    first, second = run(capsys, monkeypatch, "structured", options)[-2:]
-    assert first[0].endswith("/unpruned") and second[0].endswith("/50 % of MACs saved")
-    assert first[1:3] == second[1:3] == ["torch", "float32"] and first[-1] == "1.00" and float(second[-1]) > 0
+def test_runtimes(capsys, monkeypatch):
+    options = "--size tiny --seconds 1 --weights 0.85 --macs 0.5 --int8 --repeats 1 --runtimes onnxruntime"
+    rows = run(capsys, monkeypatch, "runtimes", options)[-5:]
+    folders, files = ["unpruned", "50 % of MACs"], ["unpruned/model.int8.onnx", "50 % of MACs/model.int8.onnx"]
+    assert [row[0] for row in rows] == [*(f"tiny/{name}" for name in folders), *files, "tiny/85 % of weights"]
+    assert all(row[1:3] == ["onnxruntime", "float32"] and float(row[-1]) > 0 for row in rows)
+    assert rows[0][-1] == "1.00"
 
 
 def test_decoding(capsys, monkeypatch):
