@@ -1,10 +1,10 @@
 """Time an unpruned model beside pruned ones in the runtimes that people use: torch, onnxruntime and OpenVINO.
 
-One utterance at a time. The weights are random. ``--weights``: the smallest of every gated layer are 0. ``--macs``: heads,
-channels and filters are cut; every unit is first multiplied with a random factor, so that the units of a group differ in
-size, as those of a trained model do, and ``pinch`` with ``unit: structured`` and ``conv: true`` lands on the target and is
-folded, as at the end of a run. ``--int8``: the ONNX file in 8 bits of the unpruned model, and of those that were cut. The
-rest is ``espnet-pinch bench``, which also tells word error rates.
+One utterance at a time. The weights are random. ``--weights``: the smallest of every gated layer are 0. ``--macs``:
+heads, channels and filters are cut; every unit is first multiplied with a random factor, so that the units of a group
+differ in size, as those of a trained model do, and ``pinch`` with ``unit: structured`` and ``conv: true`` lands on
+the target and is folded, as at the end of a run. ``--int8``: the ONNX file in 8 bits of the unpruned model, and of
+those that were cut. The rest is ``espnet-pinch bench``, which also tells word error rates.
 """
 
 import copy
