@@ -57,7 +57,7 @@ def build(description: Mapping) -> PrunedModel:
     """
     try:
         _check(description)
-        tokens, task = list(description["tokens"]), description.get("task", ASR)
+        tokens, task = description["tokens"], description.get("task", ASR)
         built = {key: description[key] for key in ("config", "processing")}
         with torch.device("meta"):
             upstream = model_from_dict(description["config"])
@@ -75,7 +75,9 @@ def build(description: Mapping) -> PrunedModel:
 
 def _check(description: Mapping) -> None:
     """Raise UserError if building or running the model would fail late, or never end."""
-    processing = description["processing"]
+    processing, tokens = description["processing"], description["tokens"]
+    if not (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)):
+        raise UserError("tokens that are not a list of names")
     family = find_family(description["config"]["model_type"])
     if objection := family.objection(AutoConfig.for_model(**description["config"])):
         raise UserError(objection)
