@@ -36,24 +36,22 @@ def plot_figure2(upstream: str, found: list[System], path: str | os.PathLike) ->
     panels = _panels(found) if found or printed else {}
     if not panels:
         return False
+    own = dict.fromkeys((s.method, s.variant) for method in curves for s in found if s.method == method)
+    looks = styles(own)
     figure = Figure(figsize=(5.5 * len(panels), 4.6), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (panel, sets) in zip(axes, panels.items()):
         theirs = printed if all(name in WORDS for name in sets) else []
-        own = dict.fromkeys((s.method, s.variant) for method in curves for s in found if s.method == method)
-        looks = styles(own)
         for method, facts in curves.items():
-            name, style = facts.label, dict(color=facts.colour, marker=facts.marker)
+            name = facts.label
             for variant in (variant for other, variant in own if other == method):
                 curve = [system for system in found if (system.method, system.variant) == (method, variant)]
                 _draw(axis, curve, sets, f"{name}; {variant}" if variant else name, looks[method, variant])
             rows = [row for row in theirs if row.method == method]
             if rows:
                 pooled = [_pooled(row, sets) for row in rows]
-                label = f"{name}, paper"
-                axis.plot(
-                    [100 * r.sparsity for r in rows], pooled, "--", fillstyle="none", alpha=0.7, label=label, **style
-                )
+                style = dict(color=facts.colour, marker=facts.marker, fillstyle="none", alpha=0.7)
+                axis.plot([100 * r.sparsity for r in rows], pooled, "--", label=f"{name}, paper", **style)
         for baseline in (system for system in found if system.method == BASELINE):
             axis.axhline(baseline.wers(sets)[0], color="black", linestyle=":", label="baseline")
         for row in (row for row in theirs if row.method == UNPRUNED):
