@@ -111,6 +111,15 @@ def require_head(upstream: str, config: PretrainedConfig, task: str = ASR) -> No
         )
 
 
+def require_stock_model(upstream: str, config: PretrainedConfig, task: str) -> None:
+    """Raise UserError if transformers has no model for a task on such an upstream."""
+    if type(config) not in getattr(transformers, find_head(task).auto)._model_mapping:
+        raise UserError(
+            f"{upstream} is of type {config.model_type}, of which transformers has no {find_head(task).what}: take an "
+            "upstream of another type"
+        )
+
+
 def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessing:
     """The waveform processing of the checkpoint's own processor.
 
@@ -150,6 +159,7 @@ def load_upstream(upstream: str, overrides: dict | None = None, task: str = ASR)
             configuration, are damaged or hold more than tensors.
     """
     config = read_config(upstream)
+    require_stock_model(upstream, config, task)
     head = find_head(task) if has_head(upstream, config, task) else None
     if head:
         head.check(upstream, config)
@@ -256,9 +266,7 @@ def save_ctc_model(
     config.update(dict.fromkeys(family.blank_fields, 0))
     ends = {"bos_token_id": "<s>", "eos_token_id": "<sos/eos>"}
     config.update({key: tokens.index(token) if token in tokens else None for key, token in ends.items()})
-    extractor = save_with_head(
-        folder, model, AutoModelForCTC, {family.head: head}, config.to_dict(), processing
-    )
+    extractor = save_with_head(folder, model, AutoModelForCTC, {family.head: head}, config.to_dict(), processing)
     processor = getattr(transformers, family.processor)(extractor, family.tokenizer(Path(folder), tokens))
     processor.save_pretrained(folder)
     _write_extractor(folder, {**extractor.to_dict(), "processor_class": type(processor).__name__})

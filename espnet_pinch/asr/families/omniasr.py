@@ -1,6 +1,6 @@
 """Omnilingual ASR's CTC models: wav2vec2 with layer norms before the blocks, under names and fields of its own.
 
-Their configuration holds that of the Transformer, ``audio_config``, as the model holds the Transformer, ``audio_tower``.
+Their configuration holds that of the Transformer, ``audio_config``; the model holds the Transformer, ``audio_tower``.
 The blank is a field of its own, and not the token for padding.
 """
 
@@ -73,6 +73,19 @@ class OmniASR(Wav2Vec2):
 
     def leaves_out_parameters(self, config) -> bool:
         return bool(config.audio_config.layerdrop)
+
+    @contextmanager
+    def exporting(self, model: nn.Module) -> Iterator[None]:
+        # As espnet_pinch.export.frame_mask: transformers divides numbers of samples as floats, under another name.
+        def mask_of_frames(mask: Tensor, target_length: int) -> Tensor:
+            return torch.arange(target_length, device=mask.device) < self.frames_of(model.config, mask.sum(-1))[:, None]
+
+        tower = model.get_submodule("audio_tower")
+        tower._get_output_attention_mask = mask_of_frames
+        try:
+            yield
+        finally:
+            del tower._get_output_attention_mask
 
     def read_vocabulary(self, folder: Path, config):
         from transformers import PreTrainedTokenizerFast
