@@ -100,7 +100,8 @@ def publish(folder, family, ctc_folder):
 
 
 @pytest.mark.parametrize(
-    "family", [wav2vec2, hubert, pytest.param(mms, marks=pytest.mark.slow), wavlm, data2vec, unispeech_sat, conformer, omniasr]
+    "family",
+    [wav2vec2, hubert, pytest.param(mms, marks=pytest.mark.slow), wavlm, data2vec, unispeech_sat, conformer, omniasr],
 )
 def test_a_published_checkpoint_goes_through_all_stages(
     family, corpus, ctc_folder, omniasr_folder, tmp_path, monkeypatch, capsys

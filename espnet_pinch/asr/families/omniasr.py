@@ -47,6 +47,8 @@ class OmniASR(Wav2Vec2):
     def objection(self, config) -> str | None:
         if config.audio_config.model_type != TOWER:
             return f"an audio_config of type {config.audio_config.model_type}, not {TOWER}"
+        if config.audio_config.num_conv_pos_embeddings % 2:
+            return f"an odd num_conv_pos_embeddings, {config.audio_config.num_conv_pos_embeddings}"
         return super().objection(config.audio_config)
 
     def frames_of(self, config, samples):
