@@ -1,4 +1,4 @@
-"""Omnilingual ASR's CTC models: as transformers computes them, with their own head and a new one, masked, cut, refused."""
+"""Omnilingual ASR's CTC models: as transformers computes them, with their own or a new head, masked, cut, refused."""
 
 import json
 from pathlib import Path
