@@ -11,6 +11,7 @@ from espnet_pinch.asr.decode import transcribe
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.recogniser import TorchRecogniser
 from espnet_pinch.asr.upstream import load_upstream, read_config, require_stock_model, save_ctc_model
+from espnet_pinch.data.upstream_files import check_folder
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.check import Probe
 from espnet_pinch.export.format import Original, all_formats
@@ -54,6 +55,8 @@ def of_transformers(folder):
 def test_logits_and_texts_are_those_of_transformers_before_and_after_an_export(blank, omniasr_folder, tmp_path):
     folder = omniasr_folder(tmp_path / "up")
     edit(folder / "config.json", blank_token_id=blank)
+    read = ["config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(check_folder(folder)) == read  # of what lies there; stage 0 fetches no more
     model = recogniser(folder)
     first = ["<s>", "<pad>", "<sos/eos>", "<unk>", "<space>", *"abcdef"]
     assert model.token_list[:6] == ["<blank>", *(token for row, token in enumerate(first) if row != blank)][:6]
