@@ -124,16 +124,25 @@ def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path)
     for token, row in vocabulary.items():
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
             raise UserError(f"{path} is damaged: the token {token!r} has the row {row!r}")
-        if row >= config.vocab_size and len(token) == 1:
-            raise UserError(
-                f"{path} has the token {token!r} in row {row}, but the head has {config.vocab_size} rows (vocab_size)"
-            )
     row, count = Counter(vocabulary.values()).most_common(1)[0]
     if count > 1:
         twice = " and ".join(repr(token) for token, r in vocabulary.items() if r == row)
         raise UserError(f"{path} is damaged: {twice} have the same row {row}")
-    names = {row: token for token, row in tokenizer.get_vocab().items()}
-    names.update((row, token) for token, row in vocabulary.items())
+    own = within_head({row: token for token, row in vocabulary.items()}, config, path)
+    return {row: token for token, row in tokenizer.get_vocab().items() if row < config.vocab_size} | own
+
+
+def within_head(names: Mapping[int, str], config: PretrainedConfig, path: Path) -> dict[int, str]:
+    """Those of ``names``, ``{row: token}``, that the head has a row for; raises UserError if a character has none.
+
+    Args:
+        path: they are from.
+    """
+    for row, token in names.items():
+        if row >= config.vocab_size and len(token) == 1:
+            raise UserError(
+                f"{path} has the token {token!r} in row {row}, but the head has {config.vocab_size} rows (vocab_size)"
+            )
     return {row: token for row, token in names.items() if row < config.vocab_size}
 
 

@@ -92,7 +92,7 @@ class OmniASR(Wav2Vec2):
     def read_vocabulary(self, folder: Path, config):
         from transformers import PreTrainedTokenizerFast
 
-        from espnet_pinch.asr.vocabulary import Vocabulary, first_of
+        from espnet_pinch.asr.vocabulary import Vocabulary, first_of, within_head
 
         path = folder / self.vocabulary_file
         try:
@@ -104,19 +104,17 @@ class OmniASR(Wav2Vec2):
                 f"{folder}/config.json has the blank (blank_token_id) in row {config.blank_token_id}, but the head has "
                 f"{config.vocab_size} rows"
             )
-        rows = tokenizer.get_vocab()
-        if len(rows) > config.vocab_size:
-            raise UserError(f"{path} has {len(rows)} tokens, but the head has {config.vocab_size} rows (vocab_size)")
+        names = within_head({row: name for name, row in tokenizer.get_vocab().items()}, config, path)
         return Vocabulary(
-            {row: name for name, row in rows.items()},
+            names,
             blank=config.blank_token_id,
-            delimiter=first_of((" ", "\u2581"), rows),
-            unknown=first_of((tokenizer.unk_token, "<unk>"), rows),
+            delimiter=first_of((" ", "\u2581"), names.values()),
+            unknown=first_of((tokenizer.unk_token, "<unk>"), names.values()),
             end=tokenizer.eos_token,
         )
 
     def tokenizer(self, folder: Path, tokens: Sequence[str]):
-        """As that of the published models. It splits text that is not of characters into the fewest tokens."""
+        """Like that of the published models. Where tokens are subwords, it cuts a word into the fewest."""
         from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
         from transformers import ParakeetTokenizer
 
