@@ -137,7 +137,7 @@ MISTAKES = {
     "no blank": (lambda f: edit(f / "config.json", blank_token_id=99), r"the blank \(blank_token_id\) in row 99"),
     "small head": (
         lambda f: edit(f / "config.json", vocab_size=9),
-        "tokenizer.json has the token .* in row [0-9]+, but the head has 9 rows",
+        "tokenizer.json has the token 'e' in row 9, but the head has 9 rows",
     ),
     "another encoder": (
         lambda f: edit(f / "config.json", audio_config={"model_type": "wav2vec2"}),

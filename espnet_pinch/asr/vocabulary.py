@@ -138,7 +138,7 @@ def within_head(names: Mapping[int, str], config: PretrainedConfig, path: Path) 
     Args:
         path: they are from.
     """
-    for row, token in names.items():
+    for row, token in sorted(names.items()):
         if row >= config.vocab_size and len(token) == 1:
             raise UserError(
                 f"{path} has the token {token!r} in row {row}, but the head has {config.vocab_size} rows (vocab_size)"
