@@ -17,6 +17,7 @@ MODULES = {
         "tensorboard",
         "tqdm",
         "sentencepiece",
+        "tokenizers",
     ),
     "trainer": ("accelerate",),
     "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime"),

@@ -2,8 +2,19 @@ import functools
 import json
 
 import pytest
+import tokenizers
 import torch
-from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
+from transformers import (
+    AutoModelForCTC,
+    OmniASRAudioConfig,
+    OmniASRCTCConfig,
+    OmniASRCTCProcessor,
+    OmniASRFeatureExtractor,
+    ParakeetTokenizer,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+)
 
 from espnet_pinch.files import write_text
 from espnet_pinch.results.records import Results, SystemFigures
@@ -47,6 +58,12 @@ def tiny_wav2vec2() -> Wav2Vec2Config:
 def ctc_folder(tiny_config):
     """Makes a Hugging Face folder of a random CTC model with a vocabulary; returns its path."""
     return functools.partial(make_ctc_folder, tiny_config)
+
+
+@pytest.fixture
+def omniasr_folder(tiny_config):
+    """Makes a folder in the layout of Omnilingual ASR's published CTC models, random weights; returns its path."""
+    return functools.partial(make_omniasr_folder, tiny_config)
 
 
 def write_results(
@@ -124,4 +141,27 @@ def make_ctc_folder(fields, folder, names, config_class=Wav2Vec2Config, tokenize
     if tokenizer is not None:
         Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **tokenizer).save_pretrained(folder)
         Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+def make_omniasr_folder(fields, folder, characters="abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'", **changes):
+    """
+    Args:
+        fields: of a wav2vec2 configuration; those that the other one has not are left out.
+        characters: tokens behind the special ones and the space.
+        changes: of the fields of the Transformer.
+    """
+    names = ["<s>", "<pad>", "</s>", "<unk>", " ", *characters]
+    whole = tokenizers.Tokenizer(tokenizers.models.Unigram([(name, -1.0) for name in names], unk_id=3))
+    whole.pre_tokenizer = tokenizers.pre_tokenizers.Split(" ", behavior="merged_with_next")
+    whole.decoder = tokenizers.decoders.Fuse()
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = ParakeetTokenizer(tokenizer_object=whole, clean_up_tokenization_spaces=False, **special)
+    of_both = {key: value for key, value in fields.items() if hasattr(OmniASRAudioConfig(), key)}
+    audio = OmniASRAudioConfig(**{**of_both, "pad_token_id": None, **changes})
+    rows = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "blank_token_id": 0}
+    model = AutoModelForCTC.from_config(OmniASRCTCConfig(audio_config=audio, vocab_size=len(names), **rows))
+    torch.nn.init.normal_(model.ctc_head.weight, std=3.0)  # so that it says something
+    model.save_pretrained(folder)
+    OmniASRCTCProcessor(OmniASRFeatureExtractor(), tokenizer).save_pretrained(folder)
     return folder

@@ -72,6 +72,10 @@ def conformer(folder):
     return Wav2Vec2ConformerConfig, LIBRISPEECH, MASKED, {"feat_extract_norm": "layer", "conv_depthwise_kernel_size": 5}
 
 
+def omniasr(folder):
+    """hf-audio/omniasr-ctc-300m-v2: a class, a tokenizer and a blank of its own, letters in both cases."""
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A tiny corpus with apostrophes."""
@@ -96,10 +100,16 @@ def publish(folder, family, ctc_folder):
 
 
 @pytest.mark.parametrize(
-    "family", [wav2vec2, hubert, pytest.param(mms, marks=pytest.mark.slow), wavlm, data2vec, unispeech_sat, conformer]
+    "family",
+    [wav2vec2, hubert, pytest.param(mms, marks=pytest.mark.slow), wavlm, data2vec, unispeech_sat, conformer, omniasr],
 )
-def test_a_published_checkpoint_goes_through_all_stages(family, corpus, ctc_folder, tmp_path, monkeypatch, capsys):
-    publish(tmp_path / "up", family, ctc_folder)
+def test_a_published_checkpoint_goes_through_all_stages(
+    family, corpus, ctc_folder, omniasr_folder, tmp_path, monkeypatch, capsys
+):
+    if family is omniasr:
+        omniasr_folder(tmp_path / "up")
+    else:
+        publish(tmp_path / "up", family, ctc_folder)
     monkeypatch.chdir(tmp_path)
 
     def run(program, *options):

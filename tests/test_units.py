@@ -11,6 +11,9 @@ from transformers import (
     Data2VecAudioModel,
     HubertConfig,
     HubertModel,
+    OmniASRAudioConfig,
+    OmniASRCTCConfig,
+    OmniASRCTCModel,
     Wav2Vec2Config,
     Wav2Vec2ConformerConfig,
     Wav2Vec2ConformerModel,
@@ -75,6 +78,10 @@ def upstream(name):
         "wav2vec2-conformer": (
             Wav2Vec2ConformerConfig(**fields, position_embeddings_type="rotary", conv_depthwise_kernel_size=5),
             Wav2Vec2ConformerModel,
+        ),
+        "omniasr": (
+            OmniASRCTCConfig(audio_config=OmniASRAudioConfig(**fields)),
+            OmniASRCTCModel,
         ),
     }[name]
     made = model(config).eval()
@@ -154,7 +161,8 @@ def test_the_number_of_kept_units_has_the_gradient_of_the_soft_count():
 
 
 @pytest.mark.parametrize(
-    "name", ["wav2vec2", "wav2vec2 with layer norms", "hubert", "data2vec-audio", "wavlm", "wav2vec2-conformer"]
+    "name",
+    ["wav2vec2", "wav2vec2 with layer norms", "hubert", "data2vec-audio", "wavlm", "wav2vec2-conformer", "omniasr"],
 )
 def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
     model, family = upstream(name)
@@ -164,14 +172,14 @@ def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
     gates = gate_groups(model, groups, 0.1)
     speech, mask = torch.randn(3, 3200), torch.ones(3, 3200).long()
     mask[1, 2000:] = mask[2, 1500:] = 0
-    speech = speech * mask
+    speech, frames = speech * mask, family.frames_of(model.config, mask.sum(1))
     land(gates, cost, 0.4)
     widths = counts(gates)
     assert 0.5 * cost.full < cost.of(widths) <= 0.6 * cost.full and widths != list(cost.widths)
     with torch.no_grad():
-        want = [model(speech).last_hidden_state, model(speech, attention_mask=mask).last_hidden_state]
+        want = [family.hidden_states(model, speech, of_batch, frames) for of_batch in (None, mask)]
         left = take_gates(model, gates, family.structure(model))
-        got = [model(speech).last_hidden_state, model(speech, attention_mask=mask).last_hidden_state]
+        got = [family.hidden_states(model, speech, of_batch, frames) for of_batch in (None, mask)]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     assert {g.name: g.units for [g] in groups} | left == {g.name: n for [g], n in zip(groups, widths)}
     assert sum(p.numel() for p in model.parameters()) < before

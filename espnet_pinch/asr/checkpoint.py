@@ -108,8 +108,9 @@ def write_folded(model: PrunedModel, args: argparse.Namespace, folder: str | os.
     extra = sum(p.numel() for p in model.new_parameters())
     structured = model.pruning.structured
     model.land()  # the mean of several checkpoints may have another sparsity than the target
+    channel = model.frontend.family.channel
     with torch.device("meta"):
-        macs_total = count_macs(model_from_dict(model.frontend.built["config"]))[""]
+        macs_total = count_macs(model_from_dict(model.frontend.built["config"]), channel=channel)[""]
     before, total = model.pruning.layer_counts(), sum(p.numel() for p in model.parameters()) - extra
     groups = model.pruning.group_widths()
     widths = model.fold()
@@ -130,7 +131,7 @@ def write_folded(model: PrunedModel, args: argparse.Namespace, folder: str | os.
         counts = dataclasses.replace(
             counts,
             params_stored=sum(p.numel() for p in model.parameters()),
-            macs=count_macs(frontend.upstream)[""],
+            macs=count_macs(frontend.upstream, channel=channel)[""],
             macs_total=macs_total,
             widths=groups,
         )

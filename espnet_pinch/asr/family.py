@@ -4,10 +4,14 @@ A family is a subclass of ``Family`` in a file of ``espnet_pinch/asr/families``,
 one model type belongs there: its names of layers, its fields of a configuration.
 """
 
+from __future__ import annotations
+
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +24,9 @@ from espnet_pinch.core.settings import shown
 from espnet_pinch.core.units import Group, Structure, cut, find_groups
 from espnet_pinch.errors import UserError
 from espnet_pinch.plugins import import_all
+
+if TYPE_CHECKING:
+    from espnet_pinch.asr.vocabulary import Vocabulary
 
 # The field of a configuration with the widths of a model that was cut, ``{group: units left}``.
 WIDTHS = "espnet_pinch_widths"
@@ -42,6 +49,14 @@ class Family(ABC):
         short_names: ``{name of a gated layer within its block: short name}``, in the order of the figures.
         head: the attribute that holds the head in transformers' model for CTC.
         may_be_missing: endings of the names of weights that a checkpoint may lack.
+        channel: a model takes waveforms as (batch, 1, samples), not as (batch, samples).
+        variance_floor: what normalising a waveform adds to its variance.
+        always_masks: a model takes an attention mask, whatever its processor says.
+        blank_fields: of a configuration, which name the row of CTC's blank.
+        vocabulary_file: of a folder, which names the outputs of a head for CTC.
+        extractor: transformers' class for what goes before the model.
+        processor: its class for that and what goes behind the model.
+        has_pipeline: transformers' pipeline for speech recognition takes such a model.
     """
 
     model_types: tuple[str, ...]
@@ -49,6 +64,18 @@ class Family(ABC):
     short_names: Mapping[str, str]
     head: str = "lm_head"
     may_be_missing: tuple[str, ...] = ()
+    channel: bool = False
+    variance_floor: float = 1e-7
+    always_masks: bool = False
+    blank_fields: tuple[str, ...] = ("pad_token_id",)
+    vocabulary_file: str = "vocab.json"
+    extractor: str = "Wav2Vec2FeatureExtractor"
+    processor: str = "Wav2Vec2Processor"
+    has_pipeline: bool = True
+
+    def encoder_config(self, config):
+        """The part of a configuration that has the fields of the Transformer."""
+        return config
 
     @abstractmethod
     def ties(self, config) -> Sequence[Tied]:
@@ -73,7 +100,7 @@ class Family(ABC):
             ties=self.ties(model.config),
             filters=functools.partial(self.filters, model),
             cut=self.cut,
-            macs=functools.partial(count_macs, model),
+            macs=functools.partial(count_macs, model, channel=self.channel),
         )
 
     def cut(self, model: nn.Module, group: Group, places: Tensor) -> None:
@@ -89,7 +116,10 @@ class Family(ABC):
         """
         before = widths_of(config)
         fields = None if before else self.stock_fields(config, widths)
-        config.update({WIDTHS: {**before, **widths}} if fields is None else fields)
+        if fields is None:
+            config.update({WIDTHS: {**before, **widths}})
+        else:
+            self.encoder_config(config).update(fields)
 
     def stock_fields(self, config, widths: Mapping[str, int]) -> dict | None:
         """Fields of transformers' configuration that say what ``widths`` says; None where none do."""
@@ -162,6 +192,28 @@ class Family(ABC):
     @abstractmethod
     def leaves_out_parameters(self, config) -> bool:
         """Whether some parameters may get no gradient in a training step."""
+
+    def read_vocabulary(self, folder: Path, config) -> Vocabulary:
+        """What a folder says of the outputs of its head for CTC.
+
+        Raises:
+            FileNotFoundError: ``vocabulary_file`` is missing.
+            UserError: it is damaged, or does not fit the head.
+        """
+        from espnet_pinch.asr.vocabulary import read_vocab_json
+
+        return read_vocab_json(folder, config)
+
+    def tokenizer(self, folder: Path, tokens: Sequence[str]):
+        """transformers' tokenizer of a head for CTC, of whose outputs the first is the blank and the padding.
+
+        Args:
+            folder: may get files of the tokenizer, besides those that it saves itself.
+            tokens: ESPnet's names of the outputs, "<blank>" first.
+        """
+        from espnet_pinch.asr.vocabulary import save_vocabulary
+
+        return save_vocabulary(folder, tokens)
 
     def exporting(self, model: nn.Module) -> AbstractContextManager:
         """Inside the block, ``torch.onnx`` can export ``model``."""

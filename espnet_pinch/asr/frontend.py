@@ -92,22 +92,24 @@ class UpstreamFrontend(AbsFrontend):
         mask = valid.long() if self.processing.return_attention_mask else None
         if self.processing.do_normalize:
             # Without a mask, transformers' processor includes the padding in mean and variance.
-            speech = normalize_waveform(speech, valid if mask is not None else torch.ones_like(valid))
+            counted = valid if mask is not None else torch.ones_like(valid)
+            speech = normalize_waveform(speech, counted, self.family.variance_floor)
         frames = self.family.frames_of(self.upstream.config, lengths)
         speech = speech.to(self.upstream.dtype)  # after the normalisation, which needs float32
         hidden = self.family.hidden_states(self.upstream, speech, mask, frames)  # (B, T', D)
         return self.dropout(hidden), frames
 
 
-def normalize_waveform(speech: Tensor, valid: Tensor) -> Tensor:
-    """Scale the valid samples of each row to mean 0 and variance 1, as Wav2Vec2FeatureExtractor; the rest becomes 0.
+def normalize_waveform(speech: Tensor, valid: Tensor, floor: float) -> Tensor:
+    """Scale the valid samples of each row to mean 0 and variance 1, as transformers' processors; the rest becomes 0.
 
     Args:
         speech: (batch, samples).
         valid: (batch, samples), True where a sample counts.
+        floor: is added to the variance.
     """
     count = valid.sum(1, keepdim=True)
     mean = torch.where(valid, speech, 0).sum(1, keepdim=True) / count
     centred = torch.where(valid, speech - mean, 0)
     variance = centred.square().sum(1, keepdim=True) / count
-    return centred / torch.sqrt(variance + 1e-7)
+    return centred / torch.sqrt(variance + floor)

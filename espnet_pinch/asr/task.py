@@ -168,7 +168,9 @@ class PruningASRTask(ASRTask):
         if head is not None:
             upstream = args.frontend_conf["upstream"]
             if frontend.tokens is None:
-                raise UserError(f"{upstream} has a CTC head but no vocab.json to name its outputs")
+                raise UserError(
+                    f"{upstream} has a CTC head but no {frontend.family.vocabulary_file} to name its outputs"
+                )
             if not cls.take_head(args, model, head):
                 raise UserError(
                     f"the token list differs from the vocabulary of {upstream}: {len(model.token_list)} and "

@@ -17,15 +17,14 @@ from transformers import (
     AutoModelForCTC,
     PretrainedConfig,
     PreTrainedModel,
+    SequenceFeatureExtractor,
     Wav2Vec2FeatureExtractor,
-    Wav2Vec2Processor,
 )
 from transformers.utils import FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME
 
 from espnet_pinch.asr.family import all_families, find_family, widths_of
 from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.safe_load import tensors_only
-from espnet_pinch.asr.vocabulary import save_vocabulary
 from espnet_pinch.asr.weight_files import weight_names
 from espnet_pinch.data.upstream_files import check_folder
 from espnet_pinch.errors import UserError, one_line
@@ -112,6 +111,15 @@ def require_head(upstream: str, config: PretrainedConfig, task: str = ASR) -> No
         )
 
 
+def require_stock_model(upstream: str, config: PretrainedConfig, task: str) -> None:
+    """Raise UserError if transformers has no model for a task on such an upstream."""
+    if type(config) not in getattr(transformers, find_head(task).auto)._model_mapping:
+        raise UserError(
+            f"{upstream} is of type {config.model_type}, of which transformers has no {find_head(task).what}: take an "
+            "upstream of another type"
+        )
+
+
 def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessing:
     """The waveform processing of the checkpoint's own processor.
 
@@ -131,10 +139,11 @@ def read_processing(upstream: str, config: PretrainedConfig) -> WaveformProcessi
         masked = find_family(config.model_type).masks_padding(config)
         logging.warning(f"{upstream} has no preprocessor_config.json: waveform normalised, attention mask {masked}")
         return WaveformProcessing(return_attention_mask=masked)
+    masked = bool(processor.return_attention_mask) or find_family(config.model_type).always_masks
     rate = processor.sampling_rate
     if not isinstance(rate, int) or rate not in RATES:
         raise UserError(f"the processor of {upstream} has a sampling rate of {rate!r} Hz")
-    return WaveformProcessing(rate, bool(processor.do_normalize), bool(processor.return_attention_mask))
+    return WaveformProcessing(rate, bool(processor.do_normalize), masked)
 
 
 def load_upstream(upstream: str, overrides: dict | None = None, task: str = ASR) -> Upstream:
@@ -150,6 +159,7 @@ def load_upstream(upstream: str, overrides: dict | None = None, task: str = ASR)
             configuration, are damaged or hold more than tensors.
     """
     config = read_config(upstream)
+    require_stock_model(upstream, config, task)
     head = find_head(task) if has_head(upstream, config, task) else None
     if head:
         head.check(upstream, config)
@@ -203,10 +213,11 @@ def _check_fit(upstream: str, config: PretrainedConfig, info: dict) -> None:
 
 def apply_overrides(config: PretrainedConfig, overrides: dict | None) -> None:
     """Change fields of ``config``; raises UserError for a field that it does not have."""
+    fields = find_family(config.model_type).encoder_config(config)
     for key, value in (overrides or {}).items():
-        if not hasattr(config, key):
+        if not hasattr(fields, key):
             raise UserError(f"a {config.model_type} configuration has no field {key!r}")
-        setattr(config, key, value)
+        setattr(fields, key, value)
 
 
 def config_as_dict(config: PretrainedConfig) -> dict:
@@ -250,13 +261,13 @@ def save_ctc_model(
         processing: written to preprocessor_config.json.
     """
     config = AutoConfig.for_model(**model.config.to_dict())
-    config.vocab_size, config.pad_token_id = len(tokens), 0
+    family = find_family(config.model_type)
+    config.vocab_size = len(tokens)
+    config.update(dict.fromkeys(family.blank_fields, 0))
     ends = {"bos_token_id": "<s>", "eos_token_id": "<sos/eos>"}
     config.update({key: tokens.index(token) if token in tokens else None for key, token in ends.items()})
-    extractor = save_with_head(
-        folder, model, AutoModelForCTC, {find_family(config.model_type).head: head}, config.to_dict(), processing
-    )
-    processor = Wav2Vec2Processor(extractor, save_vocabulary(folder, tokens))
+    extractor = save_with_head(folder, model, AutoModelForCTC, {family.head: head}, config.to_dict(), processing)
+    processor = getattr(transformers, family.processor)(extractor, family.tokenizer(Path(folder), tokens))
     processor.save_pretrained(folder)
     _write_extractor(folder, {**extractor.to_dict(), "processor_class": type(processor).__name__})
 
@@ -268,7 +279,7 @@ def save_with_head(
     heads: dict[str, nn.Module],
     fields: dict,
     processing: WaveformProcessing,
-) -> Wav2Vec2FeatureExtractor:
+) -> SequenceFeatureExtractor:
     """Write configuration, weights and waveform processing of a model with a head.
 
     Args:
@@ -290,11 +301,7 @@ def save_with_head(
     whole.save_pretrained(folder)
     for path in Path(folder).iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner can read
-    extractor = Wav2Vec2FeatureExtractor(
-        sampling_rate=processing.sampling_rate,
-        do_normalize=processing.do_normalize,
-        return_attention_mask=processing.return_attention_mask,
-    )
+    extractor = getattr(transformers, find_family(config.model_type).extractor)(**dataclasses.asdict(processing))
     _write_extractor(folder, extractor.to_dict())
     return extractor
 

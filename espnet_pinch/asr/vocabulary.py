@@ -1,17 +1,37 @@
 """Read the vocabulary of a CTC head from a Hugging Face folder under ESPnet's names, and write it back."""
 
+import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from transformers import PretrainedConfig, Wav2Vec2CTCTokenizer
 
+from espnet_pinch.asr.family import find_family
 from espnet_pinch.data.tokens import SPACE, WORD, are_subwords, line_name, surface, token_of
 from espnet_pinch.errors import UserError, one_line
 
 FILE = "vocab.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What a Hugging Face folder says of the outputs of a CTC head.
+
+    Attributes:
+        names: ``{row of the head: token}``; a row may have none.
+        blank: row of CTC's blank.
+        delimiter, unknown, end: the tokens of the vocabulary for a space, for an unknown character and for the end of a
+            sentence; None where there is none.
+    """
+
+    names: Mapping[int, str]
+    blank: int
+    delimiter: str | None
+    unknown: str | None
+    end: str | None
 
 
 def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[list[str], list[int]]:
@@ -24,30 +44,25 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
     Returns: tokens, rows.
 
     Raises:
-        FileNotFoundError: vocab.json is missing.
+        FileNotFoundError: the file of the vocabulary is missing.
         UserError: it is damaged, does not fit the head, or lacks a token that is needed.
     """
-    path = Path(folder) / FILE
-    _check_file(path)
-    try:
-        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many types
-        raise UserError(f"the tokenizer of {folder} cannot be read: {one_line(error)}") from None
-    names = _rows(tokenizer, config, path)
-    blank = _blank(tokenizer, config, path, names)
-    # The tokenizer's own property ignores the delimiter that a folder sets.
-    delimiter = _first((tokenizer.special_tokens_map.get("word_delimiter_token"), " "), tokenizer.encoder)
-    subwords = any(len(name) > 1 and name.startswith(" ") for name in tokenizer.encoder)
+    family = find_family(config.model_type)
+    path = Path(folder) / family.vocabulary_file
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; it names the outputs of the CTC head")
+    found = family.read_vocabulary(Path(folder), config)
+    subwords = any(len(name) > 1 and name.startswith(" ") for name in found.names.values())
     roles: dict[str | None, str] = {
-        delimiter: WORD if subwords else SPACE,
-        _first((tokenizer.unk_token, "<unk>", "[UNK]"), names.values()): "<unk>",
-        tokenizer.eos_token: "<sos/eos>",
+        found.delimiter: WORD if subwords else SPACE,
+        found.unknown: "<unk>",
+        found.end: "<sos/eos>",
     }
-    rows = [blank] + [row for row in range(config.vocab_size) if row != blank]
+    rows = [found.blank] + [row for row in range(config.vocab_size) if row != found.blank]
     tokens = ["<blank>"]
     reserved = {"<blank>", *roles.values()}
     for row in rows[1:]:
-        name = names.get(row, f"<unused{row}>")
+        name = found.names.get(row, f"<unused{row}>")
         own = roles.pop(name, None)
         listed = f"{WORD}{name[1:]}" if subwords and name.startswith(" ") else line_name(name)
         tokens.append(own or (f"<{listed.strip('<>')}#{row}>" if listed in reserved else listed))
@@ -59,10 +74,27 @@ def read_tokens(folder: str | os.PathLike, config: PretrainedConfig) -> tuple[li
     return tokens, rows
 
 
+def read_vocab_json(folder: Path, config: PretrainedConfig) -> Vocabulary:
+    """The vocabulary in vocab.json, as ``Family.read_vocabulary``."""
+    path = folder / FILE
+    _check_file(path)
+    try:
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many types
+        raise UserError(f"the tokenizer of {folder} cannot be read: {one_line(error)}") from None
+    names = _rows(tokenizer, config, path)
+    return Vocabulary(
+        names,
+        blank=_blank(tokenizer, config, path, names),
+        # The tokenizer's own property ignores the delimiter that a folder sets.
+        delimiter=first_of((tokenizer.special_tokens_map.get("word_delimiter_token"), " "), tokenizer.encoder),
+        unknown=first_of((tokenizer.unk_token, "<unk>", "[UNK]"), names.values()),
+        end=tokenizer.eos_token,
+    )
+
+
 def _check_file(path: Path) -> None:
-    """Raise if vocab.json is missing or is not a JSON object in UTF-8; transformers would not name file and reason."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; it names the outputs of the CTC head")
+    """Raise if vocab.json is not a JSON object in UTF-8; transformers would not name file and reason."""
     data = path.read_bytes()
     if data.startswith(b"\xef\xbb\xbf"):
         raise UserError(f"{path} begins with a byte order mark, which transformers refuses: save it without one")
@@ -92,16 +124,25 @@ def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path)
     for token, row in vocabulary.items():
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
             raise UserError(f"{path} is damaged: the token {token!r} has the row {row!r}")
-        if row >= config.vocab_size and len(token) == 1:
-            raise UserError(
-                f"{path} has the token {token!r} in row {row}, but the head has {config.vocab_size} rows (vocab_size)"
-            )
     row, count = Counter(vocabulary.values()).most_common(1)[0]
     if count > 1:
         twice = " and ".join(repr(token) for token, r in vocabulary.items() if r == row)
         raise UserError(f"{path} is damaged: {twice} have the same row {row}")
-    names = {row: token for token, row in tokenizer.get_vocab().items()}
-    names.update((row, token) for token, row in vocabulary.items())
+    own = within_head({row: token for token, row in vocabulary.items()}, config, path)
+    return {row: token for token, row in tokenizer.get_vocab().items() if row < config.vocab_size} | own
+
+
+def within_head(names: Mapping[int, str], config: PretrainedConfig, path: Path) -> dict[int, str]:
+    """Those of ``names``, ``{row: token}``, that the head has a row for; raises UserError if a character has none.
+
+    Args:
+        path: they are from.
+    """
+    for row, token in sorted(names.items()):
+        if row >= config.vocab_size and len(token) == 1:
+            raise UserError(
+                f"{path} has the token {token!r} in row {row}, but the head has {config.vocab_size} rows (vocab_size)"
+            )
     return {row: token for row, token in names.items() if row < config.vocab_size}
 
 
@@ -129,36 +170,59 @@ def _blank(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path
     return decoded if trained is None else trained
 
 
-def _first(tokens: Sequence[str | None], names: Collection[str]) -> str | None:
+def first_of(tokens: Sequence[str | None], names: Collection[str]) -> str | None:
     """The first of ``tokens`` that the vocabulary has."""
     return next((token for token in tokens if token in names), None)
 
 
-def save_vocabulary(folder: str | os.PathLike, tokens: Sequence[str]) -> Wav2Vec2CTCTokenizer:
-    """Write vocab.json for ESPnet's token list: the inverse of ``read_tokens``, except for names of special tokens.
+@dataclasses.dataclass(frozen=True)
+class StockNames:
+    """The names that a token list has in transformers: the inverse of ``read_tokens``, except for special tokens.
 
     transformers joins the tokens that a model says. So a subword has a space in the place of ``WORD``.
 
-    Returns: the tokenizer of that file.
+    Attributes:
+        names: of the tokens, in their order; the first is the blank's.
+        special: ``{role of a tokenizer's settings: name}``, such as "eos_token"; None where there is no such token.
+    """
+
+    names: list[str]
+    special: dict[str, str | None]
+
+
+def stock_names(tokens: Sequence[str], space: str = "|") -> StockNames:
+    """
+    Args:
+        tokens: ESPnet's names, "<blank>" first.
+        space: the name of a space, if no other token has it.
     """
     taken = {token_of(token) for token in tokens}
     special = {
         "<blank>": _free(taken, "<pad>", "[PAD]", "<ctc_blank>"),
-        SPACE: " " if are_subwords(tokens) else _free(taken, "|", " ", "_", WORD),
+        SPACE: " " if are_subwords(tokens) else _free(taken, space, " ", "_", WORD),
         "<sos/eos>": _free(taken, "</s>", "[EOS]", "<end>"),
     }
-    names = [special.get(token) or surface(token) or token_of(token) for token in tokens]
-    path = Path(folder) / FILE
-    rows = {name: row for row, name in enumerate(names)}
-    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return Wav2Vec2CTCTokenizer(
-        str(path),
-        word_delimiter_token=special[SPACE],
-        pad_token=special["<blank>"],
-        unk_token="<unk>" if "<unk>" in tokens else None,
-        bos_token="<s>" if "<s>" in tokens else None,
-        eos_token=special["<sos/eos>"] if "<sos/eos>" in tokens else None,
+    return StockNames(
+        [special.get(token) or surface(token) or token_of(token) for token in tokens],
+        {
+            "word_delimiter_token": special[SPACE],
+            "pad_token": special["<blank>"],
+            "unk_token": "<unk>" if "<unk>" in tokens else None,
+            "bos_token": "<s>" if "<s>" in tokens else None,
+            "eos_token": special["<sos/eos>"] if "<sos/eos>" in tokens else None,
+        },
     )
+
+
+def save_vocabulary(folder: str | os.PathLike, tokens: Sequence[str]) -> Wav2Vec2CTCTokenizer:
+    """Write vocab.json for ESPnet's token list.
+
+    Returns: the tokenizer of that file.
+    """
+    found, path = stock_names(tokens), Path(folder) / FILE
+    rows = {name: row for row, name in enumerate(found.names)}
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return Wav2Vec2CTCTokenizer(str(path), **found.special)
 
 
 def _free(taken: Collection[str], *names: str) -> str:

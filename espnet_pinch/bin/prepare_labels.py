@@ -11,7 +11,7 @@ from collections import Counter
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.head import CLASSIFY
 from espnet_pinch.asr.heads.labels import labels_of
-from espnet_pinch.asr.upstream import has_head, read_config, require_head
+from espnet_pinch.asr.upstream import has_head, read_config, require_head, require_stock_model
 from espnet_pinch.bin import run_main
 from espnet_pinch.bin.prepare_dump import add_options, has_archives, stepped, write_notes
 from espnet_pinch.data.dump import Limits, check_test_set, usable, write_dump
@@ -27,6 +27,7 @@ def main() -> None:
     add_options(parser)
     args = parser.parse_args()
     config = read_config(args.upstream)
+    require_stock_model(args.upstream, config, CLASSIFY)
     if args.own_baseline:
         require_head(args.upstream, config, CLASSIFY)
     steps = TextSteps(args.text)

@@ -23,6 +23,7 @@ PROCESSOR = (
     "processor_config.json",
     "tokenizer_config.json",
     VOCABULARY,
+    "tokenizer.json",
     "special_tokens_map.json",
     "added_tokens.json",
     subwords.FILE,

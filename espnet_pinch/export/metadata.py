@@ -53,7 +53,8 @@ class Metadata:
         from espnet_pinch.asr.recogniser import TorchRecogniser
 
         recogniser = TorchRecogniser(model)
-        weights = list(model.parameters())
+        weights, frontend = list(model.parameters()), model.frontend
+        samples = SECONDS * recogniser.sampling_rate
         return cls(
             tokens=recogniser.token_list,
             sampling_rate=recogniser.sampling_rate,
@@ -61,7 +62,7 @@ class Metadata:
             shortest=recogniser.shortest,
             parameters=sum(weight.numel() for weight in weights),
             zeros=sum(weight.numel() - int(weight.count_nonzero()) for weight in weights),
-            macs=count_by_part(model.frontend.upstream, SECONDS * recogniser.sampling_rate),
+            macs=count_by_part(frontend.upstream, samples, frontend.family.channel),
             task=model.task,
             subwords=base64.b64encode(recogniser.subwords).decode(),
         )

@@ -21,6 +21,8 @@ class Wav2Vec2(Family):
 
     model_types = ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat")
     layers = TRANSFORMER_LINEARS
+    convolutions: str = "feature_extractor.conv_layers"
+    projection: str = "feature_projection"
     networks: tuple[str, ...] = (".feed_forward",)  # ends of the names of a block's feed-forward networks
     short_names = {
         "attention.q_proj": "q",
@@ -37,15 +39,16 @@ class Wav2Vec2(Family):
         return TRANSFORMER_TIES
 
     def filters(self, model: nn.Module, multiple: int) -> list[Group]:
-        convs = [f"feature_extractor.conv_layers.{i}" for i in range(len(model.feature_extractor.conv_layers))]
+        convs = [f"{self.convolutions}.{i}" for i, _ in enumerate(model.get_submodule(self.convolutions).children())]
+        projection = model.get_submodule(self.projection)
         groups = []
-        for name, after in zip(convs, [*(f"{next_}.conv" for next_ in convs[1:]), "feature_projection.projection"]):
+        for name, after in zip(convs, [*(f"{next_}.conv" for next_ in convs[1:]), f"{self.projection}.projection"]):
             block = model.get_submodule(name)
             norm = [f"{name}.layer_norm"] if hasattr(block, "layer_norm") else []
             own = isinstance(getattr(block, "layer_norm", None), nn.GroupNorm)
             over = [] if own else norm
-            if name == convs[-1] and hasattr(model.feature_projection, "layer_norm"):
-                over = [*over, "feature_projection.layer_norm"]
+            if name == convs[-1] and hasattr(projection, "layer_norm"):
+                over = [*over, f"{self.projection}.layer_norm"]
             groups.append(
                 Group(
                     name,
@@ -60,9 +63,10 @@ class Wav2Vec2(Family):
         return groups
 
     def stock_fields(self, config, widths: Mapping[str, int]) -> dict | None:
+        config = self.encoder_config(config)
         conv_dim, networks = list(config.conv_dim), {}
         for name, width in widths.items():
-            if found := re.fullmatch(r"feature_extractor\.conv_layers\.(\d+)", name):
+            if found := re.fullmatch(rf"{re.escape(self.convolutions)}\.(\d+)", name):
                 conv_dim[int(found[1])] = width
             elif name.endswith(self.networks):
                 networks[name] = width

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from espnet_pinch.asr.pruned import PrunedModel
 
 
+PLAIN = "transformers.AutoModelForCTC"  # the loader of a model that transformers' pipeline does not take
+
+_PLAIN = """With transformers, whose pipeline does not take such models:
+
+```python
+from transformers import AutoModelForCTC, AutoProcessor
+
+model, processor = AutoModelForCTC.from_pretrained("{folder}"), AutoProcessor.from_pretrained("{folder}")
+ids = model.generate(**processor(samples, sampling_rate={rate}))  # numpy array (samples,), {rate} Hz
+print(processor.decode(ids[0], skip_special_tokens=True))
+```"""
+
 # For a model in smaller layers.
 _OWN = """With espnet_pinch; transformers alone refuses the smaller layers:
 
@@ -64,6 +76,9 @@ print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if
 
     own_snippets = {ASR: _OWN.replace("FUNCTION", "transcribe"), CLASSIFY: _OWN.replace("FUNCTION", "recognise")}
 
+    def loading(self, task: str, loader: str) -> str:
+        return _PLAIN if loader == PLAIN else super().loading(task, loader)
+
     def detect(self, path: Path) -> Path | None:
         return path if (path / "config.json").is_file() else None
 
@@ -77,7 +92,7 @@ print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if
         frontend = UpstreamFrontend(str(found), task=task)
         head = frontend.take_head()
         if head is None or frontend.tokens is None:
-            raise UserError(f"{found} has no CTC head, or no vocab.json to name its outputs")
+            raise UserError(f"{found} has no CTC head, or no {frontend.family.vocabulary_file} to name its outputs")
         model = assemble(frontend, frontend.tokens, {"method": "dense"})
         model.set_submodule(model.head_name, head)
         model.subwords = subwords.read(found)
@@ -100,10 +115,14 @@ print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if
         if _is_cut(original):
             smaller = "dense float32, in smaller layers that espnet_pinch loads and transformers does not"
             facts = {"what": smaller, "loader": OURS}
+        elif not original.model.frontend.family.has_pipeline:
+            facts["loader"] = PLAIN
         return {"model.safetensors": facts}
 
     def check(self, file: Path, original: Original) -> Comparison:
-        """transformers' model, processor and pipeline on the probe's utterances, one at a time; ours if it was cut."""
+        """transformers' model, processor and pipeline on the probe's utterances, one at a time; ours if it was cut.
+
+        Where the pipeline takes no such model, its ``generate`` and the processor."""
         import torch
         import transformers
 
@@ -118,13 +137,15 @@ print(classify(samples)[0])  # numpy array, {rate} Hz; or the name of a file, if
         model = getattr(transformers, kind.auto).from_pretrained(folder)
         processor = getattr(transformers, kind.processor).from_pretrained(folder)
         rate = getattr(processor, "feature_extractor", processor).sampling_rate
+        inputs = [processor(samples.numpy(), sampling_rate=rate, return_tensors="pt") for samples in probe.audio]
         with torch.inference_mode():
-            logits = [
-                model(**processor(samples.numpy(), sampling_rate=rate, return_tensors="pt")).logits
-                for samples in probe.audio
-            ]
+            logits = [model(**of_one).logits for of_one in inputs]
         width = len(probe.tokens)
         difference = probe.compare(kind.auto, [rows.reshape(-1, width) for rows in logits])
+        if not original.model.frontend.family.has_pipeline:
+            said = [processor.decode(model.generate(**of_one)[0], skip_special_tokens=True) for of_one in inputs]
+            probe.compare_texts("generate", said)
+            return Comparison(difference)
         run = transformers.pipeline(kind.hub_task, model=str(folder))
         found = [run(samples.numpy()) for samples in probe.audio]
         probe.compare_texts("pipeline", [kind.said(output) for output in found])

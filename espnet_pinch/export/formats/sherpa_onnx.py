@@ -1,12 +1,17 @@
 """The folder for sherpa-onnx: ``model.onnx``, ``model.int8.onnx``, which take whole waveforms, and ``tokens.txt``.
 
 sherpa-onnx loads it as it loads omnilingual CTC models: one utterance at a time, 16 kHz, normalised by itself. The
-graph normalises again. That undoes sherpa-onnx's larger addend to the variance, so the logits are those of the model.
+graph of another model normalises again. That undoes sherpa-onnx's larger addend to the variance, so the logits are
+those of the model.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +28,12 @@ from espnet_pinch.export.formats.onnx import (
     write_files,
 )
 
+if TYPE_CHECKING:
+    from espnet_pinch.asr.frontend import UpstreamFrontend
+
 FOLDER = "sherpa_onnx"
 RATE = 16000  # Hz, what sherpa-onnx resamples to
+FLOOR = 1e-5  # what sherpa-onnx adds to the variance
 
 
 @register
@@ -63,7 +72,8 @@ print(" ".join(stream.result.text.split()))
         tokens = place / "tokens.txt"
         tokens.write_text("".join(lines), encoding="utf-8")
         example, axes = (torch.randn(2, 2 * RATE),), {"speech": {0: "batch", 1: "samples"}}
-        program = export_program(model, LogitsOfWhole(LogitsOfWaveform(model)), example, axes, ["logits"])
+        with _as_sherpa_onnx_gives_it(model.frontend):
+            program = export_program(model, LogitsOfWhole(LogitsOfWaveform(model)), example, axes, ["logits"])
         files = write_files(place, program, model, self.chosen(original))
         size = tokens.stat().st_size
         return {f"{FOLDER}/{name}": {**facts, "bytes": facts["bytes"] + size} for name, facts in files.items()}
@@ -72,9 +82,14 @@ print(" ".join(stream.result.text.split()))
         """sherpa-onnx's texts and, as it gives no logits, those of onnxruntime; one utterance at a time."""
         import sherpa_onnx
 
+        from espnet_pinch.asr.frontend import normalize_waveform
+
         probe = original.probe
         session = open_session(file)
-        logits = [torch.from_numpy(session.run(None, {"speech": a[None].numpy()})[0][0]) for a in probe.audio]
+        audio = [samples[None] for samples in probe.audio]
+        if _normalises_alike(original.model.frontend):
+            audio = [normalize_waveform(a, torch.ones_like(a, dtype=torch.bool), FLOOR) for a in audio]
+        logits = [torch.from_numpy(session.run(None, {"speech": a.numpy()})[0][0]) for a in audio]
         recognizer = sherpa_onnx.OfflineRecognizer.from_omnilingual_asr_ctc(
             model=str(file), tokens=str(file.with_name("tokens.txt"))
         )
@@ -91,6 +106,22 @@ print(" ".join(stream.result.text.split()))
         difference = probe.compare("onnxruntime", logits)
         probe.compare_texts("sherpa-onnx", texts)
         return Comparison(difference)
+
+
+def _normalises_alike(frontend: UpstreamFrontend) -> bool:
+    """Whether sherpa-onnx's normalised waveform is that of the model's own processor."""
+    return frontend.family.variance_floor == FLOOR
+
+
+@contextmanager
+def _as_sherpa_onnx_gives_it(frontend: UpstreamFrontend) -> Iterator[None]:
+    """Inside the block, the frontend normalises unless sherpa-onnx has done so alike."""
+    before = frontend.processing
+    frontend.processing = dataclasses.replace(before, do_normalize=not _normalises_alike(frontend))
+    try:
+        yield
+    finally:
+        frontend.processing = before
 
 
 class LogitsOfWhole(nn.Module):
