@@ -81,7 +81,7 @@ class Grid(nn.Module):
         if self.bits in (1, 8):
             return
         rows = weight.detach().float().flatten(1)
-        scales = _mean_magnitudes(rows)
+        scales = _mean(rows.abs(), torch.empty_like(rows))
         place = torch.arange(0, rows.numel(), max(1, rows.numel() // SAMPLE), device=rows.device)
         values, size = rows.flatten()[place].abs().cpu(), scales[place // rows.shape[1]].cpu()
         kept = values > 0
@@ -107,18 +107,32 @@ class Grid(nn.Module):
         """
         rows = weight.flatten(1)
         codes, scales = torch.empty_like(rows), rows.new_empty(len(rows))
-        for row, code, scale in zip(*(_pieces(tensor, rows.shape[1]) for tensor in (rows, codes, scales))):
-            size = row.abs()
-            scale.copy_(size.amax(1) / LARGEST if self.bits == 8 else _mean_magnitudes(row) * self.unit)
-            size.div_(_divisor(scale)[:, None])  # in units of the scale
+        pieces = list(zip(*(_pieces(tensor, rows.shape[1]) for tensor in (rows, codes, scales))))
+        nearest = self._nearest()
+        sizes = torch.empty_like(pieces[0][0])  # memory that all pieces use: new memory takes longer than the products
+        places = torch.empty_like(sizes, dtype=torch.int32)
+        for row, code, scale in pieces:
+            size, place = torch.abs(row, out=sizes[: len(row)]), places[: len(row)]
+            scale.copy_(size.amax(1) / LARGEST if self.bits == 8 else _mean(size, code) * self.unit)
             if self.bits == 8:
-                code.copy_(size.round_().clamp_(1, LARGEST))
+                torch.clamp(size.div_(_divisor(scale)[:, None]).round_(), 1, LARGEST, out=code)
+            elif self.bits > 1:
+                size.div_(_divisor(scale)[:, None] / 2).ceil_().clamp_(1, len(nearest) - 1)
+                torch.index_select(nearest, 0, place.copy_(size).view(-1), out=code.view(-1))
+            sign = torch.sign(row, out=size)
+            if self.bits == 1:
+                code.copy_(sign)
             else:
-                code.copy_(self.levels[0])
-                for middle, step in zip(_middles(self.levels), self.levels.diff()):
-                    code.add_((size > middle) * step)
-            code.mul_(row.sign())
+                code.mul_(sign)
         return Codes(codes.view_as(weight), scales)
+
+    def _nearest(self) -> Tensor:
+        """The level of a weight of size x, in units of the scale, is in place ceil(2 x).
+
+        Levels are whole numbers, so halves of whole numbers are where one ends and the next begins.
+        """
+        halves = torch.arange(2 * LARGEST + 2, device=self.levels.device) / 2
+        return self.levels[torch.bucketize(halves, _middles(self.levels))]
 
     def extra_repr(self) -> str:
         return f"{self.width}"
@@ -134,10 +148,13 @@ def _middles(levels: Tensor) -> Tensor:
     return (levels[1:] + levels[:-1]) / 2
 
 
-def _mean_magnitudes(rows: Tensor) -> Tensor:
-    """The mean magnitude of the values of each row that are not 0, or 0: (out, n) -> (out,)."""
-    size = rows.abs()
-    return size.sum(1) / (size > 0).sum(1).clamp(min=1)
+def _mean(sizes: Tensor, scratch: Tensor) -> Tensor:
+    """The mean of the values of each row that are not 0, or 0, of values of at least 0: (out, n) -> (out,).
+
+    ``scratch``, of the same shape, is written to.
+    """
+    counts = torch.sign(sizes, out=scratch).sum(1, dtype=torch.float32)  # booleans would take longer
+    return sizes.sum(1) / counts.to(sizes.dtype).clamp(min=1)
 
 
 def _divisor(scales: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from espnet_pinch.core.attach import find_linears, replace_module
@@ -83,9 +84,27 @@ class GatedLayer(nn.Module):
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.layer[0], nn.Conv1d):
-            return F.conv1d(x, self.weight, self.bias, self.layer[0].stride, dilation=self.layer[0].dilation)
-        return F.linear(x, self.weight, self.bias)
+        weight = self.weight
+        with self._again(weight):
+            if isinstance(self.layer[0], nn.Conv1d):
+                return F.conv1d(x, weight, self.bias, self.layer[0].stride, dilation=self.layer[0].dilation)
+            return F.linear(x, weight, self.bias)
+
+    def _again(self, weight: Tensor) -> saved_tensors_hooks:
+        """Inside the block autograd does not keep the masked weight: the backward pass computes it again."""
+        place, size = weight.data_ptr(), weight.numel()
+
+        def pack(tensor: Tensor) -> Tensor | tuple:
+            own = tensor.data_ptr() == place and tensor.numel() == size
+            return (tensor.shape, tensor.stride()) if own else tensor
+
+        def unpack(packed: Tensor | tuple) -> Tensor:
+            if isinstance(packed, Tensor):
+                return packed
+            with torch.no_grad():
+                return self.weight.as_strided(*packed)
+
+        return saved_tensors_hooks(pack, unpack)
 
     def plain(self) -> nn.Linear | nn.Conv1d:
         """The layer that was gated, as it was."""

@@ -7,7 +7,7 @@ the score in place of ``W^2``. No paper has done this.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,8 @@ class UnitGate(WithThreshold, GroupGate):
         super().__init__(groups, weights)
         self.tau = tau
         self.threshold = new_threshold(weights[0][0], threshold, targets)
-        self._cached: tuple[tuple, list[Units]] | None = None
+        self._scored: tuple[tuple, list[Tensor]] | None = None  # versions of the weights, and their units' scores
+        self._chosen: tuple[tuple, list[Units]] | None = None  # versions of what chooses, and what it has chosen
         self._spent = self._with_grad = False  # of the cached scores: a backward pass has used them; they have a graph
         self.register_buffer("scale", torch.ones_like(self.current))
         # Of each target and group the units that are kept from then on: 1, 0 for the others; 0 for all before.
@@ -56,26 +57,28 @@ class UnitGate(WithThreshold, GroupGate):
         with torch.no_grad():
             mean = torch.stack([units.scores for units in self.units()]).mean()
             self.scale.copy_(torch.where(mean > 0, mean, 1.0))  # of a group without weights too
-        self._cached = None
+        self._scored = self._chosen = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_cached": None}  # its tensors are in a graph, which cannot be copied
+        return {**self.__dict__, "_scored": None, "_chosen": None}  # tensors in a graph cannot be copied
 
     def units(self) -> list[Units]:
         """The units of each group; their scores are differentiable."""
-        weights = [weight for of_group in self.weights for weight in of_group]
-        key = tuple((t._version, t.data_ptr()) for t in (self.current, self.frozen, *weights))  # changed, moved
+        weights = _versions(weight for of_group in self.weights for weight in of_group)
         new_graph = torch.is_grad_enabled() and (self._spent or not self._with_grad)
-        if self._cached is None or self._cached[0] != key or new_graph:
-            scores = [self._scores(i) for i in range(len(self.groups))]
-            frozen = self.frozen[self.in_use] > 0.5
-            kept = frozen if not frozen.is_meta and frozen.any() else self._over([s.detach() for s in scores])
-            self._cached = key, [Units(s, mask) for s, mask in zip(scores, kept)]
+        if self._scored is None or self._scored[0] != weights or new_graph:
+            self._scored, self._chosen = (weights, [self._scores(i) for i in range(len(self.groups))]), None
             self._spent, self._with_grad = False, torch.is_grad_enabled()
-            for score in scores:
+            for score in self._scored[1]:
                 if score.requires_grad:
                     score.register_hook(self._backward_came)
-        return self._cached[1]
+        choosing = _versions((self.current, self.frozen))
+        if self._chosen is None or self._chosen[0] != choosing:
+            scores = self._scored[1]
+            frozen = self.frozen[self.in_use] > 0.5
+            kept = frozen if not frozen.is_meta and frozen.any() else self._over([s.detach() for s in scores])
+            self._chosen = choosing, [Units(s, mask) for s, mask in zip(scores, kept)]
+        return self._chosen[1]
 
     def _scores(self, i: int) -> Tensor:
         """Mean square of the weights of each unit of a group, over the scale, (units)."""
@@ -144,6 +147,11 @@ class UnitGate(WithThreshold, GroupGate):
     def fewest(self) -> int:
         """The number of units that the next target keeps, which the target in use keeps too; 0 without a next one."""
         return 0 if self.next is None else int(self._left(self.ranked(), self.next))
+
+
+def _versions(tensors: Iterable[Tensor]) -> tuple:
+    """What is another one once a tensor is written to, or moves."""
+    return tuple((tensor._version, tensor.data_ptr()) for tensor in tensors)
 
 
 def _between(ranked: Tensor, left: int) -> Tensor:
