@@ -35,11 +35,11 @@ def prune(dense: PruningASRModel, target: float) -> PruningASRModel:
 
 
 @torch.no_grad()
-def cut(dense: PruningASRModel, target: float) -> PruningASRModel:
+def cut(dense: PruningASRModel, target: float, multiple: int) -> PruningASRModel:
     """A copy with the fraction ``target`` of the multiplications saved."""
     model = copy.deepcopy(dense)
     upstream, family = model.frontend.upstream, model.frontend.family
-    pinch = Pinch(target_macs=target, layers=family.layers, unit="structured", conv=True)
+    pinch = Pinch(target_macs=target, layers=family.layers, unit="structured", conv=True, multiple=multiple)
     pinch.attach(upstream, total_steps=1, structure=family.structure(upstream))
     for gate in pinch.pinched.gates.values():
         factors = torch.randn(gate.groups[0].units).exp()
@@ -60,12 +60,16 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--seconds", type=float, nargs="+", default=[10], help="lengths of the audio [10]")
     made.add_argument("--weights", type=float, nargs="*", default=[0.65, 0.85], metavar="TARGET")
     made.add_argument("--macs", type=float, nargs="*", default=[0.5, 2 / 3], metavar="TARGET")
+    made.add_argument("--multiple", type=int, default=8, help="of channels and filters [8]")
     made.add_argument("--int8", action="store_true")
     made.add_argument("--runtimes", nargs="+", default=["torch", "onnxruntime", "openvino"])
     made.add_argument("--dtypes", nargs="+", default=[], help="[all that a runtime has here]")
     args = start(made, arguments)
     dense = make_model(args.size)
-    without_zeros = {"unpruned": dense, **{f"{100 * target:.0f} % of MACs": cut(dense, target) for target in args.macs}}
+    without_zeros = {
+        "unpruned": dense,
+        **{f"{100 * target:.0f} % of MACs": cut(dense, target, args.multiple) for target in args.macs},
+    }
     pruned = {f"{100 * target:.0f} % of weights": prune(dense, target) for target in args.weights}
     with tempfile.TemporaryDirectory() as folder:
         paths = []
