@@ -360,3 +360,15 @@ def test_the_core_can_be_used_alone():
     optimizer = torch.optim.AdamW(quantization.parameter_groups(pinch.parameter_groups(lr=2e-3)))
     train(net, pinch, quantization, optimizer, 10)
     assert 0.5 <= pinch.sparsity() and quantization.fold()
+
+
+@pytest.mark.parametrize("width", [8, 4, 2, "ternary"])
+def test_weights_of_any_type_and_layout_are_rounded(width):
+    grid, weight = Grid(width), torch.randn(6, 5)
+    grid.fit(weight)
+    wanted = grid.round(weight)
+    assert torch.equal(grid.round(weight.double()).codes.float(), wanted.codes)
+    assert torch.equal(grid.round(weight.t().contiguous().t()).codes, wanted.codes)
+    weight[0, 0], weight[1, 1] = torch.nan, torch.inf
+    broken = grid.round(weight)
+    assert broken.weight()[0].isnan().all() and torch.equal(broken.codes[2:], wanted.codes[2:])

@@ -106,10 +106,11 @@ class Grid(nn.Module):
             weight: (out, ...).
         """
         rows = weight.flatten(1)
-        codes, scales = torch.empty_like(rows), rows.new_empty(len(rows))
+        codes = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        scales = rows.new_empty(len(rows))
         pieces = list(zip(*(_pieces(tensor, rows.shape[1]) for tensor in (rows, codes, scales))))
-        nearest = self._nearest()
-        sizes = torch.empty_like(pieces[0][0])  # memory that all pieces use: new memory takes longer than the products
+        nearest = self._nearest().to(rows.dtype)
+        sizes = torch.empty_like(pieces[0][1])  # memory that all pieces use: new memory takes longer than the products
         places = torch.empty_like(sizes, dtype=torch.int32)
         for row, code, scale in pieces:
             size, place = torch.abs(row, out=sizes[: len(row)]), places[: len(row)]
@@ -117,8 +118,9 @@ class Grid(nn.Module):
             if self.bits == 8:
                 torch.clamp(size.div_(_divisor(scale)[:, None]).round_(), 1, LARGEST, out=code)
             elif self.bits > 1:
-                size.div_(_divisor(scale)[:, None] / 2).ceil_().clamp_(1, len(nearest) - 1)
-                torch.index_select(nearest, 0, place.copy_(size).view(-1), out=code.view(-1))
+                place.copy_(size.div_(_divisor(scale)[:, None] / 2).ceil_())
+                place.clamp_(1, len(nearest) - 1)  # as integers, so that a weight that is not finite has a place, too
+                torch.index_select(nearest, 0, place.view(-1), out=code.view(-1))
             sign = torch.sign(row, out=size)
             if self.bits == 1:
                 code.copy_(sign)
