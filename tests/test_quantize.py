@@ -53,6 +53,21 @@ def test_codes_are_whole_numbers_with_few_levels_and_the_zeros_of_the_weight(wid
     assert torch.equal(divided.round(), codes)  # a file needs the scales alone to find the codes
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_weights_of_any_type_and_layout_are_rounded_alike(width):
+    weight = pruned().half().float()
+    grid = fitted(width, weight)
+    want = grid.round(weight).codes
+    assert torch.equal(grid.round(weight.double()).codes.float(), want)
+    assert torch.equal(grid.round(weight.T.contiguous().T).codes, want)
+    for dtype in (torch.bfloat16, torch.float16):
+        codes = grid.round(weight.to(dtype)).codes
+        assert codes.dtype == dtype and (codes.float() == want).float().mean() > 0.9
+    weight[5, :3] = torch.tensor([float("nan"), float("inf"), -1.0])
+    others = torch.arange(len(weight)) != 5
+    assert torch.equal(grid.round(weight).codes[others], want[others])
+
+
 def test_more_bits_are_nearer_and_fitted_levels_nearer_than_even_ones():
     weight = pruned()
     errors = [
