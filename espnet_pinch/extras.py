@@ -18,6 +18,7 @@ MODULES = {
         "tqdm",
         "sentencepiece",
         "tokenizers",
+        "typeguard",
     ),
     "trainer": ("accelerate",),
     "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime"),

@@ -25,6 +25,7 @@ from espnet_pinch.data.kaldi_dir import read_data_dir, write_data_dir
 from espnet_pinch.data.librispeech import read_subset
 from espnet_pinch.data.mini_corpus import make_mini_corpus
 from espnet_pinch.data.tokens import tokens_of_texts, write_tokens
+from espnet_pinch.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,6 +134,47 @@ def test_every_configuration_builds(config, data, tmp_path, tiny_config):
     written = yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())
     assert written["pruning"]["method"] == ("dense" if "baseline" in config else "pinch")
     assert written["frontend_conf"]["built"]["config"]["hidden_size"] == tiny_config["hidden_size"]
+
+
+WRONG = {
+    "optim_conf: {lr: 1e-3}": "optim_conf.lr must be float .*, not '1e-3'; a YAML has it as 0.001, without quotes",
+    "{optim: adamw, optim_conf: {betas: [0.9]}}": "optim_conf.betas must be tuple",
+    "model_conf: {length_normalized_loss: 'no'}": "model_conf.length_normalized_loss must be bool, not 'no'",
+    "model_conf: {nonsense: 1}": "model_conf has no setting 'nonsense': PruningASRModel takes .* ctc_weight",
+    "ctc_conf: {reduce: 3}": "ctc_conf.reduce must be bool, not 3",
+    "ctc_conf: [1]": "ctc_conf must be a block of settings",
+    "{scheduler: linearwarmupdecay, scheduler_conf: {warmup_ratio: '0.1'}}": "scheduler_conf.warmup_ratio must be float, not '0.1'",
+    "frontend_conf: {freeze_feature_encoder: 'false'}": "frontend_conf.freeze_feature_encoder must be bool",
+    "accum_grad: 1.5": "accum_grad must be a whole number, not 1.5",
+    "accum_grad: 0": "accum_grad must be at least 1, not 0",
+    "batch_bins: null": "batch_bins must be a whole number, not None",
+    "keep_nbest_models: [1, true]": "keep_nbest_models must be a whole number",
+    "patience: [1]": "patience must be a whole number or null, not",
+    "use_amp: 1": "use_amp must be true or false, not 1",
+    "batch_type: fast": "batch_type must be one of unsorted, .*, not 'fast'",
+    "best_model_criterion: [[1, 2, 3]]": "best_model_criterion must be a list of",
+}
+
+
+@pytest.mark.parametrize("setting", WRONG)
+def test_a_setting_of_a_wrong_type_gets_one_line_before_anything_is_written(setting, tmp_path):
+    (tmp_path / "wrong.yaml").write_text(setting)
+    out = ["--output_dir", str(tmp_path / "exp"), "--config", str(tmp_path / "wrong.yaml")]
+    with pytest.raises(UserError, match=WRONG[setting]) as error:
+        PruningASRTask.main(cmd=[*out, "--frontend_conf", "upstream=nowhere"])
+    assert "\n" not in str(error.value) and not (tmp_path / "exp").exists()
+
+
+def test_empty_blocks_are_the_defaults_and_fields_of_upstreams_are_checked(data, upstream, tmp_path):
+    blocks = dict.fromkeys(("model_conf", "ctc_conf", "optim_conf", "pruning", "quantize", "distill"))
+    (tmp_path / "empty.yaml").write_text(yaml.safe_dump(blocks))
+    command = options(data, upstream, tmp_path / "exp", "mini.yaml", "--dry_run", "true")
+    command[1] = str(tmp_path / "empty.yaml")
+    PruningASRTask.main(cmd=command)
+    assert yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())["pruning"]["method"] == "pinch"
+    command += ["--frontend_conf", "upstream_conf={mask_time_length: 5.5}"]
+    with pytest.raises(UserError, match=r"upstream_conf.mask_time_length cannot be 5.5: .* expected int"):
+        PruningASRTask.main(cmd=command)
 
 
 def train(command, kill_after=None):

@@ -131,7 +131,21 @@ def test_sherpa_onnx_gets_a_graph_that_leaves_the_normalising_to_it(omniasr_fold
     assert sherpa.check(tmp_path / file, original).logit_difference < 1e-4  # and the texts of sherpa-onnx
 
 
+def put(folder: Path, row: int, token: str) -> None:
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    model["vocab"][row][0] = token
+    edit(folder / "tokenizer.json", model=model)
+
+
+def words(folder: Path, **rows: int) -> None:
+    """Give the folder a tokenizer of another kind."""
+    special = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, " ": 4}
+    edit(folder / "tokenizer.json", model={"type": "WordLevel", "vocab": {**special, **rows}, "unk_token": "<unk>"})
+
+
 MISTAKES = {
+    "twice": (lambda f: put(f, 57, "a"), "tokenizer.json is damaged: 'a' is there twice, in row 5 and 57"),
+    "one row": (lambda f: words(f, a=5, b=5, c=7), "damaged: 'a' and 'b' have the same row 5|'b' and 'a' have"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing; it names the outputs"),
     "damaged": (lambda f: (f / "tokenizer.json").write_text("{"), "the tokenizer of .* cannot be read"),
     "no blank": (lambda f: edit(f / "config.json", blank_token_id=99), r"the blank \(blank_token_id\) in row 99"),

@@ -160,6 +160,46 @@ def test_the_number_of_kept_units_has_the_gradient_of_the_soft_count():
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("settings", [{"pinch": {"unit": "structured", "conv": True}}, {"method": "l0"}])
+def test_gradients_are_those_of_the_forward_pass_whatever_comes_between(settings):
+    def attached():
+        torch.manual_seed(3)
+        model, family = upstream("wav2vec2 with layer norms")
+        method = build_method({"target_sparsity": 0.5, "layers": family.layers, **settings})
+        method.attach(model, total_steps=20, structure=family.structure(model))
+        model.config.apply_spec_augment = False  # it takes numpy's random numbers
+        return model.train(), method
+
+    def loss(model, seed):
+        torch.manual_seed(seed)  # of dropout
+        return model(torch.randn(2, 3200)).last_hidden_state.square().mean()
+
+    def gradients(model):
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    model, method = attached()
+    (loss(model, 1) + loss(model, 2) + method.penalty()).backward()
+    want = gradients(model)
+    model, method = attached()
+    first, second, penalty = loss(model, 1), loss(model, 2), method.penalty()
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        loss(model.eval(), 0)
+    for part in (first, second, penalty):
+        part.backward()
+    torch.testing.assert_close(gradients(model), want, rtol=1e-4, atol=1e-7)
+    assert not gradients(copied)
+    model, method = attached()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    (loss(model, 1) + loss(model, 2) + method.penalty()).backward()
+    torch.testing.assert_close(gradients(model), want, rtol=1e-4, atol=1e-7)
+    lost = loss(model, 1)
+    with torch.no_grad():
+        model.encoder.layers[1].feed_forward.output_dense.weight_orig.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation|changed in place"):
+        lost.backward()
+
+
 @pytest.mark.parametrize(
     "name",
     ["wav2vec2", "wav2vec2 with layer norms", "hubert", "data2vec-audio", "wavlm", "wav2vec2-conformer", "omniasr"],
@@ -250,7 +290,7 @@ def test_hard_concrete_gates_open_as_often_as_they_say():
     closed, values = torch.zeros(group.units), []
     generator = torch.Generator().manual_seed(0)
     for _ in range(2000):
-        gate.draw(torch.rand(group.units, generator=generator).clamp(1e-6, 1 - 1e-6))
+        gate.noise = torch.rand(group.units, generator=generator).clamp(1e-6, 1 - 1e-6)
         closed += gate.sample == 0
         values.append(gate.sample.detach())
     torch.testing.assert_close(1 - closed / 2000, gate.open().detach(), atol=0.04, rtol=0)

@@ -13,10 +13,11 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from torch import nn
 
 from espnet_pinch.asr.classifier import IndexOfLabel, PruningClassifier
-from espnet_pinch.asr.espnet import ASRTask, abs_task, frontend_choices, model_choices
+from espnet_pinch.asr.espnet import CTC, ASRTask, abs_task, frontend_choices, model_choices
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.head import ASR, CLASSIFY, all_heads, find_head
 from espnet_pinch.asr.model import PruningASRModel
+from espnet_pinch.asr.option_types import check_block, check_options
 from espnet_pinch.asr.processes import is_first
 from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.asr.resume import NEWEST, owned
@@ -25,6 +26,7 @@ from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.settings_record import check_unchanged
 from espnet_pinch.asr.trainer import PruningTrainer
 from espnet_pinch.core.registry import self_contained
+from espnet_pinch.core.settings import shown
 from espnet_pinch.data import subwords
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.spelling import POLICIES, UnknownCharacters
@@ -112,6 +114,7 @@ class PruningASRTask(ASRTask):
         args = args or cls.get_parser().parse_args(cmd)
         if args.output_dir is None or args.print_config:
             return super().main(args)
+        cls.check_types(args)
         if args.save_every_steps < 0 or args.max_skipped_steps < 1:
             raise UserError("save_every_steps must be at least 0, max_skipped_steps at least 1")
         first = is_first(args)
@@ -129,6 +132,30 @@ class PruningASRTask(ASRTask):
                 super().main(args)
             except torch.multiprocessing.ProcessExitedException:
                 sys.exit(1)  # that process has printed the reason
+
+    @classmethod
+    def check_types(cls, args: argparse.Namespace) -> None:
+        """Raise UserError if an option, or a setting in one of the blocks, is of a wrong type."""
+        check_options(args, cls.get_parser())
+        made = {
+            "frontend_conf": frontend_choices.get_class(args.frontend),
+            "model_conf": model_choices.get_class(args.model),
+            "optim_conf": abs_task.optim_classes[args.optim],
+            "scheduler_conf": abs_task.scheduler_classes.get(args.scheduler),
+            "ctc_conf": CTC,
+        }
+        for name, of in made.items():
+            if of is not None:
+                check_block(name, getattr(args, name), of)
+        for name in ("batch_size", "valid_batch_size", "accum_grad", "max_epoch", "num_iters_per_epoch"):
+            if (number := getattr(args, name)) is not None and number < 1:
+                raise UserError(f"{name} must be at least 1, not {number}")
+        for criterion in args.best_model_criterion or [None]:
+            if not isinstance(criterion, list | tuple) or len(criterion) != 3 or criterion[2] not in ("min", "max"):
+                raise UserError(
+                    "best_model_criterion must be a list of [valid or train, figure, min or max], not "
+                    f"{shown(args.best_model_criterion)}"
+                )
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:

@@ -215,9 +215,13 @@ def apply_overrides(config: PretrainedConfig, overrides: dict | None) -> None:
     """Change fields of ``config``; raises UserError for a field that it does not have."""
     fields = find_family(config.model_type).encoder_config(config)
     for key, value in (overrides or {}).items():
-        if not hasattr(fields, key):
+        if not isinstance(key, str) or not hasattr(fields, key):
             raise UserError(f"a {config.model_type} configuration has no field {key!r}")
-        setattr(fields, key, value)
+        try:
+            setattr(fields, key, value)
+        except Exception as error:  # transformers checks the value, and raises types of its own
+            reason = str(error).splitlines()[-1]
+            raise UserError(f"upstream_conf.{key} cannot be {value!r}: {one_line(reason)}") from None
 
 
 def config_as_dict(config: PretrainedConfig) -> dict:

@@ -124,20 +124,25 @@ def _rows(tokenizer: Wav2Vec2CTCTokenizer, config: PretrainedConfig, path: Path)
     for token, row in vocabulary.items():
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
             raise UserError(f"{path} is damaged: the token {token!r} has the row {row!r}")
+    own = within_head(vocabulary, config, path)
+    return {row: token for token, row in tokenizer.get_vocab().items() if row < config.vocab_size} | own
+
+
+def within_head(vocabulary: Mapping[str, int], config: PretrainedConfig, path: Path) -> dict[int, str]:
+    """``{row: token}`` of the tokens that the head has a row for.
+
+    Args:
+        vocabulary: ``{token: row}``.
+        path: it is from.
+
+    Raises:
+        UserError: a character has no row, or two tokens have the same.
+    """
     row, count = Counter(vocabulary.values()).most_common(1)[0]
     if count > 1:
         twice = " and ".join(repr(token) for token, r in vocabulary.items() if r == row)
         raise UserError(f"{path} is damaged: {twice} have the same row {row}")
-    own = within_head({row: token for token, row in vocabulary.items()}, config, path)
-    return {row: token for token, row in tokenizer.get_vocab().items() if row < config.vocab_size} | own
-
-
-def within_head(names: Mapping[int, str], config: PretrainedConfig, path: Path) -> dict[int, str]:
-    """Those of ``names``, ``{row: token}``, that the head has a row for; raises UserError if a character has none.
-
-    Args:
-        path: they are from.
-    """
+    names = {row: token for token, row in vocabulary.items()}
     for row, token in sorted(names.items()):
         if row >= config.vocab_size and len(token) == 1:
             raise UserError(

@@ -106,8 +106,7 @@ class Grid(nn.Module):
             weight: (out, ...).
         """
         rows = weight.flatten(1)
-        codes = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        scales = rows.new_empty(len(rows))
+        codes, scales = rows.new_empty(rows.shape), rows.new_empty(len(rows))  # contiguous, as rows need not be
         pieces = list(zip(*(_pieces(tensor, rows.shape[1]) for tensor in (rows, codes, scales))))
         nearest = self._nearest().to(rows.dtype)
         sizes = torch.empty_like(pieces[0][1])  # memory that all pieces use: new memory takes longer than the products
@@ -118,8 +117,8 @@ class Grid(nn.Module):
             if self.bits == 8:
                 torch.clamp(size.div_(_divisor(scale)[:, None]).round_(), 1, LARGEST, out=code)
             elif self.bits > 1:
-                place.copy_(size.div_(_divisor(scale)[:, None] / 2).ceil_())
-                place.clamp_(1, len(nearest) - 1)  # as integers, so that a weight that is not finite has a place, too
+                size.div_(_divisor(scale)[:, None] / 2).ceil_().clamp_(max=len(nearest) - 1)
+                place.copy_(size).clamp_(1, len(nearest) - 1)  # also where the weight is not a number
                 torch.index_select(nearest, 0, place.view(-1), out=code.view(-1))
             sign = torch.sign(row, out=size)
             if self.bits == 1:
@@ -156,7 +155,7 @@ def _mean(sizes: Tensor, scratch: Tensor) -> Tensor:
     ``scratch``, of the same shape, is written to.
     """
     counts = torch.sign(sizes, out=scratch).sum(1, dtype=torch.float32)  # booleans would take longer
-    return sizes.sum(1) / counts.to(sizes.dtype).clamp(min=1)
+    return sizes.sum(1) / counts.clamp(min=1)
 
 
 def _divisor(scales: Tensor) -> Tensor:

@@ -34,8 +34,11 @@ class GroupGate(nn.Module):
         self.weights = [list(of_group) for of_group in weights]  # not parameters of the gate: the layers hold them
         self.slices = [[Slices(part.axis, group.size) for part in group.parts] for group in groups]
 
-    def masked(self, weight: Tensor, i: int, axis: int) -> Tensor:
-        """The weight of a part of group ``i``, or what other gates have left of it, as the gate lets it through."""
+    def mask(self, i: int, axis: int) -> Callable[[Tensor], Tensor]:
+        """What gives the weight of a part of group ``i``, or what other gates leave of it, as the gate is now.
+
+        Called again, it gives the same, whatever has become of the gate.
+        """
         raise NotImplementedError
 
     def kept(self) -> Tensor:
@@ -51,6 +54,12 @@ class GroupGate(nn.Module):
 
 
 Gate = TypeVar("Gate", bound=GroupGate)
+
+
+def unchanged(same: bool) -> None:
+    """Raise RuntimeError, as autograd does for what it keeps, if the weights are not the ``same`` as before."""
+    if not same:
+        raise RuntimeError("weights have been changed in place between the forward and the backward pass")
 
 
 class GatedLayer(nn.Module):
@@ -78,21 +87,28 @@ class GatedLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
+        return self._through(self._masks())
+
+    def _masks(self) -> list[Callable[[Tensor], Tensor]]:
+        return [gate.mask(i, axis) for axis, (gate, i) in self.gates[0].items()]
+
+    def _through(self, masks: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
         weight = self.weight_orig
-        for axis, (gate, i) in self.gates[0].items():
-            weight = gate.masked(weight, i, axis)
+        for mask in masks:
+            weight = mask(weight)
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        with self._again(weight):
+        masks = self._masks()
+        weight = self._through(masks)
+        with self._again(weight, masks):
             if isinstance(self.layer[0], nn.Conv1d):
                 return F.conv1d(x, weight, self.bias, self.layer[0].stride, dilation=self.layer[0].dilation)
             return F.linear(x, weight, self.bias)
 
-    def _again(self, weight: Tensor) -> saved_tensors_hooks:
+    def _again(self, weight: Tensor, masks: Iterable[Callable[[Tensor], Tensor]]) -> saved_tensors_hooks:
         """Inside the block autograd does not keep the masked weight: the backward pass computes it again."""
-        place, size = weight.data_ptr(), weight.numel()
+        place, size, version = weight.data_ptr(), weight.numel(), self.weight_orig._version
 
         def pack(tensor: Tensor) -> Tensor | tuple:
             own = tensor.data_ptr() == place and tensor.numel() == size
@@ -101,8 +117,9 @@ class GatedLayer(nn.Module):
         def unpack(packed: Tensor | tuple) -> Tensor:
             if isinstance(packed, Tensor):
                 return packed
+            unchanged(version == self.weight_orig._version)
             with torch.no_grad():
-                return self.weight.as_strided(*packed)
+                return self._through(masks).as_strided(*packed)
 
         return saved_tensors_hooks(pack, unpack)
 

@@ -7,17 +7,39 @@ the score in place of ``W^2``. No paper has done this.
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from espnet_pinch.core.gate import kept_units, masked_weight
-from espnet_pinch.core.group_gates import GroupGate, GroupGates, counts
+from espnet_pinch.core.group_gates import GroupGate, GroupGates, counts, unchanged
 from espnet_pinch.core.score import Units
 from espnet_pinch.core.thresholds import WithThreshold, new_threshold
 from espnet_pinch.core.units import Cost, Group
 from espnet_pinch.errors import UserError
+
+
+class _MeanSquares(torch.autograd.Function):
+    """The mean square of the weights of each unit, over ``scale``: (units).
+
+    Autograd may free nothing of it, so that several backward passes, each of a graph of its own, share the scores.
+    """
+
+    @staticmethod
+    def forward(ctx, slices, scale, *weights):
+        ctx.slices, ctx.weights, ctx.versions = slices, weights, _versions(weights)
+        squares = torch.stack([of.gather(weight.square()) for of, weight in zip(slices, weights)]).sum(0)
+        ctx.divisor = sum(weight.numel() for weight in weights) // len(squares) * scale
+        return squares / ctx.divisor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        unchanged(ctx.versions == _versions(ctx.weights))
+        grad = grad / ctx.divisor
+        return None, None, *(of.spread(grad, weight) * (2 * weight) for of, weight in zip(ctx.slices, ctx.weights))
 
 
 class UnitGate(WithThreshold, GroupGate):
@@ -49,7 +71,6 @@ class UnitGate(WithThreshold, GroupGate):
         self.threshold = new_threshold(weights[0][0], threshold, targets)
         self._scored: tuple[tuple, list[Tensor]] | None = None  # versions of the weights, and their units' scores
         self._chosen: tuple[tuple, list[Units]] | None = None  # versions of what chooses, and what it has chosen
-        self._spent = self._with_grad = False  # of the cached scores: a backward pass has used them; they have a graph
         self.register_buffer("scale", torch.ones_like(self.current))
         # Of each target and group the units that are kept from then on: 1, 0 for the others; 0 for all before.
         self.register_buffer("frozen", self.scale.new_zeros(targets, len(groups), groups[0].units))
@@ -65,13 +86,11 @@ class UnitGate(WithThreshold, GroupGate):
     def units(self) -> list[Units]:
         """The units of each group; their scores are differentiable."""
         weights = _versions(weight for of_group in self.weights for weight in of_group)
-        new_graph = torch.is_grad_enabled() and (self._spent or not self._with_grad)
-        if self._scored is None or self._scored[0] != weights or new_graph:
-            self._scored, self._chosen = (weights, [self._scores(i) for i in range(len(self.groups))]), None
-            self._spent, self._with_grad = False, torch.is_grad_enabled()
-            for score in self._scored[1]:
-                if score.requires_grad:
-                    score.register_hook(self._backward_came)
+        weights += (torch.is_inference_mode_enabled(),)  # where nothing has a graph
+        if self._scored is None or self._scored[0] != weights:
+            with torch.enable_grad():
+                scores = [_MeanSquares.apply(of, self.scale, *w) for of, w in zip(self.slices, self.weights)]
+            self._scored, self._chosen = (weights, scores), None
         choosing = _versions((self.current, self.frozen))
         if self._chosen is None or self._chosen[0] != choosing:
             scores = self._scored[1]
@@ -79,12 +98,6 @@ class UnitGate(WithThreshold, GroupGate):
             kept = frozen if not frozen.is_meta and frozen.any() else self._over([s.detach() for s in scores])
             self._chosen = choosing, [Units(s, mask) for s, mask in zip(scores, kept)]
         return self._chosen[1]
-
-    def _scores(self, i: int) -> Tensor:
-        """Mean square of the weights of each unit of a group, over the scale, (units)."""
-        squares = [slices.gather(weight.square()) for slices, weight in zip(self.slices[i], self.weights[i])]
-        per_unit = sum(weight.numel() for weight in self.weights[i]) // self.groups[i].units
-        return torch.stack(squares).sum(0) / (per_unit * self.scale)
 
     def _over(self, scores: list[Tensor]) -> list[Tensor]:
         """The units of each group whose scores the threshold leaves: boolean masks, (units) each."""
@@ -102,12 +115,10 @@ class UnitGate(WithThreshold, GroupGate):
         left = (ranked >= threshold.square()).sum().clamp(min=1)
         return (left + group.multiple - 1) // group.multiple * group.multiple
 
-    def _backward_came(self, _) -> None:
-        self._spent = True
-
-    def masked(self, weight: Tensor, i: int, axis: int) -> Tensor:
+    def mask(self, i: int, axis: int) -> Callable[[Tensor], Tensor]:
         slices = next(slices for slices in self.slices[i] if slices.axis == axis)
-        return masked_weight(weight, self.current, self.tau, slices, self.units()[i])
+        threshold, tau, units = self.current, self.tau, self.units()[i]
+        return lambda weight: masked_weight(weight, threshold, tau, slices, units)
 
     def kept(self) -> Tensor:
         counts = [kept_units(None, self.current, self.tau, self.slices[0][0], units) for units in self.units()]
@@ -150,8 +161,8 @@ class UnitGate(WithThreshold, GroupGate):
 
 
 def _versions(tensors: Iterable[Tensor]) -> tuple:
-    """What is another one once a tensor is written to, or moves."""
-    return tuple((tensor._version, tensor.data_ptr()) for tensor in tensors)
+    """What is another one once a tensor is written to, moves, or is frozen."""
+    return tuple((tensor._version, tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
 
 
 def _between(ranked: Tensor, left: int) -> Tensor:

@@ -104,7 +104,11 @@ class OmniASR(Wav2Vec2):
                 f"{folder}/config.json has the blank (blank_token_id) in row {config.blank_token_id}, but the head has "
                 f"{config.vocab_size} rows"
             )
-        names = within_head({row: name for name, row in tokenizer.get_vocab().items()}, config, path)
+        vocabulary = tokenizer.get_vocab()
+        for row, name in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+            if name is not None and vocabulary.get(name, row) != row:
+                raise UserError(f"{path} is damaged: {name!r} is there twice, in row {row} and {vocabulary[name]}")
+        names = within_head(vocabulary, config, path)
         return Vocabulary(
             names,
             blank=config.blank_token_id,

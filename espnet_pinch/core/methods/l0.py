@@ -12,7 +12,7 @@ layer norms over filters see the open ones alone, so that what is cut computes t
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -85,12 +85,14 @@ class HardConcreteGate(GroupGate):
         self.log_alpha = nn.Parameter(weights[0][0].new_full((units,), start))  # (units,)
         # Which units are kept once the search has ended; 1 for all of them before.
         self.register_buffer("left", weights[0][0].new_ones(units))
-        self.sample: Tensor | None = None  # (units,) in training, while searching
+        self.noise: Tensor | None = None  # (units,), uniform in (0, 1); while searching
 
-    def draw(self, uniform: Tensor) -> None:
-        """Sample the gates: uniform noise in (0, 1), (units,)."""
-        concrete = ((uniform.logit() + self.log_alpha) / BETA).sigmoid()
-        self.sample = (concrete * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+    @property
+    def sample(self) -> Tensor:
+        """The gates with the noise, (units,)."""
+        assert self.noise is not None, "the search is over"
+        concrete = ((self.noise.logit() + self.log_alpha) / BETA).sigmoid()
+        return (concrete * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def open(self) -> Tensor:
         """Probability that a gate is not closed, (units,)."""
@@ -102,9 +104,9 @@ class HardConcreteGate(GroupGate):
 
     def value(self) -> Tensor:
         """What the weights that read the units are multiplied with, (units,)."""
-        if self.sample is not None and self.training:
-            return self.sample
-        return self.left if self.sample is None else self.still() * self.likeliest(self.expected())
+        if self.noise is None:
+            return self.left
+        return self.sample if self.training else self.still() * self.likeliest(self.expected())
 
     def expected(self, bonus: float = 0.0) -> int:
         """The number of units that are open by expectation, if ``bonus`` is added to each ``log_alpha``; allowed."""
@@ -117,14 +119,14 @@ class HardConcreteGate(GroupGate):
         rank = self.log_alpha.detach().argsort(descending=True, stable=True).argsort()
         return (rank < number).to(self.log_alpha)
 
-    def masked(self, weight: Tensor, i: int, axis: int) -> Tensor:
+    def mask(self, i: int, axis: int) -> Callable[[Tensor], Tensor]:
         if axis == 0:
-            return weight
-        slices = next(slices for slices in self.slices[0] if slices.axis == 1)
-        return weight * slices.spread(self.value(), weight)
+            return lambda weight: weight
+        slices, value = next(slices for slices in self.slices[0] if slices.axis == 1), self.value()
+        return lambda weight: weight * slices.spread(value, weight)
 
     def kept(self) -> Tensor:
-        return self.left.sum() if self.sample is None else self.open().sum()
+        return self.left.sum() if self.noise is None else self.open().sum()
 
     @torch.no_grad()
     def hard(self, i: int = 0) -> Tensor:
@@ -137,7 +139,7 @@ class HardConcreteGate(GroupGate):
         for slices, weight in zip(self.slices[0], self.weights[0]):
             if slices.axis == 1:
                 weight.mul_(slices.spread(torch.where(self.left > 0, self.still().clamp(min=1e-3), 1.0), weight))
-        self.sample = None
+        self.noise = None
 
 
 @register(
@@ -208,7 +210,7 @@ class L0(PruningMethod):
         generator = generator_of_step(self.seed, self.step)
         for gate in self.gated.gates.values():
             noise = torch.empty(len(gate.log_alpha)).uniform_(1e-6, 1 - 1e-6, generator=generator)
-            gate.draw(noise.to(gate.log_alpha))
+            gate.noise = noise.to(gate.log_alpha)
 
     @property
     def target_now(self) -> float:
@@ -313,4 +315,4 @@ class L0(PruningMethod):
         self.chosen = bool(state[1] > 0.5)
         for gate in self.gated.gates.values():
             if self.chosen:
-                gate.sample = None
+                gate.noise = None
