@@ -143,7 +143,7 @@ WRONG = {
     "model_conf: {nonsense: 1}": "model_conf has no setting 'nonsense': PruningASRModel takes .* ctc_weight",
     "ctc_conf: {reduce: 3}": "ctc_conf.reduce must be bool, not 3",
     "ctc_conf: [1]": "ctc_conf must be a block of settings",
-    "{scheduler: linearwarmupdecay, scheduler_conf: {warmup_ratio: '0.1'}}": "scheduler_conf.warmup_ratio must be float, not '0.1'",
+    "{scheduler: linearwarmupdecay, scheduler_conf: {warmup_ratio: '0.1'}}": "warmup_ratio must be float, not '0.1'",
     "frontend_conf: {freeze_feature_encoder: 'false'}": "frontend_conf.freeze_feature_encoder must be bool",
     "accum_grad: 1.5": "accum_grad must be a whole number, not 1.5",
     "accum_grad: 0": "accum_grad must be at least 1, not 0",
