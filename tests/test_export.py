@@ -1,5 +1,6 @@
 """Exported models: every format by its own loader, folders and experiments, the model card."""
 
+import json
 import pickle
 import re
 import shutil
@@ -20,8 +21,10 @@ from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.data.kaldi_dir import Utterance, write_data_dir
 from espnet_pinch.data.source import HUB, Source, read_record, write_record
 from espnet_pinch.data.tokens import write_tokens
+from espnet_pinch.errors import UserError
 from espnet_pinch.export.check import Probe, noise
 from espnet_pinch.export.format import Comparison, Original, all_formats
+from espnet_pinch.export.formats.espnet import read_folded
 from espnet_pinch.export.formats.onnx import check_onnx, write_onnx
 from espnet_pinch.files import read_json
 
@@ -269,3 +272,11 @@ def test_every_format_of_wav2vec2_base_at_85_percent(tmp_path):
     assert all(files[name]["logit_difference"] < 1e-3 for name in ("model.safetensors", "model.onnx", "espnet.zip"))
     assert files["sparse_fp32.safetensors"]["logit_difference"] == 0
     assert len(transcribe(espnet_pinch.load(tmp_path / "out"), AUDIO)[1]) > 10  # there was something to compare
+
+
+@pytest.mark.parametrize("pruning", [None, 3, ["dense"], {}])
+def test_a_folded_folder_without_a_method_gets_one_line(pruning, tmp_path):
+    config = {"frontend_conf": {"built": {}}, "token_list": ["<blank>"], "pruning": pruning}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.yaml is not that of a folded model"):
+        read_folded(tmp_path)

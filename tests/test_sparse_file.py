@@ -420,6 +420,7 @@ FORGED = [
     (set_header("model", "config", "conv_stride", value=[0, 0]), r"convolutions with strides \[0, 0\]"),
     (set_header("model", "processing", "sampling_rate", value=0), "the sampling rate cannot be 0 Hz"),
     (set_header("model", "processing", "sampling_rate", value="x"), "the sampling rate cannot be 'x' Hz"),
+    (set_header("model", "processing", "do_normalize", value="no"), "do_normalize must be true or false, not .no."),
     (set_header("values", value=["fp32"]), r"unknown values \['fp32'\]"),
     (set_header("model", "config", "intermediate_size", value=10**7), "the model would take 2.6 GB, which no file of"),
     (set_header("model", "config", "hidden_size", value=10**5), "the model would take 400.1 GB, which no file of"),

@@ -83,6 +83,9 @@ def _check(description: Mapping) -> None:
         raise UserError(objection)
     if processing.get("sampling_rate", 16000) not in RATES:
         raise UserError(f"the sampling rate cannot be {processing['sampling_rate']!r} Hz")
+    for name in ("do_normalize", "return_attention_mask"):
+        if not isinstance(processing.get(name, False), bool):
+            raise UserError(f"{name} must be true or false, not {processing[name]!r}")
     find_head(description.get("task", ASR))
     pattern = description["pruning"]["layers"]
     re.compile(pattern)

@@ -96,10 +96,10 @@ def read_folded(folder: Path) -> PrunedModel:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         built = config["frontend_conf"]["built"]
         description = {**built, "tokens": config["token_list"], "pruning": config["pruning"]}
-        description["task"] = config.get("task", ASR)
+        description["task"], method = config.get("task", ASR), config["pruning"]["method"]
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.yaml'} is not that of a folded model: {one_line(error)}") from None
-    if description["pruning"].get("method") != "dense":
+    if method != "dense":
         raise UserError(f"{folder / 'config.yaml'} is that of a model with gates; give the folder folded/")
     state = load_weights(folder / "model.pth")
     try:
