@@ -18,9 +18,14 @@ def make_model(size: str, sparsity: float = 0.0, **config) -> PruningASRModel:
     built = {"config": config_as_dict(Wav2Vec2Config(**SIZES[size], **config)), "processing": {}}
     built["config"]["vocab_size"] = len(TOKENS)
     model = assemble(UpstreamFrontend("", built=built), TOKENS, {"method": "dense"}).eval()
+    prune(model, sparsity)
+    return model
+
+
+def prune(model: PruningASRModel, sparsity: float) -> None:
+    """Set the fraction ``sparsity`` of the weights of every gated layer to 0, the smallest."""
     for layer in gated_layers(model).values():
         prune_smallest(layer.weight, sparsity)
-    return model
 
 
 def quantize(model: PruningASRModel, width: int | str) -> None:

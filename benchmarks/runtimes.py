@@ -14,24 +14,14 @@ from pathlib import Path
 
 import torch
 from measure import parser, start
-from models import TOKENS, make_model
+from models import TOKENS, make_model, prune
 
 from espnet_pinch import Pinch
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.upstream import save_ctc_model
 from espnet_pinch.bench.report import to_markdown
 from espnet_pinch.bench.run import Request, compare
-from espnet_pinch.core.one_shot import prune_smallest
 from espnet_pinch.export.formats.onnx import export_model, write_files
-from espnet_pinch.export.model import gated_layers
-
-
-def prune(dense: PruningASRModel, target: float) -> PruningASRModel:
-    """A copy with the fraction ``target`` of the weights of every gated layer at 0."""
-    model = copy.deepcopy(dense)
-    for layer in gated_layers(model).values():
-        prune_smallest(layer.weight, target)
-    return model
 
 
 @torch.no_grad()
@@ -66,19 +56,18 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--dtypes", nargs="+", default=[], help="[all that a runtime has here]")
     args = start(made, arguments)
     dense = make_model(args.size)
-    without_zeros = {
-        "unpruned": dense,
-        **{f"{100 * target:.0f} % of MACs": cut(dense, target, args.multiple) for target in args.macs},
-    }
-    pruned = {f"{100 * target:.0f} % of weights": prune(dense, target) for target in args.weights}
+    smaller = {f"{100 * target:.0f} % of MACs": cut(dense, target, args.multiple) for target in args.macs}
     with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for name, model in without_zeros.items():
-            paths.append(save(Path(folder) / args.size / name, model))
-        for name, model in without_zeros.items() if args.int8 else ():
-            place = Path(folder) / args.size / name
-            paths += [place / file for file in write_files(place, export_model(model), model, ("int8",))]
-        paths += [save(Path(folder) / args.size / name, model) for name, model in pruned.items()]
+        place, paths, int8 = Path(folder) / args.size, [], []
+        for name, model in {"unpruned": dense, **smaller}.items():
+            paths.append(save(place / name, model))
+            if args.int8:
+                int8 += [paths[-1] / file for file in write_files(paths[-1], export_model(model), model, ("int8",))]
+        paths += int8
+        for target in args.weights:
+            model = copy.deepcopy(dense)
+            prune(model, target)
+            paths.append(save(place / f"{100 * target:.0f} % of weights", model))
         request = Request(
             models=paths,
             runtimes=args.runtimes,

@@ -114,9 +114,7 @@ class PruningASRTask(ASRTask):
         args = args or cls.get_parser().parse_args(cmd)
         if args.output_dir is None or args.print_config:
             return super().main(args)
-        cls.check_types(args)
-        if args.save_every_steps < 0 or args.max_skipped_steps < 1:
-            raise UserError("save_every_steps must be at least 0, max_skipped_steps at least 1")
+        cls.check_settings(args)
         first = is_first(args)
         # Only the first process locks the folder, for the other nodes and ranks too.
         with owned(args.output_dir) if first else contextlib.nullcontext():
@@ -134,8 +132,8 @@ class PruningASRTask(ASRTask):
                 sys.exit(1)  # that process has printed the reason
 
     @classmethod
-    def check_types(cls, args: argparse.Namespace) -> None:
-        """Raise UserError if an option, or a setting in one of the blocks, is of a wrong type."""
+    def check_settings(cls, args: argparse.Namespace) -> None:
+        """Raise UserError if an option, or a setting in a block, is of a wrong type, or an option out of its range."""
         check_options(args, cls.get_parser())
         made = {
             "frontend_conf": frontend_choices.get_class(args.frontend),
@@ -147,6 +145,8 @@ class PruningASRTask(ASRTask):
         for name, of in made.items():
             if of is not None:
                 check_block(name, getattr(args, name), of)
+        if args.save_every_steps < 0 or args.max_skipped_steps < 1:
+            raise UserError("save_every_steps must be at least 0, max_skipped_steps at least 1")
         for name in ("batch_size", "valid_batch_size", "accum_grad", "max_epoch", "num_iters_per_epoch"):
             if (number := getattr(args, name)) is not None and number < 1:
                 raise UserError(f"{name} must be at least 1, not {number}")

@@ -6,14 +6,16 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from transformers import PretrainedConfig, Wav2Vec2CTCTokenizer
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.data.tokens import SPACE, WORD, are_subwords, line_name, surface, token_of
 from espnet_pinch.errors import UserError, one_line
 
 FILE = "vocab.json"
+Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +80,7 @@ def read_vocab_json(folder: Path, config: PretrainedConfig) -> Vocabulary:
     """The vocabulary in vocab.json, as ``Family.read_vocabulary``."""
     path = folder / FILE
     _check_file(path)
-    try:
-        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many types
-        raise UserError(f"the tokenizer of {folder} cannot be read: {one_line(error)}") from None
+    tokenizer = read_tokenizer(Wav2Vec2CTCTokenizer, folder)
     names = _rows(tokenizer, config, path)
     return Vocabulary(
         names,
@@ -91,6 +90,14 @@ def read_vocab_json(folder: Path, config: PretrainedConfig) -> Vocabulary:
         unknown=first_of((tokenizer.unk_token, "<unk>", "[UNK]"), names.values()),
         end=tokenizer.eos_token,
     )
+
+
+def read_tokenizer(kind: type[Tokenizer], folder: Path) -> Tokenizer:
+    """transformers' tokenizer of a folder, of a class of its own; raises UserError if it cannot be read."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many types
+        raise UserError(f"the tokenizer of {folder} cannot be read: {one_line(error)}") from None
 
 
 def _check_file(path: Path) -> None:

@@ -22,7 +22,7 @@ def main() -> None:
     if args.untrained is not None:
         task = task_of_options(args.untrained)
         config = task.get_parser().parse_args([*args.untrained, "--output_dir", str(args.exp)])
-        task.check_types(config)
+        task.check_settings(config)
         upstream = config.frontend_conf["upstream"]
         require_head(upstream, read_config(upstream), task.task)  # a baseline with a new head would output random words
         model = task.build_model(config).eval()

@@ -62,12 +62,17 @@ def read_file(path: str | os.PathLike, dtype: str) -> tuple[np.ndarray, int]:
         soundfile.LibsndfileError: it cannot be read.
     """
     with Stream(path) as file:
-        if file.frames < UNKNOWN:
-            return file.read(file.frames, dtype=dtype), file.samplerate
-        blocks = [file.read(_BLOCK, dtype=dtype)]
-        while len(blocks[-1]):
-            blocks.append(file.read(_BLOCK, dtype=dtype))
-        return np.concatenate(blocks), file.samplerate
+        return _whole(file, dtype), file.samplerate
+
+
+def _whole(file: Stream, dtype: str) -> np.ndarray:
+    """The samples of a file from where it is, to its end."""
+    if file.frames < UNKNOWN:
+        return file.read(file.frames, dtype=dtype)
+    blocks = [file.read(_BLOCK, dtype=dtype)]
+    while len(blocks[-1]):
+        blocks.append(file.read(_BLOCK, dtype=dtype))
+    return np.concatenate(blocks)
 
 
 def read_16_bits(path: str | os.PathLike) -> tuple[np.ndarray, int, int]:
@@ -77,12 +82,10 @@ def read_16_bits(path: str | os.PathLike) -> tuple[np.ndarray, int, int]:
         soundfile.LibsndfileError: it cannot be read.
     """
     with Stream(path) as file:
-        fractions = file.subtype in FRACTIONS
-    samples, rate = read_file(path, "float64" if fractions else "int16")
-    clipped = 0
-    if fractions:
-        samples, clipped = to_16_bits(samples)
-    return samples, rate, clipped
+        if file.subtype not in FRACTIONS:
+            return _whole(file, "int16"), file.samplerate, 0
+        samples, clipped = to_16_bits(_whole(file, "float64"))
+        return samples, file.samplerate, clipped
 
 
 def to_16_bits(samples: np.ndarray) -> tuple[np.ndarray, int]:

@@ -1,5 +1,6 @@
 """Subword tokens: a sentencepiece model of transcripts, and its token list as ESPnet's recipes write it."""
 
+import base64
 import functools
 import io
 import os
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 
 FILE = "bpe.model"  # sentencepiece's model, in every folder that needs one
 _SPECIAL = 3  # sentencepiece's first pieces: <unk>, <s>, </s>
+
+
+def to_text(model: bytes) -> str:
+    """The bytes of ``FILE`` for a file that holds text: base64."""
+    return base64.b64encode(model).decode()
+
+
+def from_text(text: str) -> bytes:
+    """The inverse of ``to_text``; raises ValueError for another text."""
+    return base64.b64decode(text, validate=True)
 
 
 def train(texts: Iterable[str], size: int) -> bytes:

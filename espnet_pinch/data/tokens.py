@@ -94,6 +94,11 @@ def surface(name: str) -> str:
     return "" if len(token) > 1 and token.startswith("<") else token
 
 
+def is_token_list(value: object) -> bool:
+    """Whether what a file states as tokens is a list of names."""
+    return isinstance(value, list) and all(isinstance(token, str) for token in value)
+
+
 def are_subwords(tokens: Iterable[str]) -> bool:
     """Whether a token list is of subwords, not of characters."""
     return any(name.startswith(WORD) for name in tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from espnet_pinch.asr.head import ASR
+from espnet_pinch.data.subwords import from_text, to_text
+from espnet_pinch.data.tokens import is_token_list
 from espnet_pinch.errors import UserError
 from espnet_pinch.sound.read import RATES
 
@@ -45,7 +46,7 @@ class Metadata:
 
     @property
     def subwords_model(self) -> bytes:
-        return base64.b64decode(self.subwords)
+        return from_text(self.subwords)
 
     @classmethod
     def of(cls, model: PrunedModel) -> Metadata:
@@ -64,7 +65,7 @@ class Metadata:
             zeros=sum(weight.numel() - int(weight.count_nonzero()) for weight in weights),
             macs=count_by_part(frontend.upstream, samples, frontend.family.channel),
             task=model.task,
-            subwords=base64.b64encode(recogniser.subwords).decode(),
+            subwords=to_text(recogniser.subwords),
         )
 
     def strings(self) -> dict[str, str]:
@@ -100,7 +101,7 @@ class Metadata:
 def _fits(field: str, value: object) -> bool:
     """Whether a value is one that a field can have."""
     if field == "tokens":
-        return isinstance(value, list) and all(isinstance(token, str) for token in value)
+        return is_token_list(value)
     if field == "macs":
         from espnet_pinch.asr.macs import PARTS
 
@@ -113,7 +114,7 @@ def _fits(field: str, value: object) -> bool:
         return isinstance(value, str)
     if field == "subwords":
         try:
-            return isinstance(value, str) and base64.b64decode(value, validate=True) is not None
+            return isinstance(value, str) and from_text(value) is not None
         except ValueError:
             return False
     lowest, highest = {"sampling_rate": RATES, "zeros": (0, sys.maxsize)}.get(field, (1, sys.maxsize))

@@ -1,6 +1,5 @@
 """Build a model from its description, which fits into JSON. The weights are the only other thing needed."""
 
-import base64
 import re
 from collections.abc import Mapping
 
@@ -14,6 +13,8 @@ from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.pruned import UPSTREAM, PrunedModel
 from espnet_pinch.asr.upstream import RATES, fill_buffers, model_from_dict
 from espnet_pinch.core.methods.dense import DenseSettings
+from espnet_pinch.data.subwords import from_text, to_text
+from espnet_pinch.data.tokens import is_token_list
 from espnet_pinch.errors import UserError, one_line
 
 MOST_REPEATS, MOST_CHOICES = 3, 10  # in a pattern of layers; ours have 1 and 5
@@ -38,7 +39,7 @@ def describe(model: PrunedModel) -> dict:
     settings = model.pruning.settings
     assert isinstance(settings, DenseSettings)  # it is folded
     built = model.frontend.built
-    subwords = {"subwords": base64.b64encode(model.subwords).decode()} if model.subwords else {}
+    subwords = {"subwords": to_text(model.subwords)} if model.subwords else {}
     return {
         "config": {key: value for key, value in built["config"].items() if key != "_name_or_path"},
         "processing": built["processing"],
@@ -63,7 +64,7 @@ def build(description: Mapping) -> PrunedModel:
             upstream = model_from_dict(description["config"])
             frontend = UpstreamFrontend("", built=built, model=upstream, task=task)
             model = assemble(frontend, tokens, description["pruning"])
-        model.subwords = base64.b64decode(description.get("subwords", ""), validate=True)
+        model.subwords = from_text(description.get("subwords", ""))
         return model.eval()
     except UserError as error:
         raise UserError(f"cannot build a model from its description: {error}") from None
@@ -76,7 +77,7 @@ def build(description: Mapping) -> PrunedModel:
 def _check(description: Mapping) -> None:
     """Raise UserError if building or running the model would fail late, or never end."""
     processing, tokens = description["processing"], description["tokens"]
-    if not (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)):
+    if not is_token_list(tokens):
         raise UserError("tokens that are not a list of names")
     family = find_family(description["config"]["model_type"])
     if objection := family.objection(AutoConfig.for_model(**description["config"])):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from espnet_pinch.asr.families.wav2vec2 import Wav2Vec2
 from espnet_pinch.asr.family import register
 from espnet_pinch.data.tokens import SPACE, surface
-from espnet_pinch.errors import UserError, one_line
+from espnet_pinch.errors import UserError
 
 TOWER = "omniasr_audio"  # model type of the Transformer
 
@@ -92,13 +92,10 @@ class OmniASR(Wav2Vec2):
     def read_vocabulary(self, folder: Path, config):
         from transformers import PreTrainedTokenizerFast
 
-        from espnet_pinch.asr.vocabulary import Vocabulary, first_of, within_head
+        from espnet_pinch.asr.vocabulary import Vocabulary, first_of, read_tokenizer, within_head
 
         path = folder / self.vocabulary_file
-        try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # transformers raises many types
-            raise UserError(f"the tokenizer of {folder} cannot be read: {one_line(error)}") from None
+        tokenizer = read_tokenizer(PreTrainedTokenizerFast, folder)
         if not 0 <= config.blank_token_id < config.vocab_size:
             raise UserError(
                 f"{folder}/config.json has the blank (blank_token_id) in row {config.blank_token_id}, but the head has "
