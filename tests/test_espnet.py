@@ -153,6 +153,16 @@ WRONG = {
     "use_amp: 1": "use_amp must be true or false, not 1",
     "batch_type: fast": "batch_type must be one of unsorted, .*, not 'fast'",
     "best_model_criterion: [[1, 2, 3]]": "best_model_criterion must be a list of",
+    "best_model_criterion: [[valid, acc, max]]": "best_model_criterion: 'valid' has no figure 'acc': train has loss",
+    "early_stopping_criterion: [dev, wer, min]": "early_stopping_criterion: 'dev' has no figure 'wer'",
+    "early_stopping_criterion: [valid, wer]": "early_stopping_criterion must be a list of 3, not",
+    "freeze_param: ctc": "freeze_param must be a list, not 'ctc'",
+    "init_param: [1]": "init_param must be a text, not",
+    "non_linguistic_symbols: 5": "non_linguistic_symbols must be a text or null, not 5",
+    "max_cache_size: much": "max_cache_size or valid_max_cache_size: Failed to parse size!",
+    "train_dtype: float16": "train_dtype: float16 is not supported",
+    "preprocessor_conf: {nonsense: 1}": "preprocessor_conf has no setting 'nonsense': CommonPreprocessor takes",
+    "preprocessor_conf: {token_type: char}": "preprocessor_conf: .* multiple values for keyword argument 'token_type'",
 }
 
 
@@ -175,6 +185,13 @@ def test_empty_blocks_are_the_defaults_and_fields_of_upstreams_are_checked(data,
     command += ["--frontend_conf", "upstream_conf={mask_time_length: 5.5}"]
     with pytest.raises(UserError, match=r"upstream_conf.mask_time_length cannot be 5.5: .* expected int"):
         PruningASRTask.main(cmd=command)
+
+
+def test_what_a_setting_names_must_be_there(data, upstream, tmp_path):
+    with pytest.raises(UserError, match="freeze_param: the model has no parameter 'frontend.up', and none that begins"):
+        build(data, upstream, tmp_path, "--freeze_param", "frontend.upstream.encoder", "frontend.up")
+    with pytest.raises(UserError, match="model_conf.ctc_weight must be 1, not 0.3: there is no decoder"):
+        build(data, upstream, tmp_path, "--model_conf", "ctc_weight=0.3")
 
 
 def train(command, kill_after=None):

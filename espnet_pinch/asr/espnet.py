@@ -6,6 +6,6 @@ import sys
 with contextlib.redirect_stdout(sys.stderr):
     from espnet2.asr.ctc import CTC
     from espnet2.tasks import abs_task
-    from espnet2.tasks.asr import ASRTask, frontend_choices, model_choices
+    from espnet2.tasks.asr import ASRTask, frontend_choices, model_choices, preprocessor_choices
 
-__all__ = ["CTC", "ASRTask", "abs_task", "frontend_choices", "model_choices"]
+__all__ = ["CTC", "ASRTask", "abs_task", "frontend_choices", "model_choices", "preprocessor_choices"]

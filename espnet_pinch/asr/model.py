@@ -7,6 +7,7 @@ from espnet_pinch.alignment import count_word_errors
 from espnet_pinch.asr.greedy import ctc_greedy, to_text
 from espnet_pinch.asr.head import ASR
 from espnet_pinch.asr.pruned import PrunedModel
+from espnet_pinch.errors import UserError
 
 
 class PruningASRModel(PrunedModel, ESPnetASRModel):
@@ -15,12 +16,17 @@ class PruningASRModel(PrunedModel, ESPnetASRModel):
     Args:
         pruning, distill, quantize: as ``PrunedModel.begin``.
         kwargs: as ``ESPnetASRModel``.
+
+    Raises:
+        UserError: ``ctc_weight`` is not 1; or as ``PrunedModel.begin``.
     """
 
     task = ASR
     head_name = "ctc.ctc_lo"
 
     def __init__(self, pruning: dict, distill: dict | None = None, quantize: dict | None = None, **kwargs):
+        if (weight := kwargs.get("ctc_weight", 1.0)) != 1:
+            raise UserError(f"model_conf.ctc_weight must be 1, not {weight}: there is no decoder beside CTC")
         ESPnetASRModel.__init__(self, **{"ctc_weight": 1.0, "report_cer": False, "report_wer": False, **kwargs})
         self.begin(pruning, distill, quantize)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import float_or_none, int_or_none, str2bool
+from espnet2.utils.types import float_or_none, int_or_none, str2bool, str_or_none
 from typeguard import TypeCheckError, check_type
 
 from espnet_pinch.core.settings import shown
@@ -20,6 +20,8 @@ _KINDS: Mapping[Callable, tuple[Any, str]] = {
     str2bool: (bool, "true or false"),
     int_or_none: (int | None, "a whole number or null"),
     float_or_none: (float | None, "a number or null"),
+    str: (str, "a text"),
+    str_or_none: (str | None, "a text or null"),
 }
 
 
@@ -44,12 +46,16 @@ def check_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
                 raise UserError(f"{action.dest} must be a block of settings, not {shown(value)}")
             continue
         several = isinstance(value, (list, tuple))
+        if _takes_several(action) and isinstance(value, str):  # whose characters would be the items
+            raise UserError(f"{action.dest} must be a list, not {shown(value)}")
+        if action.nargs and isinstance(action.nargs, int) and not (several and len(value) == action.nargs):
+            raise UserError(f"{action.dest} must be a list of {action.nargs}, not {shown(value)}")
         for item in value if several else [value]:
             if action.choices is not None and item not in action.choices:
                 raise UserError(
                     f"{action.dest} must be one of {', '.join(map(str, action.choices))}, not {shown(item)}"
                 )
-            kind, words = _KINDS.get(action.type or str, (None, ""))
+            kind, words = _KINDS.get(action.type, (None, ""))
             if several and kind and not _takes_several(action) or kind and not _is(item, kind):
                 raise UserError(f"{action.dest} must be {words}, not {shown(value)}{_advice(item)}")
 
@@ -88,7 +94,7 @@ def _parameters(made: type) -> Iterator[tuple[str, Any]]:
 
 
 def _takes_several(action: argparse.Action) -> bool:
-    return action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction)
+    return bool(action.nargs) or isinstance(action, argparse._AppendAction)
 
 
 def _is(value, kind) -> bool:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 from espnet2.utils.nested_dict_action import NestedDictAction
+from humanfriendly import InvalidSize
 from torch import nn
 
 from espnet_pinch.asr.classifier import IndexOfLabel, PruningClassifier
-from espnet_pinch.asr.espnet import CTC, ASRTask, abs_task, frontend_choices, model_choices
+from espnet_pinch.asr.espnet import CTC, ASRTask, abs_task, frontend_choices, model_choices, preprocessor_choices
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.head import ASR, CLASSIFY, all_heads, find_head
 from espnet_pinch.asr.model import PruningASRModel
@@ -95,7 +96,13 @@ class PruningASRTask(ASRTask):
         )
         # The Transformer is in the frontend, the head is ESPnet's CTC, the waveform is normalised in the frontend.
         parser.set_defaults(
-            frontend="upstream", model="pruning", normalize=None, encoder=None, decoder=None, token_type="char"
+            frontend="upstream",
+            model="pruning",
+            normalize=None,
+            encoder=None,
+            decoder=None,
+            token_type="char",
+            best_model_criterion=[["valid", f"{find_head(cls.task).rate}_on_target", "min"]],
         )
 
     @classmethod
@@ -111,7 +118,10 @@ class PruningASRTask(ASRTask):
             UserError: the training in the folder has other settings or data (``check_unchanged``) or would be
                 overwritten; or an option is out of range; or as ``is_first``.
         """
-        args = args or cls.get_parser().parse_args(cmd)
+        try:
+            args = args or cls.get_parser().parse_args(cmd)
+        except InvalidSize as error:
+            raise UserError(f"max_cache_size or valid_max_cache_size: {one_line(error)}") from None
         if args.output_dir is None or args.print_config:
             return super().main(args)
         cls.check_settings(args)
@@ -141,6 +151,7 @@ class PruningASRTask(ASRTask):
             "optim_conf": abs_task.optim_classes[args.optim],
             "scheduler_conf": abs_task.scheduler_classes.get(args.scheduler),
             "ctc_conf": CTC,
+            "preprocessor_conf": preprocessor_choices.get_class(args.preprocessor),
         }
         for name, of in made.items():
             if of is not None:
@@ -150,12 +161,28 @@ class PruningASRTask(ASRTask):
         for name in ("batch_size", "valid_batch_size", "accum_grad", "max_epoch", "num_iters_per_epoch"):
             if (number := getattr(args, name)) is not None and number < 1:
                 raise UserError(f"{name} must be at least 1, not {number}")
+        if args.train_dtype == "float16":
+            raise UserError("train_dtype: float16 is not supported; use_amp: true computes in 16 bits on a GPU")
         for criterion in args.best_model_criterion or [None]:
             if not isinstance(criterion, list | tuple) or len(criterion) != 3 or criterion[2] not in ("min", "max"):
                 raise UserError(
                     "best_model_criterion must be a list of [valid or train, figure, min or max], not "
                     f"{shown(args.best_model_criterion)}"
                 )
+            _check_figure("best_model_criterion", criterion, args)
+        _check_figure("early_stopping_criterion", args.early_stopping_criterion, args)
+        _check_figure("val_scheduler_criterion", args.val_scheduler_criterion, args)
+        if args.preprocessor_conf:
+            cls.build_preprocess_fn(args, train=True)
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool):
+        try:
+            return super().build_preprocess_fn(args, train)
+        except TypeError as error:
+            if not args.preprocessor_conf:
+                raise
+            raise UserError(f"preprocessor_conf: {one_line(error)}") from None  # ESPnet gives that setting itself
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
@@ -204,6 +231,7 @@ class PruningASRTask(ASRTask):
                     f"{len(frontend.tokens)} {model.kind.outputs}; run stage 2 again"
                 )
         model.begin_distilling()
+        _check_frozen(args.freeze_param, model)
         cls.finish(args, model)
         args.frontend_conf = {**args.frontend_conf, "built": frontend.built}
         return model
@@ -248,6 +276,32 @@ class PruningASRTask(ASRTask):
             return [optimizer_class(groups, **args.optim_conf)]
         except (TypeError, ValueError) as error:  # torch checks the settings
             raise UserError(f"optim_conf: {one_line(error)}") from None
+
+
+def _check_figure(name: str, criterion: Sequence, args: argparse.Namespace) -> None:
+    """Raise UserError if there is no such figure to compare epochs by.
+
+    Args:
+        name: of the setting.
+        criterion: begins with the phase and the figure.
+        args: of the training.
+    """
+    head = find_head(args.task)
+    losses = list(dict.fromkeys(["loss", head.loss]))
+    targets = next((value for value in args.pruning.values() if isinstance(value, list | tuple)), ())
+    rates = [*head.rates, *(f"{rate}_on_target" for rate in head.rates), *(f"{head.rate}_{x}" for x in targets)]
+    figures = {"train": losses, "valid": [*losses, *rates]}
+    phase, figure = criterion[:2]
+    if phase not in figures or figure not in figures[phase]:
+        known = "; ".join(f"{phase} has {', '.join(names)}" for phase, names in figures.items())
+        raise UserError(f"{name}: {shown(phase)} has no figure {shown(figure)}: {known}")
+
+
+def _check_frozen(wanted: Sequence[str], model: nn.Module) -> None:
+    """Raise UserError if ESPnet would find no parameter to freeze by a name."""
+    for name in wanted:
+        if not any(f"{known}.".startswith(f"{name}.") for known, _ in model.named_parameters()):
+            raise UserError(f"freeze_param: the model has no parameter {shown(name)}, and none that begins with it")
 
 
 def _keep_subwords(args: argparse.Namespace) -> None:
