@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from espnet_pinch.core.registry import all_methods
 from espnet_pinch.results.plots import name_axes, save, styles
@@ -62,8 +63,9 @@ def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axi
             place.plot(at, baseline.wers(sets)[0], "k*", markersize=10, label="baseline")
     if axis.log:
         place.set_xscale("log")
-        for formatter in (place.xaxis.set_major_formatter, place.xaxis.set_minor_formatter):
-            formatter("{x:g}")
+        place.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        place.xaxis.set_major_formatter("{x:g}")
+        place.xaxis.set_minor_locator(NullLocator())
     name_axes(place, f"{upstream}: {', '.join(sets)}", axis.label, f"{rate_title(found)}, %")
     save(figure, path)
     return True
