@@ -26,8 +26,8 @@ def explain(error: Exception) -> str | None:
     """One line for an error that the user can cause; None for a fault of the program, which needs its traceback."""
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename}: {permission_reason(error.filename)}"
-    if isinstance(error, OSError) and error.errno in DISK_REASONS and error.strerror:
-        reason = DISK_REASONS[error.errno]
+    if isinstance(error, OSError) and error.strerror and (error.filename or error.errno in DISK_REASONS):
+        reason = DISK_REASONS.get(error.errno, error.strerror[:1].lower() + error.strerror[1:])
         return f"{error.filename}: {reason}" if error.filename else reason
     if isinstance(error, (RuntimeError, ValueError)):
         advice = _advice(error)

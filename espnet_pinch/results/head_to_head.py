@@ -20,7 +20,7 @@ NO_TRANSCRIPTS = "no transcripts"
 def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
     """Every pruned system beside pinch at the same target, on the seeds that both have: head and rows.
 
-    Of several settings of pinch the others are compared with the one that was run most. The interval is by paired
+    Of several settings of pinch the others are compared with the one that was run most; the head names it. The interval is by paired
     bootstrap over utterances; an utterance is drawn with all of its seeds, which are not independent of each other.
 
     Args:
@@ -33,13 +33,14 @@ def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
     sets = common_sets(found, tests=True)
     if not runs_of or not sets:
         return [], []
-    ours = {s.target: s for s in pinched if s.variant == runs_of.most_common(1)[0][0]}
+    variant = runs_of.most_common(1)[0][0]
+    ours = {s.target: s for s in pinched if s.variant == variant}
     others = [s for s in found if s.target in ours and s.method != BASELINE and s is not ours[s.target]]
     head = ["target %", "system", "runs", "sparsity reached %: pinch", "sparsity reached %"]
     unit = pinched[0].unit
     head += [
         f"test {unit.of}",
-        "errors of pinch",
+        "errors of pinch" + (f"; {variant}" if variant else ""),
         "errors",
         f"difference, points of {unit.title}",
         "95 % interval",
