@@ -20,8 +20,9 @@ NO_TRANSCRIPTS = "no transcripts"
 def head_to_head(found: list[System]) -> tuple[list[str], list[list[str]]]:
     """Every pruned system beside pinch at the same target, on the seeds that both have: head and rows.
 
-    Of several settings of pinch the others are compared with the one that was run most; the head names it. The interval is by paired
-    bootstrap over utterances; an utterance is drawn with all of its seeds, which are not independent of each other.
+    Of several settings of pinch the others are compared with the one that was run most, which the head names. The
+    interval is by paired bootstrap over utterances; an utterance is drawn with all of its seeds, which are not
+    independent of each other.
 
     Args:
         found: the systems of one upstream.
