@@ -9,7 +9,7 @@ import yaml
 from conftest import write_results
 from matplotlib.figure import Figure
 
-from espnet_pinch.bin import report
+from espnet_pinch.bin import curve, report
 from espnet_pinch.core.parameters import LayerCount
 from espnet_pinch.data.source import KEYS
 from espnet_pinch.files import write_text
@@ -196,9 +196,9 @@ def test_table_2_keeps_earlier_work_apart(exp):
     assert by_name["HuBERT-large, self-pinching (90 %)"][3] == NOT_RUN
 
 
-def run(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["report", *map(str, options)])
-    report.main()
+def run(monkeypatch, *options, program=report):
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, options)])
+    program.main()
 
 
 def test_the_report_goes_on_over_what_is_missing_and_names_what_is_broken(exp, monkeypatch, capsys):
@@ -299,6 +299,21 @@ def test_speed_is_drawn_and_listed_where_it_was_measured(tmp_path, monkeypatch):
     row = next(r for r in (exp / "report" / "RESULTS.md").read_text().splitlines() if r.startswith("| UMP | 50 | 1 |"))
     assert row.split(" | ")[4:6] == ["-", "-"]
     assert "<!-- UMP -->" not in (exp / "report" / "images" / "pareto_mini.svg").read_text()
+
+
+@pytest.mark.parametrize("target, axis", [("target_sparsity", "sparsity"), ("target_macs", "multiplications")])
+def test_the_curve_of_several_targets_is_drawn_against_what_they_are_targets_of(target, axis, tmp_path, monkeypatch):
+    folder = tmp_path / "asr_several"
+    for value, errors in ((0.5, 60), (0.75, 80)):
+        write_results(folder / str(value), "pinch", value, {"test": errors}, macs=1 - value)
+        path = folder / str(value) / "results.json"
+        written = json.loads(path.read_text())
+        given = {"target_sparsity": None, "target_macs": None, target: value}
+        path.write_text(json.dumps({**written, **given}))
+    run(monkeypatch, "--exp", folder, program=curve)
+    page, svg = ((folder / name).read_text() for name in ("RESULTS.md", "images/curve.svg"))
+    assert f"![WER against {axis}](images/curve.png)" in page and "[target 75 %](0.75/RESULTS.md)" in page
+    assert f"<!-- {axis}" in svg
 
 
 def test_table_2_says_not_run_where_test_clean_was_not_decoded(tmp_path):

@@ -8,6 +8,7 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_text
 from espnet_pinch.results.figure2 import plot_figure2
 from espnet_pinch.results.head_to_head import head_to_head
+from espnet_pinch.results.pareto import MACS, plot_pareto
 from espnet_pinch.results.sweep import BASELINE, read_runs, systems
 from espnet_pinch.results.tables import by_target, costs, to_markdown
 
@@ -23,14 +24,20 @@ def main() -> None:
     first = next(iter(own.values()))
     upstream, method = first.upstream, first.method
     beside = [s for s in systems(found) if s.upstream == upstream and s.method in (method, BASELINE)]
-    plot_figure2(upstream, beside, args.exp / "images" / "curve")
+    picture = args.exp / "images" / "curve"
+    if first.target_sparsity is None:
+        against_what = "multiplications"
+        plot_pareto(upstream, beside, picture, MACS)
+    else:
+        against_what = "sparsity"
+        plot_figure2(upstream, beside, picture)
     against = head_to_head(beside)
     lines = [
         f"# {upstream}: {method}, {len(own)} targets in one run",
         "",
         *to_markdown(by_target(beside)),
         "",
-        "![WER against sparsity](images/curve.png)",
+        f"![WER against {against_what}](images/curve.png)",
         "",
         *([*to_markdown(against), ""] if against[1] else []),
         *to_markdown(costs(beside)),

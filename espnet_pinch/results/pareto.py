@@ -42,7 +42,7 @@ def plot_pareto(upstream: str, found: list[System], path: str | os.PathLike, axi
         upstream: its name.
         found: the systems of this upstream.
         path: suffix is replaced.
-        axis: one of ``AXES``.
+        axis: such as one of ``AXES``.
 
     Returns: False where there is nothing to draw, as the figure was measured of no run.
     """
@@ -77,6 +77,7 @@ def speed_up(run: Results) -> float:
     return baseline / own if own and baseline else 0.0
 
 
+MACS = Axis("macs", "multiplications left, %", lambda run: 100 * run.figures.macs_kept, lambda run: 100.0)
 # Times of a run and its baseline were measured side by side, in dense float32 (``SystemFigures.forward_seconds``).
 AXES = (
     Axis("pareto", "times as fast as the baseline", speed_up, lambda run: 1.0),
@@ -87,7 +88,7 @@ AXES = (
         lambda run: (run.baseline.file_bytes or 0) / 1e6,
         log=True,
     ),
-    Axis("macs", "multiplications left, %", lambda run: 100 * run.figures.macs_kept, lambda run: 100.0),
+    MACS,
 )
 
 
