@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--dtypes", nargs="+", default=[], help="[all that a runtime has here]")
     args = start(made, arguments)
     dense = make_model(args.size)
-    smaller = {f"{100 * target:.0f} % of MACs": cut(dense, target, args.multiple) for target in args.macs}
+    smaller = {f"{100 * target:.0f} % of MACs saved": cut(dense, target, args.multiple) for target in args.macs}
     with tempfile.TemporaryDirectory() as folder:
         place, paths, int8 = Path(folder) / args.size, [], []
         for name, model in {"unpruned": dense, **smaller}.items():

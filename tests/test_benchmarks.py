@@ -61,7 +61,10 @@ def test_large_table(capsys, monkeypatch):
 def test_runtimes(capsys, monkeypatch):
     options = "--size tiny --seconds 1 --weights --macs 0.5 --int8 --repeats 1 --runtimes onnxruntime"
     rows = run(capsys, monkeypatch, "runtimes", options)[-4:]
-    folders, files = ["unpruned", "50 % of MACs"], ["unpruned/model.int8.onnx", "50 % of MACs/model.int8.onnx"]
+    folders, files = (
+        ["unpruned", "50 % of MACs saved"],
+        ["unpruned/model.int8.onnx", "50 % of MACs saved/model.int8.onnx"],
+    )
     assert [row[0] for row in rows] == [*(f"tiny/{name}" for name in folders), *files]
     assert all(row[1:3] == ["onnxruntime", "float32"] and float(row[-1]) > 0 for row in rows)
     assert rows[0][-1] == "1.00"

@@ -16,7 +16,6 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 import espnet_pinch
 from espnet_pinch import cli
 from espnet_pinch.asr import history
-from espnet_pinch.asr.any_target import Trained
 from espnet_pinch.asr.decode import decode_data_dir, recognise
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.head import CLASSIFY
@@ -25,6 +24,7 @@ from espnet_pinch.bin import asr_train, prepare_labels, run_main
 from espnet_pinch.core.registry import all_methods
 from espnet_pinch.data.kaldi_dir import Utterance, read_table, write_data_dir
 from espnet_pinch.errors import UserError
+from espnet_pinch.export.any_target import Trained
 from espnet_pinch.export.check import noise
 from espnet_pinch.export.format import all_formats, choose_formats
 from espnet_pinch.export.model import assemble

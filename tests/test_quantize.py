@@ -13,7 +13,6 @@ from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2ConformerCon
 
 import espnet_pinch
 from espnet_pinch import Pinch
-from espnet_pinch.asr.any_target import Trained
 from espnet_pinch.asr.task import PruningASRTask
 from espnet_pinch.bin import fold
 from espnet_pinch.core.gate import GatedLinear
@@ -23,6 +22,7 @@ from espnet_pinch.core.mixed_bits import MixedQuantization, build_quantization
 from espnet_pinch.core.quantize import WIDTHS, Quantization, QuantizedLayer, round_others
 from espnet_pinch.core.registry import build_method
 from espnet_pinch.errors import UserError
+from espnet_pinch.export.any_target import Trained
 from espnet_pinch.export.sparse_file import write_sparse
 
 data, upstream = test_espnet.data, test_espnet.upstream

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from espnet2.utils.nested_dict_action import NestedDictAction
-from humanfriendly import InvalidSize
 from torch import nn
 
 from espnet_pinch.asr.classifier import IndexOfLabel, PruningClassifier
@@ -120,7 +119,7 @@ class PruningASRTask(ASRTask):
         """
         try:
             args = args or cls.get_parser().parse_args(cmd)
-        except InvalidSize as error:
+        except abs_task.humanfriendly.InvalidSize as error:
             raise UserError(f"max_cache_size or valid_max_cache_size: {one_line(error)}") from None
         if args.output_dir is None or args.print_config:
             return super().main(args)

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from espnet_pinch.asr.any_target import Trained
 from espnet_pinch.asr.checkpoint import write_folded
 from espnet_pinch.asr.task import task_of_options
 from espnet_pinch.asr.upstream import read_config, require_head
 from espnet_pinch.bin import run_main
 from espnet_pinch.core.parameters import Parameters
+from espnet_pinch.export.any_target import Trained
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def fold(args: argparse.Namespace) -> None:
         args: ``experiment``; ``sparsity``, or ``max_wer_increase`` and ``data``; ``bits`` and ``others``; ``out``.
 
     Raises:
-        FileNotFoundError, UserError: as ``espnet_pinch.asr.any_target.Trained``; or there is something at ``out``.
+        FileNotFoundError, UserError: as ``espnet_pinch.export.any_target.Trained``; or there is something at ``out``.
     """
     if (args.max_wer_increase is None) != (args.data is None):
         raise UserError("--max_wer_increase and --data SET go together")
@@ -49,7 +49,7 @@ def fold(args: argparse.Namespace) -> None:
         raise UserError("--others goes with --bits")
     block = {"bits": yaml.safe_load(args.bits), "others": args.others or 8} if args.bits else None
     with quiet() as say:
-        from espnet_pinch.asr.any_target import Trained
+        from espnet_pinch.export.any_target import Trained
 
         trained = Trained(args.experiment, say=say, quantize=block)
     target = args.sparsity

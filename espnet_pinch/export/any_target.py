@@ -87,18 +87,18 @@ class Trained:
         if target in self.targets:
             model.pruning.use(target)
         elif target is not None:
-            self._require_pinch()
-            model.pruning.aim(target)
+            self._pinch_of(model).aim(target)
         if rounded and self.bits:
             model.quantize(dataclasses.asdict(self.bits))
         return model
 
-    def _require_pinch(self) -> None:
-        if not isinstance(self.model.pruning, Pinch):
+    def _pinch_of(self, model: PrunedModel) -> Pinch:
+        if not isinstance(model.pruning, Pinch):
             name = self.config.pruning.get("method")
             raise UserError(
                 f"{self.exp} is a run of {name}; only the thresholds of pinch give other targets without training"
             )
+        return model.pruning
 
     def fold(self, target: float | None, out: Path) -> Parameters:
         """Write the model of a target, as ``at`` and ``write_folded``."""
@@ -120,7 +120,7 @@ class Trained:
             UserError: as ``check_number``; or the run is not one of pinch.
         """
         check_number("the increase of the WER", increase)
-        self._require_pinch()
+        self._pinch_of(self.model)
         lowest = self.targets[0]
         low, high = math.floor(lowest / STEP), round(HIGHEST / STEP) + 1
         most = self._wer(self.at(lowest, rounded=False), data, batch_size)
