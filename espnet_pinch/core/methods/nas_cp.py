@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +72,9 @@ class ChannelGate(nn.Module):
         # How much of each channel is kept: its expected value during the search, 0 or 1 after it.
         self.register_buffer("kept", linear.weight.new_ones(self.channels))
         self.mixture: Tensor | None = None  # (channels,) the sampled candidates, in training during the search
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "mixture": None}  # a tensor in a graph cannot be copied
 
     @property
     def scale(self) -> Tensor:
@@ -148,8 +150,7 @@ class NasChannels(OnePassMethod):
         self.seed = torch.initial_seed()
         self.gates: dict[str, ChannelGate] = {}  # not submodules: the model holds them and saves their parameters
         self.groups: list[list[ChannelGate]] = []
-        self._used = True  # whether a new mixture is needed
-        self._with_grad = False  # whether the current mixture was made for a backward pass
+        self._ranks_of_step: list[Tensor] = []  # of the channels of each group, as the step began
 
     def put_gates(self, model: nn.Module) -> None:
         """Gate every matching layer; raises UserError if none matches or a layer's channels are not tied."""
@@ -181,10 +182,12 @@ class NasChannels(OnePassMethod):
     # -- training
 
     def begin_step(self) -> None:
-        self._used = True
+        self._ranks_of_step = [self._ranks(group) for group in self.groups]
 
     def before_forward(self) -> None:
-        self._mix()
+        if not self.chosen:
+            for gate, mixture in zip(self.gates.values(), self._mixtures()):
+                gate.mixture = mixture
 
     def penalty(self) -> Tensor | float:
         """``eta * sum_l sum_i lambda_i |M_i|_0``, a scalar; 0.0 while the target is met."""
@@ -194,28 +197,20 @@ class NasChannels(OnePassMethod):
         eta = self.eta
         if not eta:
             return 0.0
-        self._mix()
-        counts = [cast(Tensor, gate.mixture).sum() * gate.per_channel for gate in self.gates.values()]
+        counts = [mixture.sum() * gate.per_channel for gate, mixture in zip(self.gates.values(), self._mixtures())]
         return eta * torch.stack(counts).sum()
 
-    def _mix(self) -> None:
-        """Mix the candidates of this step. Forward pass and penalty share a mixture until a backward pass has used it.
+    def _mixtures(self) -> list[Tensor]:
+        """The sampled candidates of every gate, (channels,) each.
 
-        All mixtures of a step have the same values, because the noise depends only on the step.
+        All forward passes and penalties of a step get the same values, each in a graph of its own.
         """
-        if self.chosen or not self._used and self._with_grad == torch.is_grad_enabled():
-            return
         noise = iter(self._noise())
-        for group in self.groups:
-            ranks = self._ranks(group)
-            for gate in group:
-                gate.mixture = gate.mix(((gate.architecture + next(noise)) / self.tau).softmax(0), ranks)
-                if gate.mixture.requires_grad:
-                    gate.mixture.register_hook(self._backward_came)
-        self._used, self._with_grad = False, torch.is_grad_enabled()
-
-    def _backward_came(self, _) -> None:
-        self._used = True
+        return [
+            gate.mix(((gate.architecture + next(noise)) / self.tau).softmax(0), ranks)
+            for group, ranks in zip(self.groups, self._ranks_of_step)
+            for gate in group
+        ]
 
     def _noise(self) -> Tensor:
         """Gumbel noise of this step, (layers, 7)."""
