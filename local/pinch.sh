@@ -375,7 +375,10 @@ export HF_HUB_OFFLINE=1 # from here on nothing is fetched
 if ! "${skip_data_prep}"; then
     if within 1; then
         log "stage 1: data directories"
-        prepare_data 1
+        prepare_data 1 || { # nothing goes on with what an earlier call has left
+            rm -f "${data}/check.done"
+            exit 1
+        }
         # shellcheck disable=SC2086
         step "${data}/check.done" "checking ${data}" "=${train_set} ${valid_set} ${test_sets}" \
             "=$(listing "${data}" wav.scp text utt2spk) $(sounds "${data}"/*/wav.scp)" -- \

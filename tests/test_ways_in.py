@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import errno
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from espnet_pinch.bin import (
 from espnet_pinch.corpus import audio
 from espnet_pinch.corpus.splits import Splits, point
 from espnet_pinch.corpus.way import Asked, all_ways
-from espnet_pinch.data.audio import read_audio
+from espnet_pinch.data.audio import as_float, read_audio
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
 from espnet_pinch.errors import UserError
 from espnet_pinch.explain import explain
@@ -399,7 +401,66 @@ def test_segments_may_overlap_and_channels_are_mixed_or_taken(tmp_path, monkeypa
         assert found[name].shape == wanted.shape and np.abs(found[name] - wanted).max() <= 0.5 / 32768
     assert np.array_equal(found["left"], samples[16000:32000, 0] / np.float32(32768))
     assert np.array_equal(found["all"], samples[:, 1] / np.float32(32768))
+    for folder in THREE[1::2]:
+        (tmp_path / "k" / folder).mkdir(parents=True)
+        names, segments = ("wav.scp", "segments", "text", "utt2spk"), "a r 1 2 1\nb r 1 2 A\nc r 1 2\n"
+        lines = (f"r {tmp_path}/in/talk.wav\n", segments, "a A\nb A\nc A\n", "a s\nb s\nc s\n")
+        for name, text in zip(names, lines):
+            (tmp_path / "k" / folder / name).write_text(text)
+    stage_1(monkeypatch, tmp_path / "kaldi", "--kaldi", tmp_path / "k")
+    found = {u.id: read_audio(u.audio) for u in read_data_dir(tmp_path / "kaldi" / "train")}
+    for name, channel in (("a", 1), ("b", 0)):
+        assert np.array_equal(found[name], samples[16000:32000, channel] / np.float32(32768))
+    assert np.abs(found["c"] - mixed[16000:32000]).max() <= 0.5 / 32768
     assert "1 utterances ended behind their recording" in capsys.readouterr().out
+
+
+def test_samples_in_archives_are_of_any_width_and_no_numbers_are_refused(tmp_path, monkeypatch):
+    loud = np.round(tone() * 127) / 128
+    floats = {"write_function": "soundfile", "write_kwargs": {"format": "wav", "subtype": "FLOAT"}}
+    kinds = {"u1": (loud * 128 + 128, {}), "i2": (loud * 32768, {}), "f4": (loud, floats)}
+    rows = []
+    for kind, (samples, how) in kinds.items():
+        of_it = {"u": (16000, samples.astype(kind))}
+        kaldiio.save_ark(str(tmp_path / f"{kind}.ark"), of_it, scp=str(tmp_path / kind), **how)
+        rows.append({"id": kind, "audio": (tmp_path / kind).read_text().split()[1]})
+    stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path / "in", in_all(rows)))
+    for u in read_data_dir(tmp_path / "data" / "train"):
+        assert np.array_equal(read_audio(u.audio), loud.astype(np.float32)), u.id
+    assert np.array_equal(as_float(np.array([-(2**31), 2**30], "i4")), [-1.0, 0.5])
+    kaldiio.save_ark(str(tmp_path / "f4.ark"), {"u": (16000, np.array([0.0, np.nan], "f4"))}, **floats)
+    with pytest.raises(UserError, match="f4.ark:.* holds samples that are no numbers"):
+        stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path / "in", in_all(rows)))
+
+
+def test_an_archive_that_is_gone_is_named_and_made_again(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", tone(0.2, 8000), 8000)
+    options = write_table(tmp_path / "in", in_all([{"audio": "a.wav", "id": "u"}]))
+    stage_1(monkeypatch, tmp_path / "data", *options)
+    [archive] = (tmp_path / "data" / "audio").glob("*.ark")
+    archive.unlink()
+    with pytest.raises(
+        UserError, match=f"{archive} is gone: remove {tmp_path}/data/prepare.done and run stage 1 again"
+    ):
+        run(monkeypatch, check_data, "--data", tmp_path / "data", "--sets", "train")
+    stage_1(monkeypatch, tmp_path / "data", *options)
+    assert archive.is_file()
+
+
+def test_an_archive_that_cannot_be_written_is_not_the_fault_of_a_sound_file(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", tone(0.2, 8000), 8000)
+
+    def refuse(*_):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(audio, "append", refuse)
+    with pytest.raises(OSError) as error:
+        stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path / "in", in_all([{"audio": "a.wav", "id": "u"}])))
+    assert (
+        explain(error.value) == f"{tmp_path}/data cannot be written: the file system does not allow a file of that size"
+    )
 
 
 def test_what_was_made_before_a_kill_is_not_made_again(tmp_path, monkeypatch):
@@ -468,11 +529,45 @@ def test_sets_are_made_by_speaker_and_a_new_speaker_moves_no_other(tmp_path, mon
     assert point("s1") == point("s1") != point("s2") and 0 <= point("") < 1
     for row in rows:
         del row["speaker"]
+        row["audio"] = f"{row['id']}.wav"
+        (tmp_path / "in" / row["audio"]).hardlink_to(tmp_path / "in" / "a.wav")
     stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path / "in", rows), *shares)
     assert "120 of 120 utterances have no speaker: sets are made by utterance for them" in capsys.readouterr().out
     assert set(read_table(tmp_path / "data" / "dev" / "utt2spk").items()) == {
         (id_, id_) for id_ in read_table(tmp_path / "data" / "dev" / "text")
     }
+
+
+def test_a_recording_is_in_one_set_whatever_it_is_called_and_however_it_is_cut(tmp_path, monkeypatch, capsys):
+    rows = []
+    for i in range(30):
+        (tmp_path / "in" / f"rec{i}").mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / f"rec{i}" / "audio.wav", np.stack([tone(0.4)] * 2, 1), 16000)
+        cuts = ({"channel": 0}, {"channel": 1}, {"start": 0.1, "end": 0.3}, {})
+        rows += [{"audio": f"rec{i}/audio.wav", "id": f"{i}-{j}", "text": "A", **cut} for j, cut in enumerate(cuts)]
+    shares = ("--dev_share", "0.3", "--test_share", "0.3")
+    stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path / "in", rows), *shares)
+    sets = [{id_.split("-")[0] for id_ in read_table(tmp_path / "data" / s / "text")} for s in THREE[1::2]]
+    assert sum(map(len, sets)) == 30 and min(map(len, sets)) > 3
+    assert "sound files in common" not in capsys.readouterr().out
+
+
+def test_a_speaker_is_the_same_however_accents_are_written_and_nan_is_nothing(tmp_path, monkeypatch, capsys):
+    soundfile.write(tmp_path / "a.wav", tone(), 16000)
+    rows = [{**ROWS[0], "speaker": "Jos\u00e9"}, {**ROWS[0], "id": "v", "speaker": "Jose\u0301"}]
+    rows += [{**ROWS[0], "id": "n", "speaker": float("nan"), "text": float("nan")}]
+    stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path, [*rows, *ROWS[1:]]))
+    assert read_table(tmp_path / "data" / "train" / "utt2spk") == {"u0": "José", "v": "José", "n": "n"}
+    assert read_table(tmp_path / "data" / "train" / "text")["n"] == ""
+    assert "1 of 5 utterances have an empty transcript" in capsys.readouterr().out
+
+
+def test_columns_may_have_spaces_in_their_names(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(), 16000)
+    table = "Audio File\tFull Text\tsplit\n" + "".join(f"a.wav\tA {s}\t{s}\n" for s in THREE[1::2])
+    options = raw(table, options=("--columns", "audio='Audio File' \"text=Full Text\""))(tmp_path)
+    stage_1(monkeypatch, tmp_path / "data", *options)
+    assert list(read_table(tmp_path / "data" / "dev" / "text").values()) == ["A dev"]
 
 
 def resolve(given, found, sets=("train", "dev", ["dev", "test"]), **more):
@@ -498,6 +593,10 @@ def test_sets_take_the_splits_of_their_names_or_those_that_they_are_told_to():
         ("x=dev", [""], "x is no set of this recipe; it has train, dev, test"),
         ("dev", [""], "must be like"),
         ("dev=train:2", ["train", "test"], "no split train:2"),
+        ("dev=a test=b dev=c", ["a", "b"], "the set dev is there twice"),
+        ("dev=a:0.7 test=a:0.6", ["a"], "the shares of a are 1.3 together"),
+        ("dev=a:0.0", ["a"], "the share of a must be over 0"),
+        ('dev="a', ["a"], "--splits: cannot read"),
     ):
         with pytest.raises(ValueError, match=message):
             resolve(given, found)
@@ -582,6 +681,19 @@ REFUSED = {
     "JSON": (raw("{]", "t.jsonl"), "line 1 is not JSON"),
     "JSON list": (raw("[1]", "t.jsonl"), "line 1 is not a JSON object"),
     "cut gzip": (raw(gzip.compress(HEAD.encode())[:-9], "t.tsv.gz"), "damaged or cut short|has no header"),
+    "damaged gzip": (
+        lambda f: raw(_damaged(gzip.compress("".join(f"{i} {i * i}\n" for i in range(999)).encode())), "t.tsv.gz")(f),
+        "damaged or cut short",
+    ),
+    "pipe": (lambda f: os.mkfifo(f / "t.tsv") or ["--table", f / "t.tsv"], "t.tsv is neither a file nor a folder"),
+    "some rows": (
+        raw('{"audio": "a.wav", "text": "A", "split": "train"}\n{"audio": "a.wav", "id": "x"}\n', "t.jsonl"),
+        "t.jsonl, line 2 has no column text",
+    ),
+    "one id in two splits of a set": (
+        lambda f: [*write_table(f, [*ROWS, {**ROWS[0], "split": "more"}]), "--splits", "train=train,more"],
+        "t.jsonl, line .: the id u0 is there twice in the set train, see .*t.jsonl, line .: take one of their splits",
+    ),
     "folder": (lambda f: ["--table", f], "is a folder; give the table itself"),
     "twice": (with_row(id="u0"), "line 4: the id u0 is there twice"),
     "made twice": (with_row(id="", audio="b/../a.wav"), "missing|does not exist"),
@@ -594,6 +706,7 @@ REFUSED = {
     "late": (with_row(start=9, end=10), "a.wav is 1.500 s long; no utterance can begin at 9 s"),
     "long": (with_row(start=1, end=10), "a.wav is 1.500 s long; no utterance can end at 10 s"),
     "channel": (with_row(channel=1), "a.wav: has 1 channels, and channel 1 .from 0. is asked for"),
+    "no such channel": (with_row(channel=1e30), "line 4: the channel 1e[+]30 must be 0 or more, and under 65536"),
     "half a channel": (with_row(channel=0.5), "line 4: channel must be a whole number, not 0.5"),
     "list of words": (with_row(text=["A", "B"]), r"line 4: text must be a text or a number, not \['A', 'B'\]"),
     "no sample": (with_row(start=1, end=1.00001), "a.wav: there is no sample between 1 and 1.00001 s"),
@@ -610,6 +723,8 @@ REFUSED = {
     "ids": (kaldi("text", "u0 A\n"), "train/text and wav.scp differ in their ids: u1"),
     "order": (kaldi("text", "u1 A\nu0 A\n"), r"train/text, line 2: u0 is not sorted \(LC_ALL=C sort"),
     "twice in Kaldi": (kaldi("text", "u0 A\nu0 A\n"), "train/text, line 2: u0 is there twice"),
+    "channel of a segment": (kaldi("segments", "u0 u0 0 1 x\nu1 u1 0 1\n"), r"perhaps a channel \(0, 1 or A, B\), not"),
+    "no path": (kaldi("wav.scp", "u0 {folder}/a.wav\nu1\n"), "wav.scp: u1 has no path"),
     "segment": (kaldi("segments", "u0 u0 1\nu1 u1 0 1\n"), "utterance u0 must have a recording, a start and an end"),
     "recording": (
         kaldi("segments", "u0 u0 0 1\nu1 x 0 1\n"),
@@ -626,6 +741,15 @@ REFUSED = {
     "half manifests": (folder_of("--lhotse", "recordings_train.jsonl"), "has no supervisions beside it"),
     "lhotse command": (lhotse(lambda c: c["recording"]["sources"][0].update(type="command")), "of the type 'command'"),
     "lhotse transforms": (lhotse(lambda c: c["recording"].update(transforms=[{"name": "Speed"}])), "is changed while"),
+    "lhotse channels": (
+        lhotse(lambda c: c["recording"]["sources"][0].update(channels=[0, 1, 2]) or c.update(_channels([0, 1]))),
+        "is of 2 channels of 3: give one, or all of them",
+    ),
+    "lhotse address": (
+        lhotse(lambda c: c["recording"]["sources"][0].update(source="http://x/a.wav")),
+        "the audio http://x/a.wav is an address",
+    ),
+    "lhotse columns": (lambda f: [*lhotse(lambda c: None)(f), "--columns", "text=x"], "has no columns to name"),
     "lhotse cut": (lhotse(lambda c: c.update(type="MixedCut")), "a cut of the type 'MixedCut' has no recording"),
     "lhotse field": (lhotse(lambda c: c["recording"].pop("sources")), "is not a cut of lhotse, with its recording"),
     "lhotse time": (lhotse(lambda c: c.update(start="soon")), "is not a cut of lhotse, .*'soon'"),
@@ -641,6 +765,14 @@ REFUSED = {
         "the set dev is empty: the corpus has 1 speakers, and the share of dev holds none of them. Raise --dev_share",
     ),
 }
+
+
+def _channels(numbers):
+    return {"channel": numbers, "supervisions": [{"id": "u", "start": 0, "duration": 1, "channel": numbers}]}
+
+
+def _damaged(data):
+    return data[:40] + b"\xff" * 70 + data[110:]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -667,8 +799,8 @@ def test_speakers_and_audio_in_two_given_splits_are_said(tmp_path, monkeypatch, 
     rows = [{**ROWS[0], "speaker": "s"}, {**ROWS[1], "speaker": "s", "audio": "b.wav"}, ROWS[2]]
     stage_1(monkeypatch, tmp_path / "data", *write_table(tmp_path, rows))
     said = capsys.readouterr().out
-    assert "train and dev have 1 speakers and 0 pieces of audio in common" in said
-    assert "train and test have 0 speakers and 1 pieces of audio in common" in said
+    assert "train and dev have 1 speakers and 0 sound files in common" in said
+    assert "train and test have 0 speakers and 1 sound files in common" in said
 
 
 def test_odd_ids_texts_and_speakers_are_right(tmp_path, monkeypatch, capsys):
@@ -709,7 +841,7 @@ def test_a_data_set_that_names_its_files_is_read_without_its_library_decoding_th
     ]
     saved_set(held, text=["A", "B"]).save_to_disk(str(tmp_path / "saved"))  # takes the file in
     rows = list(all_ways()["hf"].rows(Asked(tmp_path / "saved")))
-    assert [(row.text, row.id) for row in rows] == [("A", "a"), ("B", "")]
+    assert [(row.text, row.id, row.recording) for row in rows] == [("A", "", "a.wav"), ("B", "", rows[1].audio)]
     for row in rows:
         with all_ways()["hf"].sound_file(row.audio) as path:
             assert Path(path).read_bytes() == (tmp_path / "a.wav").read_bytes()

@@ -73,6 +73,8 @@ prepare_way() {
     for setting in ${way_settings}; do
         [ -z "${!setting}" ] || given+=("--${setting}" "${!setting}")
     done
+    [ ! -e "${source}" ] || [ -f "${source}" ] || [ -d "${source}" ] ||
+        die "--${name}: ${source} is neither a file nor a folder; write what a pipe gives to a file first"
     if [ -d "${source}" ]; then
         inputs=("=$(listing "${source}" "${files[@]:-*}")")
     else

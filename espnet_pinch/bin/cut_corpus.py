@@ -16,6 +16,7 @@ from espnet_pinch.corpus.options import add_options, splits_of, way_of
 from espnet_pinch.corpus.store import Store
 from espnet_pinch.data.kaldi_dir import SOURCES, Utterance, write_sorted
 from espnet_pinch.data.problems import Problems
+from espnet_pinch.errors import UserError
 
 
 def main() -> None:
@@ -24,6 +25,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder with rows.sqlite; gets SET/ and audio/")
     parser.add_argument("--nj", type=int, default=4, help="threads that convert audio")
     args = parser.parse_args()
+    if args.nj < 1:
+        raise UserError(f"--nj must be at least 1, not {args.nj}")
     with temporary_files_in(args.out):
         _cut(args)
 

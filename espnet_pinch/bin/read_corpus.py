@@ -26,6 +26,8 @@ def main() -> None:
 
 def _read(args: argparse.Namespace) -> None:
     (way, source), splits, columns = way_of(args), splits_of(args), columns_of(args)
+    if columns and not way.has_columns:
+        raise UserError(f"--columns: what --{way.name} reads has no columns to name")
     said: set[str] = set()
 
     def say(line: str) -> None:
@@ -53,7 +55,8 @@ def _read(args: argparse.Namespace) -> None:
         with contextlib.closing(Store(path)) as store:
             sets = splits.resolve(store.splits(), passed_by)
         with contextlib.closing(Store(path, sets)) as store:
-            _say_sets(store, sets, counts, passed_by)
+            store.require_ids()
+            _say_sets(store, sets, counts, passed_by, bool(args.splits))
             with whole_file(args.out / "sources") as new, open(new, "w", encoding="utf-8") as file:
                 last = ""
                 for audio in store.audio():
@@ -63,8 +66,11 @@ def _read(args: argparse.Namespace) -> None:
                     last = name
 
 
-def _say_sets(store: Store, sets: dict[str, list[Take]], counts: Counts, passed_by: list[str]) -> None:
+def _say_sets(store: Store, sets: dict[str, list[Take]], counts: Counts, passed_by: list[str], told: bool) -> None:
     """Print what each set has got, and what is left over.
+
+    Args:
+        told: whether the user has said which splits, and shares of them, the sets take.
 
     Raises:
         UserError: a set has got nothing.
@@ -75,9 +81,9 @@ def _say_sets(store: Store, sets: dict[str, list[Take]], counts: Counts, passed_
         print(f"{name}: {rows:,} utterances, {speakers:,} speakers")
     train, *others = sizes
     for other in others:
-        speakers, pieces = store.shared(train, other)
-        if speakers or pieces:
-            print(f"{train} and {other} have {speakers:,} speakers and {pieces:,} pieces of audio in common")
+        speakers, files = store.shared(train, other)
+        if speakers or files:
+            print(f"{train} and {other} have {speakers:,} speakers and {files:,} sound files in common")
     for line in counts.said("speaker" if made else ""):
         print(line)
     for split, rows in store.unused().items():
@@ -86,9 +92,10 @@ def _say_sets(store: Store, sets: dict[str, list[Take]], counts: Counts, passed_
         print(f"left out, not read: the splits {', '.join(passed_by)}, which no set takes")
     empty = [name for name, (rows, _) in sizes.items() if not rows]
     if empty:
+        raise_ = "it in --splits" if told else "--dev_share and --test_share"
         why = (
             f": the corpus has {store.speakers():,} speakers, and the share of {empty[0]} holds none of them. Raise "
-            "--dev_share and --test_share, or give --split_by utterance"
+            f"{raise_}, or give --split_by utterance"
             if made
             else ""
         )

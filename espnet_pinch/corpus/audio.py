@@ -145,9 +145,11 @@ def _shard(recordings: list[Recording], folder: Path, way: Way) -> tuple[list[Re
     name = _name(recordings, way)
     listed, archive = folder / f"{name}.json", folder / f"{name}.ark"
     if listed.is_file():
-        return recordings, name, _read(listed, archive)
+        made = _read(listed, archive)
+        if made.kept == len(made.entries) or archive.is_file():
+            return recordings, name, made
     made, places = Made(), list[tuple[int | None, int]]()
-    with whole_file(archive) as new:
+    with _written(), whole_file(archive) as new:
         with open(new, "wb") as file:
             for recording in recordings:
                 try:
@@ -158,7 +160,10 @@ def _shard(recordings: list[Recording], folder: Path, way: Way) -> tuple[list[Re
                             places.append((None, samples))
                         else:
                             whole, clipped = to_16_bits(samples)
-                            offset = append(file, f"{len(places)}", whole, RATE)
+                            try:
+                                offset = append(file, f"{len(places)}", whole, RATE)
+                            except OSError as error:
+                                raise _Unwritten(error) from error
                             made.clipped += clipped
                             made.shortened += shortened
                             made.entries.append((cut, f"{archive}:{offset}", len(whole)))
@@ -171,6 +176,18 @@ def _shard(recordings: list[Recording], folder: Path, way: Way) -> tuple[list[Re
         cuts = [list(cut) for cut, _, _ in made.entries]
         write_json(listed, {"cuts": cuts, "places": places, "clipped": made.clipped, "shortened": made.shortened})
     return recordings, name, made
+
+
+class _Unwritten(Exception):
+    """Holds an OSError of the archive, which is no fault of the sound file under way."""
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except _Unwritten as error:
+        raise error.args[0] from None
 
 
 def _read(listed: Path, archive: Path) -> Made:

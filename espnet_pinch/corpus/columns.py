@@ -24,12 +24,18 @@ class Columns:
 
     @classmethod
     def find(
-        cls, names: Collection[str], asked: Asked, where: str, other_names: Mapping[str, Iterable[str]] | None = None
+        cls,
+        names: Collection[str],
+        asked: Asked,
+        where: str,
+        other_names: Mapping[str, Iterable[str]] | None = None,
+        place: str = "",
     ) -> "Columns":
         """
         Args:
             names: the corpus' own.
             where: they stand, for messages.
+            place: more exactly, where only some rows have these names.
             other_names: ``{name of ours: names that a corpus of this kind may give it}``.
 
         Raises:
@@ -40,13 +46,13 @@ class Columns:
         for ours in KNOWN:
             given = asked.columns.get(ours)
             if given is not None and given not in names:
-                raise UserError(f"{where} has no column {given!r}; it has: {_listed(names)}")
+                raise UserError(f"{place or where} has no column {given!r}; it has: {_listed(names)}")
             of[ours] = given or next((name for name in (ours, *(other_names or {}).get(ours, ())) if name in names), "")
         missing = [name for name in NEEDED if not of[name]]
         if missing:
             raise UserError(
-                f"{where} has no column {' and no column '.join(missing)}; it has: {_listed(names)}. Say which they "
-                f'are: --columns "{" ".join(f"{name}=NAME" for name in missing)}"'
+                f"{place or where} has no column {' and no column '.join(missing)}; it has: {_listed(names)}. Say "
+                f'which they are: --columns "{" ".join(f"{name}=NAME" for name in missing)}"'
             )
         of = {ours: theirs for ours, theirs in of.items() if theirs}
         unused = [name for name in names if name not in of.values()]
@@ -58,7 +64,7 @@ class Columns:
         """The utterance of a row.
 
         Args:
-            values: by the corpus' names; None and "" stand for nothing.
+            values: by the corpus' names; None, "" and a number that is none (NaN) stand for nothing.
             place: of the row, for messages.
             audio: gives the row's audio, from what its column holds.
             known: fields of ``Row`` that the columns do not state.
@@ -91,11 +97,14 @@ class Columns:
         fields = {"id": text("id").strip(), "speaker": text("speaker").strip(), "split": text("split").strip()}
         fields = {name: value for name, value in fields.items() if value or name not in known}
         times = {"start": start, "end": end, "channel": None if channel is None else int(channel)}
-        return Row(audio=audio(text("audio").strip()), text=text("text"), place=place, **{**known, **fields, **times})
+        named = text("audio").strip()
+        return Row(
+            audio=audio(named), text=text("text"), place=place, **{"recording": named, **known, **fields, **times}
+        )
 
 
 def plain(value: Any, where: str) -> str:
-    """A text, or a number as text; None is "".
+    """A text, or a number as text; None and NaN, which pandas writes for nothing, are "".
 
     Args:
         where: the value is, for the message.
@@ -103,7 +112,7 @@ def plain(value: Any, where: str) -> str:
     Raises:
         UserError: it is something else, such as a list.
     """
-    if value is None:
+    if value is None or isinstance(value, float) and math.isnan(value):
         return ""
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)

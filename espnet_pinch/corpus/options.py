@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_pinch.corpus.columns import KNOWN
-from espnet_pinch.corpus.splits import SPEAKER, UTTERANCE, Splits
+from espnet_pinch.corpus.splits import SPEAKER, UTTERANCE, Splits, words_of
 from espnet_pinch.corpus.way import Way, all_ways
 from espnet_pinch.errors import UserError
 
@@ -35,7 +35,7 @@ SETTINGS: Mapping[str, Setting] = {
     "dev_share": Setting("X", "0.05", "share of the speakers in the validation set, where the corpus\nnames no splits"),
     "test_share": Setting("X", "0.05", "the same of the test set"),
     "split_by": Setting("BY", SPEAKER, f"{SPEAKER} or {UTTERANCE}: what sets and shares are made by"),
-    "columns": Setting('"A=B ..."', "", f"names of columns: audio=path text=sentence; of\n{', '.join(KNOWN)}"),
+    "columns": Setting('"A=B ..."', "", f"names of columns: audio=path 'text=Full Text'; of\n{', '.join(KNOWN)}"),
 }
 
 
@@ -71,10 +71,13 @@ def way_of(args: argparse.Namespace) -> tuple[Way, Path]:
 
     Raises:
         FileNotFoundError: there is no such file or folder.
+        UserError: it is a pipe or a device, which cannot be read again.
     """
     name, source = next((name, getattr(args, name)) for name in all_ways() if getattr(args, name))
     if not source.exists():
         raise FileNotFoundError(f"--{name}: {source} does not exist")
+    if not source.is_file() and not source.is_dir():
+        raise UserError(f"--{name}: {source} is neither a file nor a folder; write what a pipe gives to a file first")
     return all_ways()[name], source.absolute()
 
 
@@ -102,7 +105,7 @@ def columns_of(args: argparse.Namespace) -> dict[str, str]:
         UserError: a word is not of that form.
     """
     found = {}
-    for word in args.columns.split():
+    for word in words_of("columns", args.columns):
         ours, equals, theirs = word.partition("=")
         if not equals or not theirs or ours not in KNOWN:
             raise UserError(f'--columns must be like "audio=path text=sentence", with {", ".join(KNOWN)}; not {word!r}')

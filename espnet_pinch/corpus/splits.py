@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import re
+import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from espnet_pinch.errors import UserError
@@ -19,6 +21,18 @@ class Take:
     split: str
     low: float = 0.0
     high: float = 2.0
+
+
+def words_of(option: str, given: str) -> list[str]:
+    """The words of an option's value; one with spaces in it stands in quotes.
+
+    Raises:
+        UserError: a quotation mark is not closed.
+    """
+    try:
+        return shlex.split(given)
+    except ValueError as error:
+        raise UserError(f"--{option}: cannot read {given!r}: {error}") from None
 
 
 def point(key: str) -> float:
@@ -51,7 +65,12 @@ class Splits:
     ):
         self.sets = tuple(dict.fromkeys((train_set, valid_set, *test_sets)))
         self._train, self._valid, self._tests = train_set, valid_set, test_sets
-        self._given = {name: self._read_rule(rule) for name, _, rule in map(self._cut, given.split())}
+        self._given: dict[str, list[tuple[str, float]]] = {}
+        for name, _, rule in map(self._cut, words_of("splits", given)):
+            if name in self._given:
+                raise UserError(f'--splits: the set {name} is there twice; give its splits together: "{name}=A,B"')
+            self._given[name] = self._read_rule(rule)
+        self._check_shares()
         if not (dev_share > 0 and test_share >= 0 and dev_share + test_share < 1):
             raise UserError(
                 f"--dev_share {dev_share} and --test_share {test_share} must be fractions, together less than 1"
@@ -76,6 +95,17 @@ class Splits:
                 raise UserError(f'--splits: cannot read {rule!r}; it must be like "validation,other" or "train:0.05"')
             found.append((match[1], float(match[2] or 1)))
         return found
+
+    def _check_shares(self) -> None:
+        total: defaultdict[str, float] = defaultdict(float)
+        for rule in self._given.values():
+            for split, share in rule:
+                if share <= 0:
+                    raise UserError(f"--splits: the share of {split} must be over 0")
+                total[split] += share if share < 1 else 0
+        for split, share in total.items():
+            if share > 1 + 1e-9:
+                raise UserError(f"--splits: the shares of {split} are {share:g} together, more than all of it")
 
     def wants(self, split: str) -> bool:
         """Whether any set may take this split."""

@@ -5,8 +5,9 @@ import dataclasses
 import math
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from espnet_pinch.corpus.splits import SPEAKER, Take, point
 from espnet_pinch.corpus.way import Row
@@ -14,10 +15,11 @@ from espnet_pinch.data.kaldi_dir import has_control
 from espnet_pinch.data.problems import Problems
 from espnet_pinch.errors import UserError
 
+CHANNELS = 1 << 16  # of a sound file at most
 WHOLE, ALL = -1.0, -1  # in the place of an end and of a channel that are None: SQLite's NULLs differ from each other
 _TABLE = """CREATE TABLE rows (
     split TEXT, id TEXT, audio TEXT, start REAL, stop REAL, channel INTEGER, text TEXT, speaker TEXT, point REAL,
-    place TEXT, PRIMARY KEY (split, id)) WITHOUT ROWID"""
+    place TEXT, recording TEXT, PRIMARY KEY (split, id)) WITHOUT ROWID"""
 
 
 @dataclasses.dataclass
@@ -63,7 +65,7 @@ def write_rows(path: Path, rows: Iterable[Row], where: str, by: str = SPEAKER) -
     problems, counts = Problems(where), Counts()
     with contextlib.closing(_connect(path)) as base:
         base.execute(_TABLE)
-        insert = f"INSERT INTO rows VALUES ({', '.join('?' * 10)})"
+        insert = f"INSERT INTO rows VALUES ({', '.join('?' * 11)})"
         for row in rows:
             counts.rows += 1
             problem, fields = _fields(row, counts, by)
@@ -77,6 +79,13 @@ def write_rows(path: Path, rows: Iterable[Row], where: str, by: str = SPEAKER) -
         problems.raise_first()
         if not counts.rows:
             raise UserError(f"{where} has no utterance")
+        if by == SPEAKER:
+            # The parts of a recording of an unknown speaker belong together.
+            base.create_function("point_of", 1, point, deterministic=True)
+            base.execute(
+                "UPDATE rows SET point = point_of(recording) WHERE speaker = id AND recording IN "
+                "(SELECT recording FROM rows GROUP BY recording HAVING COUNT(*) > 1)"
+            )
         base.commit()
     return counts
 
@@ -94,24 +103,24 @@ def _fields(row: Row, counts: Counts, by: str) -> tuple[str, tuple]:
     text = " ".join(row.text.split())
     counts.respaced += text != row.text.strip(" ")
     counts.empty += not text
-    speaker = re.sub(r"\s+", "_", row.speaker)
-    counts.renamed += speaker != row.speaker
+    stated = unicodedata.normalize("NFC", row.speaker)  # a name is the same however its accents are written
+    speaker = re.sub(r"\s+", "_", stated)
+    counts.renamed += speaker != stated
     counts.unknown_speakers += not speaker
     id_ = row.id or _made_id(row, speaker)
     problem = _problem(row, id_, speaker, text)
     if problem:
         return problem, ()
-    # The parts of a recording of an unknown speaker belong together.
-    of = id_ if row.start == 0 and row.end is None else PurePath(row.audio).name
-    key = speaker if by == SPEAKER and speaker else of if by == SPEAKER else id_
+    key = speaker if by == SPEAKER and speaker else id_
+    recording = str(PurePosixPath(row.recording or row.audio))
     end, channel = WHOLE if row.end is None else row.end, ALL if row.channel is None else row.channel
-    fields = (row.split, id_, row.audio, row.start, end, channel, text, speaker or id_, point(key), row.place)
-    return "", fields
+    cut = (row.audio, row.start, end, channel)
+    return "", (row.split, id_, *cut, text, speaker or id_, point(key), row.place, recording)
 
 
 def _made_id(row: Row, speaker: str) -> str:
-    """An id for a row without one: its speaker, the name of its sound file, and its times in milliseconds."""
-    name = re.sub(r"[\s\x00-\x1f]+", "_", PurePath(row.audio).stem) or "utterance"
+    """An id for a row without one: its speaker, the name of its recording, and its times in milliseconds."""
+    name = re.sub(r"[\s\x00-\x1f]+", "_", PurePath(row.recording or row.audio).stem) or "utterance"
     parts = [name] if name.startswith(speaker) else [speaker, name]
     if row.start or row.end is not None:
         parts += [f"{round(1000 * row.start):08d}"] + ([] if row.end is None else [f"{round(1000 * row.end):08d}"])
@@ -134,8 +143,8 @@ def _problem(row: Row, id_: str, speaker: str, text: str) -> str:
         return f"the start {row.start:g} s must be 0 or more"
     if row.end is not None and not row.start < row.end < math.inf:
         return f"the end {row.end:g} s must be behind the start {row.start:g} s"
-    if row.channel is not None and row.channel < 0:
-        return f"the channel {row.channel} must be 0 or more"
+    if row.channel is not None and not 0 <= row.channel < CHANNELS:
+        return f"the channel {row.channel:g} must be 0 or more, and under {CHANNELS}"
     for value in (id_, speaker, text, row.audio, row.split):
         try:
             value.encode()
@@ -178,16 +187,27 @@ class Store:
         return self.base.execute(query, values).fetchone()
 
     def shared(self, one: str, other: str) -> tuple[int, int]:
-        """How many speakers two sets have in common, and how many pieces of audio."""
+        """How many speakers two sets have in common, and how many sound files."""
         (first, of_first), (second, of_second) = self.where(one), self.where(other)
         found = []
-        for fields, known in (("speaker", "speaker != id AND "), ("audio, start, stop, channel", "")):
+        for field, known in (("speaker", "speaker != id AND "), ("audio", "")):
             query = (
-                f"SELECT COUNT(*) FROM (SELECT {fields} FROM rows WHERE {known}({first}) "
-                f"INTERSECT SELECT {fields} FROM rows WHERE {known}({second}))"
+                f"SELECT COUNT(*) FROM (SELECT {field} FROM rows WHERE {known}({first}) "
+                f"INTERSECT SELECT {field} FROM rows WHERE {known}({second}))"
             )
             found.append(self.base.execute(query, [*of_first, *of_second]).fetchone()[0])
         return found[0], found[1]
+
+    def require_ids(self) -> None:
+        """Raise UserError if a set takes two utterances of one id, from different splits."""
+        for name in self._sets:
+            where, values = self.where(name)
+            query = f"SELECT id, MIN(place), MAX(place) FROM rows WHERE {where} GROUP BY id HAVING COUNT(*) > 1 LIMIT 1"
+            for id_, one, other in self.base.execute(query, values):
+                raise UserError(
+                    f"{other}: the id {id_} is there twice in the set {name}, see {one}: take one of their splits "
+                    "(--splits), or give other ids"
+                )
 
     def unused(self) -> dict[str, int]:
         """The number of utterances that no set takes, by split."""

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_separated(path: Path, separator: str, quoted: bool = True) -> Iterator[
             raise UserError(f"{path}, line {begun}: {error}{why}") from None
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text, near line {begun}: {error}") from None
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path}: damaged or cut short: {error}") from None
 
 
@@ -94,7 +95,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, value
         except UnicodeDecodeError as error:
             raise UserError(f"{path}, line {number + 1} is not UTF-8 text: {error}") from None
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(f"{path}: damaged or cut short: {error}") from None
 
 

@@ -30,6 +30,7 @@ class Row:
         split: the part of the corpus that it belongs to; "" if the corpus has none.
         start, end: seconds of the sound file at which it begins and ends; None is the file's end.
         channel: of the sound file, from 0; None mixes all channels.
+        recording: the corpus' own name of what the utterance is a part of; "" if it is ``audio``.
     """
 
     audio: str
@@ -41,6 +42,7 @@ class Row:
     start: float = 0.0
     end: float | None = None
     channel: int | None = None
+    recording: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Way(abc.ABC):
         name: of its option.
         takes: what the option takes, "DIR" or "FILE".
         summary: what that holds, for ``--help``; a line for each line there.
+        has_columns: whether what states the utterances has named columns.
         patterns: names of the files in it that state the utterances; when they change it is read again.
         place: its position in lists.
     """
@@ -75,6 +78,7 @@ class Way(abc.ABC):
     name: ClassVar[str]
     takes: ClassVar[str] = "DIR"
     summary: ClassVar[str]
+    has_columns: ClassVar[bool] = False
     patterns: ClassVar[tuple[str, ...]]
     place: ClassVar[int] = 100
 
@@ -124,15 +128,16 @@ def find_path(path: str, folder: Path, found: list[Path]) -> str:
 
     A relative path is seen from the first of these in which it exists: the folder that the program runs in (a
     recipe's), ``folder``, the folders above it. Corpora were made in a folder of their own, and moved as a whole.
+    An address of the network stays as it is, and is refused later.
 
     Args:
         found: where the paths before it were found; this one is looked for there first.
     """
-    if os.path.isabs(path):
+    if os.path.isabs(path) or "://" in path:
         return path
     places = [*found, Path.cwd(), folder, *folder.parents]
     file = path.rpartition(":")[0] if is_archived(path) else path
-    place = next((place for place in places if (place / file).exists()), folder)
-    if place not in found and (place / file).exists():
+    place = next((place for place in places if os.path.exists(place / file)), folder)
+    if place not in found and os.path.exists(place / file):
         found.append(place)
     return str(place / path)

@@ -51,14 +51,18 @@ class OwnArchives:
 
         Raises:
             OSError: the archive cannot be read.
-            UserError: no FLAC with one channel and 16,000 Hz begins at the offset.
+            UserError: it is gone; or no FLAC with one channel and 16,000 Hz begins at the offset.
         """
         match = re.fullmatch(r"(.*\.ark):(\d+)", entry)
         if not match or not entry.startswith(self._start):
             return None
-        with open(match[1], "rb") as file:
-            file.seek(int(match[2]))
-            head = file.read(64)
+        try:
+            with open(match[1], "rb") as file:
+                file.seek(int(match[2]))
+                head = file.read(64)
+        except FileNotFoundError:
+            marker = Path(self._start).parent / "prepare.done"
+            raise UserError(f"{match[1]} is gone: remove {marker} and run stage 1 again (--stage 1)") from None
         # RFC 9639, section 8.2: 20 bits of rate, 3 of channels, 5 of width and 36 of samples begin at byte 18
         flac = head.find(b"fLaC")
         stated = int.from_bytes(head[flac + 18 : flac + 26], "big")

@@ -101,11 +101,11 @@ def is_archived(entry: str) -> bool:
 
 
 def read_archive(entry: str) -> tuple[np.ndarray, int]:
-    """Samples of ``file.ark:offset`` and their rate in Hz: int16, or floats in -1..1; several channels are columns.
+    """Samples of ``file.ark:offset`` and their rate in Hz: integers, or floats in -1..1; several channels are columns.
 
     Raises:
         OSError: the archive cannot be read.
-        UserError: it holds a pickle, its reader refuses it, or it holds no audio.
+        UserError: it holds a pickle, its reader refuses it, or it holds no audio, or samples that are no numbers.
     """
     try:
         with no_code():
@@ -119,6 +119,8 @@ def read_archive(entry: str) -> tuple[np.ndarray, int]:
     if not isinstance(found, tuple):
         raise UserError(f"{entry} holds numbers without a sample rate: no audio")
     rate, samples = found
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        raise UserError(f"{entry} holds samples that are no numbers")
     return samples, rate
 
 
@@ -139,5 +141,8 @@ def read_audio(entry: str) -> np.ndarray:
 
 
 def as_float(samples: np.ndarray) -> np.ndarray:
-    """Samples as float32 in -1..1."""
-    return (samples / 32768).astype(np.float32) if samples.dtype == np.int16 else samples.astype(np.float32)
+    """Samples as float32 in -1..1; integers are of their type's whole range, and bytes have no sign."""
+    if samples.dtype.kind not in "iu":
+        return samples.astype(np.float32)
+    half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    return ((samples - (half if samples.dtype.kind == "u" else 0.0)) / half).astype(np.float32)

@@ -73,7 +73,7 @@ class TextSteps:
             if after != text:
                 changed.append(one.name)
             text = after
-        return (unicodedata.normalize("NFC", text) if self._steps and "nfkc" not in self.names else text), changed
+        return (unicodedata.normalize("NFC", text) if self._steps else text), changed
 
 
 def _single_spaces(text: str) -> str:

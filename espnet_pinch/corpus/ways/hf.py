@@ -31,6 +31,7 @@ class HuggingFace(Way):
         "a Hugging Face data set: Common Voice (clips/, train.tsv), audiofolder\n"
         "(metadata.csv or .jsonl), or what save_to_disk leaves"
     )
+    has_columns = True
     patterns = ("*.tsv", "metadata.*", "*.arrow", *_SAVED)
     place = 30
 
@@ -149,7 +150,9 @@ def _saved(asked: Asked) -> Iterator[Row]:
         try:
             names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{folder / 'dataset_dict.json'} does not name the splits of the data set") from None
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{folder / 'dataset_dict.json'} does not name the splits of the data set")
         splits = {name: folder / name for name in names}
     for split, part in splits.items():
         if split and not asked.wants(split):
@@ -178,5 +181,5 @@ def _saved_rows(data, part: Path, split: str, columns: Columns) -> Iterator[Row]
                 values[label] = names[of] if of is not None and 0 <= of < len(names) else None
             name = values.get(path if path in values else column) or ""
             audio = str(_SavedAudio(part, column, number)) if has_bytes else name
-            known = {"split": split, **({"id": Path(name).stem} if has_bytes and name else {})}
+            known = {"split": split, **({"recording": name} if has_bytes and name else {})}
             yield columns.row({**values, column: audio}, f"{part}, row {number}", partial(beside, part), **known)

@@ -8,6 +8,8 @@ from espnet_pinch.corpus.way import Asked, Row, Way, find_path, register
 from espnet_pinch.data.kaldi_dir import SOURCES, read_joined, read_lines
 from espnet_pinch.errors import UserError
 
+_CHANNELS = {"A": "0", "B": "1"}  # of telephone speech, as the field behind a segment's end may name them
+
 
 @register
 class Kaldi(Way):
@@ -38,14 +40,16 @@ def _rows(folder: Path, split: str) -> Iterator[Row]:
             raise UserError(f"{folder} has no file {name}{alone if name == 'utt2spk' else ''}")
 
     def audio(id_: str, path: str) -> str:
+        if not path:
+            raise UserError(f"{folder}/wav.scp: {id_} has no path")
         if path.endswith("|") or path.startswith("|"):
             raise UserError(
                 f"{folder}/wav.scp: {id_} is a command ({path!r}); none is run here: write its output to a file first"
             )
         return find_path(path, folder, found)
 
-    def row(id_: str, text: str, speaker: str, path: str, start: float = 0.0, end: float | None = None) -> Row:
-        return Row(audio(id_, path), text, f"{folder}, utterance {id_}", id_, speaker, split, start, end)
+    def row(id_: str, text: str, speaker: str, path: str, **part) -> Row:
+        return Row(audio(id_, path), text, f"{folder}, utterance {id_}", id_, speaker, split, **part)
 
     if not (folder / "segments").is_file():
         for id_, path, text, speaker in read_joined(folder, SOURCES):
@@ -59,9 +63,17 @@ def _rows(folder: Path, split: str) -> Iterator[Row]:
         where = f"{folder}/segments: utterance {id_}"
         try:
             recording, start, end = fields[0], float(fields[1]), float(fields[2])
+            channels = [int(_CHANNELS.get(field, field)) for field in fields[3:]]
+            channel = max(channels, default=None)
+            if len(channels) > 1:
+                raise ValueError
         except (IndexError, ValueError):
-            raise UserError(f"{where} must have a recording, a start and an end in seconds, not {segment!r}") from None
+            raise UserError(
+                f"{where} must have a recording, a start and an end in seconds, and perhaps a channel (0, 1 or A, B), "
+                f"not {segment!r}"
+            ) from None
         file = recordings.find(recording)
         if file is None:
             raise UserError(f"{where} is of the recording {recording}, which wav.scp lacks")
-        yield row(id_, text, speaker, file, start, None if end == -1 else end)  # -1 is Kaldi's name of the file's end
+        part = {"start": start, "end": None if end == -1 else end}  # -1 is Kaldi's name of the file's end
+        yield row(id_, text, speaker, file, **part, channel=channel, recording=recording)

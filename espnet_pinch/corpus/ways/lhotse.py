@@ -37,7 +37,7 @@ class Lhotse(Way):
             if split and not asked.wants(split):
                 continue
             if "cuts" in files:
-                yield from _cuts(files["cuts"], split)
+                yield from _cuts(files["cuts"], split, asked)
             elif len(files) == 2:
                 yield from _supervisions(files["recordings"], files["supervisions"], split)
             else:
@@ -72,7 +72,7 @@ class _Recordings:
 
         Raises:
             KeyError, TypeError, ValueError: the recording is not as lhotse writes it.
-            UserError: its audio is not in one file, or is changed while it is read.
+            UserError: its audio is not in one file, or is changed while it is read, or is of some channels of several.
         """
         if recording.get("transforms"):
             raise UserError(f"{place}: the recording is changed while it is read (transforms): save its audio first")
@@ -84,19 +84,29 @@ class _Recordings:
         [source] = fitting
         if source["type"] != "file":
             raise UserError(f"{place}: the recording is of the type {source['type']!r}; only files are read")
-        inside = [place for place, of in enumerate(source["channels"]) if of in wanted]
+        inside = [position for position, of in enumerate(source["channels"]) if of in wanted]
+        if 1 < len(inside) < len(source["channels"]):
+            raise UserError(
+                f"{place} is of {len(inside)} channels of {len(source['channels'])}: give one, or all of them"
+            )
         single = inside[0] if len(inside) == 1 and len(source["channels"]) > 1 else None
         return find_path(source["source"], self._folder, self._found), single, float(recording["duration"])
 
 
 def _row(
-    supervision: dict[str, Any], begin: float, audio: tuple[str, int | None, float], place: str, split: str
+    supervision: dict[str, Any],
+    begin: float,
+    audio: tuple[str, int | None, float],
+    recording: str,
+    place: str,
+    split: str,
 ) -> Row:
     """The utterance of a supervision.
 
     Args:
         begin: seconds that are added to its start.
         audio: as ``_Recordings.audio`` gives it.
+        recording: its name.
     """
     path, channel, length = audio
     start = begin + float(supervision["start"])
@@ -112,6 +122,7 @@ def _row(
         start=0.0 if whole else round(start, 8),
         end=None if whole else round(stop, 8),
         channel=channel,
+        recording=recording,
     )
 
 
@@ -124,19 +135,20 @@ def _supervisions(recordings: Path, supervisions: Path, split: str) -> Iterator[
     for line, value in read_json_lines(supervisions):
         place = f"{supervisions}, line {line}"
         try:
-            recording = known.find(str(value["recording_id"]))
+            name = str(value["recording_id"])
+            recording = known.find(name)
             if recording is None:
-                raise UserError(f"{place} is of the recording {value['recording_id']}, which {recordings.name} lacks")
+                raise UserError(f"{place} is of the recording {name}, which {recordings.name} lacks")
             audio = reader.audio(json.loads(recording), value.get("channel"), place)
-            yield _row(value, 0.0, audio, place, split)
+            yield _row(value, 0.0, audio, name, place, split)
         except UserError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{place} is not a supervision of lhotse, or its recording is none: {error}") from None
 
 
-def _cuts(cuts: Path, split: str) -> Iterator[Row]:
-    reader = _Recordings(cuts.parent)
+def _cuts(cuts: Path, split: str, asked: Asked) -> Iterator[Row]:
+    reader, silent = _Recordings(cuts.parent), 0
     for line, value in read_json_lines(cuts):
         place = f"{cuts}, line {line}"
         try:
@@ -145,11 +157,15 @@ def _cuts(cuts: Path, split: str) -> Iterator[Row]:
                 raise UserError(
                     f"{place}: a cut of the type {kind!r} has no recording of its own: save its audio first"
                 )
+            silent += not value["supervisions"]
             for supervision in value["supervisions"]:
                 channel = supervision.get("channel", value.get("channel"))
                 audio = reader.audio(value["recording"], channel, place)
-                yield _row(supervision, float(value["start"]), audio, place, split)
+                name = str(value["recording"].get("id"))
+                yield _row(supervision, float(value["start"]), audio, name, place, split)
         except UserError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{place} is not a cut of lhotse, with its recording: {error}") from None
+    if silent:
+        asked.say(f"{cuts}: {silent:,} cuts have no supervision, so no utterance")

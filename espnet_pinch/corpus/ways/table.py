@@ -14,6 +14,7 @@ class Table(Way):
     name = "table"
     takes = "FILE"
     summary = f"a table, .tsv, .csv or .jsonl: columns {', '.join(NEEDED)};\nand if wanted {', '.join(KNOWN[2:])}"
+    has_columns = True
     patterns = ()
     place = 20
 
@@ -26,5 +27,6 @@ class Table(Way):
         for line, values in read_records(table):
             names = tuple(values)
             if names not in columns:
-                columns[names] = Columns.find(names, asked, str(table))
+                place = f"{table}, line {line}" if columns else ""
+                columns[names] = Columns.find(names, asked, str(table), place=place)
             yield columns[names].row(values, f"{table}, line {line}", partial(beside, table.parent))
