@@ -115,6 +115,17 @@ def test_a_long_name_of_a_curve_takes_lines_not_the_room_of_the_picture(tmp_path
     assert room.width > 300 and legend.width < room.width
 
 
+def test_many_curves_have_their_legend_under_the_axes_and_all_of_their_room(tmp_path):
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    axis = figure.subplots()
+    for i in range(16):
+        axis.plot([0, 1], label=f"curve {i}")
+    name_axes(axis, "title", "x", "y")
+    save(figure, tmp_path / "figure")
+    legend, room = axis.get_legend().get_window_extent(), axis.get_window_extent()
+    assert room.height > 300 and legend.y1 < room.y0 - 50  # where the label of the axis is
+
+
 def test_our_own_figures_by_target(exp):
     write_run(exp, "wav2vec2_base", "dense", 0.0, 50)
     head, rows = by_target([s for s in systems(read_runs(exp)) if s.upstream == "wav2vec2_base"])

@@ -5,6 +5,7 @@ import os
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 import numpy as np
@@ -21,6 +22,8 @@ SPARE_COLOURS = ("tab:orange", "tab:brown", "tab:pink", "tab:olive", "tab:cyan",
 SPARE_MARKERS = "v<>pPX*hd"
 MOST_INSIDE = 5  # names; a longer legend would hide curves, and stands under the axes
 LEGEND_WIDTH = 48  # characters of a line; a longer one would leave no room for the curves
+LEGEND_LINE = 0.17  # inches
+CURVES = 4.6  # inches, the height of a picture without a legend under the axes
 
 
 def save(figure: Figure, path: str | os.PathLike) -> None:
@@ -39,8 +42,12 @@ def name_axes(axis: Axes, title: str, x: str, y: str) -> None:
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)
     handles, labels = axis.get_legend_handles_labels()
+    labels = [textwrap.fill(label, LEGEND_WIDTH) for label in labels]
     below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.2)) if len(handles) > MOST_INSIDE else {}
-    axis.legend(handles, [textwrap.fill(label, LEGEND_WIDTH) for label in labels], fontsize=8, **below)
+    axis.legend(handles, labels, fontsize=8, **below)
+    if below:
+        figure, lines = cast(Figure, axis.figure), sum(1 + label.count("\n") for label in labels)
+        figure.set_figheight(max(figure.get_figheight(), CURVES + LEGEND_LINE * lines))
 
 
 def styles(curves: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict]:
