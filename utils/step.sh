@@ -54,7 +54,8 @@ listing() {
         tests+=(-o -name "${name}")
     done
     # What cannot be looked at, such as a link to itself, is left to the program that needs it.
-    { find -L "${dir}" -type f \( "${tests[@]:1}" \) -printf '%P %s %T@\n' 2>/dev/null || true; } | LC_ALL=C sort | sha256sum | cut -d ' ' -f 1
+    { find -L "${dir}" -type f \( "${tests[@]:1}" \) -printf '%P %s %T@\n' 2>/dev/null || true; } |
+        LC_ALL=C sort | sha256sum | cut -d ' ' -f 1
 }
 
 # states: hash of the names, sizes and times of the files that the lines of stdin name

@@ -73,12 +73,12 @@ prepare_way() {
     for setting in ${way_settings}; do
         [ -z "${!setting}" ] || given+=("--${setting}" "${!setting}")
     done
-    [ ! -e "${source}" ] || [ -f "${source}" ] || [ -d "${source}" ] ||
-        die "--${name}: ${source} is neither a file nor a folder; write what a pipe gives to a file first"
     if [ -d "${source}" ]; then
         inputs=("=$(listing "${source}" "${files[@]:-*}")")
-    else
+    elif [ -f "${source}" ]; then
         inputs=("${source}")
+    else
+        inputs=("=${source}") # which the program refuses
     fi
     step "${data:?}/rows.done" "reading ${source}" "${inputs[@]}" "=${given[*]}" -- \
         "${python:?}" -m espnet_pinch.bin.read_corpus "${given[@]}" --out "${data}"

@@ -47,6 +47,11 @@ class Rate:
     of: str
 
 
+def on_target(rate: str) -> str:
+    """The name of the figure that is an error rate where an epoch ends on its targets, and is large elsewhere."""
+    return f"{rate}_on_target"
+
+
 class Head(ABC):
     """What is particular to the models of one task.
 

@@ -15,7 +15,7 @@ from torch import nn
 from espnet_pinch.asr.classifier import IndexOfLabel, PruningClassifier
 from espnet_pinch.asr.espnet import CTC, ASRTask, abs_task, frontend_choices, model_choices, preprocessor_choices
 from espnet_pinch.asr.frontend import UpstreamFrontend
-from espnet_pinch.asr.head import ASR, CLASSIFY, all_heads, find_head
+from espnet_pinch.asr.head import ASR, CLASSIFY, all_heads, find_head, on_target
 from espnet_pinch.asr.model import PruningASRModel
 from espnet_pinch.asr.option_types import check_block, check_options
 from espnet_pinch.asr.processes import is_first
@@ -101,7 +101,7 @@ class PruningASRTask(ASRTask):
             encoder=None,
             decoder=None,
             token_type="char",
-            best_model_criterion=[["valid", f"{find_head(cls.task).rate}_on_target", "min"]],
+            best_model_criterion=[["valid", on_target(find_head(cls.task).rate), "min"]],
         )
 
     @classmethod
@@ -230,7 +230,6 @@ class PruningASRTask(ASRTask):
                     f"{len(frontend.tokens)} {model.kind.outputs}; run stage 2 again"
                 )
         model.begin_distilling()
-        _check_frozen(args.freeze_param, model)
         cls.finish(args, model)
         args.frontend_conf = {**args.frontend_conf, "built": frontend.built}
         return model
@@ -263,8 +262,9 @@ class PruningASRTask(ASRTask):
         """One optimizer. The method's new parameters are a separate group without weight decay.
 
         Raises:
-            UserError: optim_conf has an unknown setting, or one out of range.
+            UserError: optim_conf has an unknown setting, or one out of range; or as ``_check_frozen``.
         """
+        _check_frozen(args.freeze_param, model)
         optimizer_class = abs_task.optim_classes[args.optim]
         lr = args.optim_conf.get("lr", 1e-3)
         options = {k: v for k, v in args.optim_conf.items() if k != "lr"}
@@ -287,8 +287,9 @@ def _check_figure(name: str, criterion: Sequence, args: argparse.Namespace) -> N
     """
     head = find_head(args.task)
     losses = list(dict.fromkeys(["loss", head.loss]))
-    targets = next((value for value in args.pruning.values() if isinstance(value, list | tuple)), ())
-    rates = [*head.rates, *(f"{rate}_on_target" for rate in head.rates), *(f"{head.rate}_{x}" for x in targets)]
+    given = [args.pruning.get(name) for name in ("target_sparsity", "target_macs")]
+    targets = next((value for value in given if isinstance(value, list | tuple)), ())
+    rates = [*head.rates, *map(on_target, head.rates), *(f"{head.rate}_{target}" for target in targets)]
     figures = {"train": losses, "valid": [*losses, *rates]}
     phase, figure = criterion[:2]
     if phase not in figures or figure not in figures[phase]:

@@ -14,7 +14,7 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_pinch.asr import history
-from espnet_pinch.asr.head import Head
+from espnet_pinch.asr.head import Head, on_target
 from espnet_pinch.asr.resume import MIDDLE, NEWEST, mend, recover, whole_saves
 from espnet_pinch.asr.safe_load import load
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
@@ -206,7 +206,7 @@ class PruningTrainer(Trainer):
             of_target[target] = _ratio(reporter, main.errors, main.of, done)
             short = short if plain.on_target() else SHORT_OF_TARGET
         rates = {name: _ratio(reporter, rate.errors, rate.of) for name, rate in kind.rates.items()}
-        rates |= {f"{name}_on_target": rate + short for name, rate in rates.items()}
+        rates |= {on_target(name): rate + short for name, rate in rates.items()}
         several = len(of_target) > 1
         own = {f"{kind.rate}_{target}": rate for target, rate in of_target.items()} if several else {}
         reporter.register({**rates, **own, **plain.scalars()}, weight=1.0)

@@ -1,5 +1,6 @@
 """Entry points: ``python -m espnet_pinch.bin.NAME --help``."""
 
+import argparse
 import contextlib
 import locale
 import logging
@@ -28,6 +29,14 @@ def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace:
 
 
 _say_all, sys.excepthook = sys.excepthook, _say_what_is_missing
+
+
+def jobs(text: str) -> int:
+    """A number of threads or processes, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE  # exit status in a shell of a program that writes to a closed pipe
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from espnet_pinch.asr.decode import write_transcripts
 from espnet_pinch.asr.safe_load import tensors_only
-from espnet_pinch.bin import run_main
+from espnet_pinch.bin import jobs, run_main
 from espnet_pinch.data import subwords
 from espnet_pinch.data.audio import no_code
 from espnet_pinch.data.kaldi_dir import read_data_dir, read_table
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data directories")
     parser.add_argument("--out", type=Path, required=True, help="writes OUT/NAME/text for each data directory NAME")
     parser.add_argument("--inference_config", required=True, help="YAML with options of asr_inference")
-    parser.add_argument("--nj", type=int, default=1, help="processes")
+    parser.add_argument("--nj", type=jobs, default=1, help="processes")
     parser.add_argument("--ngpu", type=int, default=0)
     args, more = parser.parse_known_args()  # ESPnet's parser checks the rest
     check_gpus(args.ngpu, f"--ngpu {args.ngpu}")

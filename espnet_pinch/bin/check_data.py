@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_pinch.bin import run_main
+from espnet_pinch.bin import jobs, run_main
 from espnet_pinch.data.archive import OwnArchives
 from espnet_pinch.data.check_dir import Lengths, check_data_dir
 from espnet_pinch.data.kaldi_dir import RATE, read_lines
@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.check_data", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data directories")
     parser.add_argument("--sets", nargs="+", required=True, help="their names; the training set comes first")
-    parser.add_argument("--nj", type=int, default=4, help="threads that open audio files")
+    parser.add_argument("--nj", type=jobs, default=4, help="threads that open audio files")
     args = parser.parse_args()
     training: set[int] = set()  # hashes of the names of its sound files
     known = Lengths()  # a set may hold the files of others, as LibriSpeech's dev does

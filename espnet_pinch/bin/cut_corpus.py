@@ -9,24 +9,21 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from espnet_pinch.bin import run_main
+from espnet_pinch.bin import jobs, run_main
 from espnet_pinch.corpus.audio import Cut, Made, make_entries, missing
 from espnet_pinch.corpus.on_disk import temporary_files_in
 from espnet_pinch.corpus.options import add_options, splits_of, way_of
 from espnet_pinch.corpus.store import Store
 from espnet_pinch.data.kaldi_dir import SOURCES, Utterance, write_sorted
 from espnet_pinch.data.problems import Problems
-from espnet_pinch.errors import UserError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.cut_corpus", description=__doc__)
     add_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder with rows.sqlite; gets SET/ and audio/")
-    parser.add_argument("--nj", type=int, default=4, help="threads that convert audio")
+    parser.add_argument("--nj", type=jobs, default=4, help="threads that convert audio")
     args = parser.parse_args()
-    if args.nj < 1:
-        raise UserError(f"--nj must be at least 1, not {args.nj}")
     with temporary_files_in(args.out):
         _cut(args)
 

@@ -149,9 +149,10 @@ def _shard(recordings: list[Recording], folder: Path, way: Way) -> tuple[list[Re
         if made.kept == len(made.entries) or archive.is_file():
             return recordings, name, made
     made, places = Made(), list[tuple[int | None, int]]()
-    with _written(), whole_file(archive) as new:
+    with whole_file(archive) as new:
         with open(new, "wb") as file:
             for recording in recordings:
+                writing = False  # what fails then is no fault of the sound file
                 try:
                     for cut, samples, shortened in _cut(recording, way):
                         if isinstance(samples, int):
@@ -160,15 +161,16 @@ def _shard(recordings: list[Recording], folder: Path, way: Way) -> tuple[list[Re
                             places.append((None, samples))
                         else:
                             whole, clipped = to_16_bits(samples)
-                            try:
-                                offset = append(file, f"{len(places)}", whole, RATE)
-                            except OSError as error:
-                                raise _Unwritten(error) from error
+                            writing = True
+                            offset = append(file, f"{len(places)}", whole, RATE)
+                            writing = False
                             made.clipped += clipped
                             made.shortened += shortened
                             made.entries.append((cut, f"{archive}:{offset}", len(whole)))
                             places.append((offset, len(whole)))
                 except (OSError, UserError) as error:
+                    if writing:
+                        raise
                     made.problems.append((recording.audio, one_line(error)))
     if made.problems or made.kept == len(made.entries):
         archive.unlink()  # not whole, or empty
@@ -176,18 +178,6 @@ def _shard(recordings: list[Recording], folder: Path, way: Way) -> tuple[list[Re
         cuts = [list(cut) for cut, _, _ in made.entries]
         write_json(listed, {"cuts": cuts, "places": places, "clipped": made.clipped, "shortened": made.shortened})
     return recordings, name, made
-
-
-class _Unwritten(Exception):
-    """Holds an OSError of the archive, which is no fault of the sound file under way."""
-
-
-@contextlib.contextmanager
-def _written() -> Iterator[None]:
-    try:
-        yield
-    except _Unwritten as error:
-        raise error.args[0] from None
 
 
 def _read(listed: Path, archive: Path) -> Made:

@@ -87,7 +87,8 @@ class Columns:
                 raise UserError(f"{place}: {self.of[name]} must be a number, not {one_line(value)!r}")
             return found
 
-        if not text("audio").strip():
+        named = text("audio").strip()
+        if not named:
             raise UserError(f"{place} names no audio")
         start, end, duration, channel = number("start") or 0.0, number("end"), number("duration"), number("channel")
         if channel is not None and channel != int(channel):
@@ -97,7 +98,6 @@ class Columns:
         fields = {"id": text("id").strip(), "speaker": text("speaker").strip(), "split": text("split").strip()}
         fields = {name: value for name, value in fields.items() if value or name not in known}
         times = {"start": start, "end": end, "channel": None if channel is None else int(channel)}
-        named = text("audio").strip()
         return Row(
             audio=audio(named), text=text("text"), place=place, **{"recording": named, **known, **fields, **times}
         )

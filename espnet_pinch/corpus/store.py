@@ -7,7 +7,7 @@ import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 
 from espnet_pinch.corpus.splits import SPEAKER, Take, point
 from espnet_pinch.corpus.way import Row
@@ -112,7 +112,7 @@ def _fields(row: Row, counts: Counts, by: str) -> tuple[str, tuple]:
     if problem:
         return problem, ()
     key = speaker if by == SPEAKER and speaker else id_
-    recording = str(PurePosixPath(row.recording or row.audio))
+    recording = str(PurePath(row.recording or row.audio))
     end, channel = WHOLE if row.end is None else row.end, ALL if row.channel is None else row.channel
     cut = (row.audio, row.start, end, channel)
     return "", (row.split, id_, *cut, text, speaker or id_, point(key), row.place, recording)

@@ -145,4 +145,5 @@ def as_float(samples: np.ndarray) -> np.ndarray:
     if samples.dtype.kind not in "iu":
         return samples.astype(np.float32)
     half = 2.0 ** (8 * samples.dtype.itemsize - 1)
-    return ((samples - (half if samples.dtype.kind == "u" else 0.0)) / half).astype(np.float32)
+    centred = samples - half if samples.dtype.kind == "u" else samples
+    return (centred / half).astype(np.float32)

@@ -11,7 +11,7 @@ import yaml
 
 from espnet_pinch.asr.checkpoint import load_model, write_folded
 from espnet_pinch.asr.decode import decode_data_dir
-from espnet_pinch.asr.head import ASR, find_head
+from espnet_pinch.asr.head import ASR, find_head, on_target
 from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.asr.resume import average_again, owned
 from espnet_pinch.asr.safe_load import damage
@@ -149,4 +149,4 @@ def mean_of_best(exp: Path) -> str:
     """The name of the mean of the best epochs, in the folder of a run."""
     with open(exp / "config.yaml", encoding="utf-8") as config:
         head = find_head(yaml.safe_load(config).get("task", ASR))
-    return f"valid.{head.rate}_on_target.ave.pth"
+    return f"valid.{on_target(head.rate)}.ave.pth"

@@ -59,15 +59,12 @@ def _rows(folder: Path, split: str) -> Iterator[Row]:
     for id_, path in read_lines(folder / "wav.scp"):
         recordings.add(id_, path, f"{folder}/wav.scp")
     for id_, segment, text, speaker in read_joined(folder, ("segments", "text", "utt2spk")):
-        fields = segment.split()
         where = f"{folder}/segments: utterance {id_}"
         try:
-            recording, start, end = fields[0], float(fields[1]), float(fields[2])
-            channels = [int(_CHANNELS.get(field, field)) for field in fields[3:]]
-            channel = max(channels, default=None)
-            if len(channels) > 1:
-                raise ValueError
-        except (IndexError, ValueError):
+            recording, begin, stop, *more = segment.split()
+            start, end = float(begin), float(stop)
+            [channel] = [int(_CHANNELS.get(name, name)) for name in more] if more else [None]
+        except ValueError:
             raise UserError(
                 f"{where} must have a recording, a start and an end in seconds, and perhaps a channel (0, 1 or A, B), "
                 f"not {segment!r}"
