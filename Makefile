@@ -1,4 +1,4 @@
-# make demo: the main job on the mini corpus; make test: the tests. Each makes .venv first (2 to 6 GB, some minutes).
+# make demo: the main job on the mini corpus; make test: the tests. Each makes .venv first (7 GB, some minutes).
 unexport CDPATH
 VENV = .venv
 PYTHON = $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info[:2] in ((3, 11), (3, 12)) or "")' 2>/dev/null),$(p))))

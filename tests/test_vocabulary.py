@@ -82,7 +82,7 @@ def test_every_token_keeps_its_row_and_its_text(name, ctc_folder, tmp_path):
         a, b = theirs(speech).logits, original(speech).logits
     first = names.index("[PAD]") if blank is None else blank
     order = [first, *(row for row in range(len(names)) if row != first)]
-    assert torch.equal(a[:, :, order], b)
+    torch.testing.assert_close(a[:, :, order], b, rtol=0, atol=1e-4)  # the order of rows may change a rounding
     # Transcripts: ours by the token list, theirs by vocab.json.
     best = torch.randint(len(names), (2, 60))
     lengths = torch.tensor([60, 60])
