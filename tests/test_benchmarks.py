@@ -58,6 +58,7 @@ def test_large_table(capsys, monkeypatch):
     assert all(float(row[2]) > 10 for row in rows)
 
 
+@pytest.mark.slow
 def test_runtimes(capsys, monkeypatch):
     options = "--size tiny --seconds 1 --weights --macs 0.5 --int8 --repeats 1 --runtimes onnxruntime"
     rows = run(capsys, monkeypatch, "runtimes", options)[-4:]

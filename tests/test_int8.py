@@ -82,7 +82,12 @@ def place(tmp_path_factory):
     return root, model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+OFTEN = ("wav2vec2", "wavlm")  # in every run of the tests; WavLM's attention has a graph of its own
+
+
+@pytest.mark.parametrize(
+    "family", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_int8_is_near_the_model_alone_and_in_a_batch(family, tmp_path):
     model = make_small(family)
     file = write(tmp_path, model)

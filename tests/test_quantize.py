@@ -176,6 +176,7 @@ def test_every_method_is_trained_and_folded_quantised(block, bits):
     assert not any(isinstance(m, QuantizedLayer) for m in net.modules())
 
 
+@pytest.mark.slow
 def test_training_on_the_rounded_weights_beats_rounding_afterwards():
     block = {"pinch": {"threshold_lr": 2e-2}}
     x = torch.randn(512, 16, generator=torch.Generator().manual_seed(99))

@@ -103,6 +103,7 @@ def test_a_second_run_does_nothing_again(recipe, finished):
     assert (finished / "checkpoint.pth").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_espnets_beam_search_decodes_the_same_model(recipe, finished):
     more = ("--stage", "5", "--inference_config", "conf/decode_beam.yaml", "--inference_args", "--beam_size 2")
     more += ("--test_sets", "dev_other", "--inference_nj", "2")
@@ -153,6 +154,7 @@ def test_other_settings_are_not_mixed_into_a_trained_folder(recipe, finished):
     assert "pruning.target_sparsity: 0.8 -> 0.7; give another --asr_tag" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_ctc_model_is_its_own_baseline(recipe, finished, tmp_path):
     """It and the corpus lie in folders with all that YAML, ESPnet's options and Kaldi's tables read as their own."""
     fine_tuned, corpus = tmp_path / """models: "a", 'b' #1 é""", tmp_path / """odd: "corpus", 'c' #2 é"""
@@ -320,6 +322,7 @@ def test_an_experiment_does_not_go_on_with_another_upstream(recipe, finished, tm
     assert {path: path.read_bytes() for path in finished.parent.rglob("*.done")} == before
 
 
+@pytest.mark.slow
 def test_the_dump_follows_the_upstream_that_the_yaml_names(recipe, finished, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(recipe / "downloads" / "upstreams" / "mini", other)  # of the same names, sizes and times

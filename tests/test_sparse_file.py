@@ -246,7 +246,11 @@ def test_odd_weights_come_back(weight):
 
 
 @pytest.mark.parametrize(
-    "config_class, fields", [(Wav2Vec2Config, {}), (Wav2Vec2ConformerConfig, {"position_embeddings_type": "rotary"})]
+    "config_class, fields",
+    [
+        (Wav2Vec2Config, {}),
+        pytest.param(Wav2Vec2ConformerConfig, {"position_embeddings_type": "rotary"}, marks=pytest.mark.slow),
+    ],
 )
 def test_smaller_matrices_are_kept_small(config_class, fields, tiny_config, tmp_path):
     config = {**tiny_config, **fields, "feat_extract_norm": "layer"}

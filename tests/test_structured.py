@@ -133,7 +133,7 @@ def model_reached(exp):
 @pytest.mark.parametrize(
     "more",
     [
-        pytest.param((*PINCH, *MACS), id="macs"),
+        pytest.param((*PINCH, *MACS), id="macs", marks=pytest.mark.slow),
         pytest.param(PINCH, id="conv", marks=pytest.mark.slow),
         pytest.param((*UNITS, "--distill", "weight=0.5"), id="distilled", marks=pytest.mark.slow),
         pytest.param(L0, id="l0", marks=pytest.mark.slow),
