@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from espnet_pinch.bin import curve, report
 from espnet_pinch.core.parameters import LayerCount
 from espnet_pinch.data.source import KEYS
+from espnet_pinch.errors import UserError
 from espnet_pinch.files import write_text
 from espnet_pinch.results import paper
 from espnet_pinch.results.experiment import Experiment, write_report
@@ -245,6 +246,11 @@ def test_without_any_run_the_report_is_the_papers(tmp_path, monkeypatch):
     assert "| HuBERT-large, self-pinching (90 %) | 100 | 43.48 | not run |" in page
     with pytest.raises(FileNotFoundError, match="the experiment folder .*gone does not exist"):
         run(monkeypatch, "--exp", tmp_path / "gone")
+
+
+def test_the_folder_of_all_corpora_is_not_taken_for_one_without_runs(exp):
+    with pytest.raises(UserError, match=f"has no runs, but folders with runs: give one of {exp}$"):
+        read_runs(exp.parent)
 
 
 def test_the_picture_of_layers_has_the_short_names_of_their_family_in_its_order(tmp_path):

@@ -35,11 +35,15 @@ def read_runs(exp: Path) -> list[Run]:
 
     Raises:
         FileNotFoundError: no such folder.
+        UserError: it is the folder above: its runs are those of several corpora.
     """
     if not exp.is_dir():
         raise FileNotFoundError(f"the experiment folder {exp} does not exist")
     # Folders asr_stats_* are left from earlier releases.
     folders = [folder for folder in sorted(exp.glob("asr_*")) if folder.is_dir()]
+    corpora = sorted({str(folder.parent) for folder in exp.glob("*/asr_*")})
+    if not folders and corpora:
+        raise UserError(f"{exp} has no runs, but folders with runs: give one of {', '.join(corpora)}")
     folders = [f for f in folders if not f.name.startswith("asr_stats") and not f.name.endswith("_baseline")]
     return [_read(part) for folder in folders for part in _parts(folder)]
 
