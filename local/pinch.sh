@@ -24,8 +24,8 @@ What to run
   --target_macs X          0.5 saves half of the model's multiplications (structured units), instead of the YAML's target
   --unit U                 of pinch: weight, or structured (whole heads and channels), instead of the YAML's
   --conv true              of structured units and l0: the convolutions' filters too, instead of the YAML's
-  --bits B                 of the kept weights, rounded while they are trained: 8, 4, 3, 2, ternary or mixed, instead of the
-                           YAML's (none)
+  --bits B                 of the kept weights, rounded while they are trained: 8, 4, 3, 2, ternary, mixed, or none for
+                           weights that are not rounded, instead of the YAML's (none)
   --average_bits X         of mixed bits: their average, such as 3.5, instead of the YAML's
   --layer_sparsities RUN   of mixed_sparsity: the finished run to take them from      [asr_UPSTREAM_pinch_TARGET]
 Stages

@@ -413,6 +413,18 @@ def test_small_targets_reach_the_training_as_numbers(given, targets, tmp_path, c
     assert yaml.safe_load(option.partition("=")[2]) == targets  # as ESPnet reads it
 
 
+def test_bits_of_a_yaml_are_replaced_or_switched_off(tmp_path, capsys):
+    (tmp_path / "conf.yaml").write_text(HEAD + "quantize: {bits: mixed, average_bits: 3}\n")
+    for asked, wanted, name in ((None, "mixed", "mixed_3_bit"), ("4", 4, "4_bit"), ("none", None, "")):
+        assert check(tmp_path / "conf.yaml", *([] if asked is None else ["--bits", asked])) is None
+        out = dict(line.partition("=")[::2] for line in capsys.readouterr().out.splitlines())
+        given_on = [o for o in out["pruning_options"].split("--quantize ")[1:]]
+        block = yaml.safe_load("\n".join(option.strip().replace("=", ": ") for option in given_on))
+        assert block == {"bits": wanted, "average_bits": 3 if wanted == "mixed" else None} and out["bits"] == name
+    (tmp_path / "four.yaml").write_text(HEAD + "quantize: 4\n")
+    assert "four.yaml: quantize must be a block" in (check(tmp_path / "four.yaml", "--bits", "3") or "")
+
+
 def test_an_option_that_is_no_yaml_is_named(tmp_path, monkeypatch):
     (tmp_path / "conf.yaml").write_text(HEAD)
     monkeypatch.setattr(sys, "argv", ["x", "--config", str(tmp_path / "conf.yaml"), "--unit", "[1"])
@@ -451,6 +463,10 @@ def test_an_option_that_is_no_yaml_is_named(tmp_path, monkeypatch):
         ("a: !!python/object:os.system {}", "is not YAML"),
         ("pruning: {method: mixed_sparsity, mixed_sparsity: {layer_sparsities: [1]}}", "layer_sparsities"),
         ("pruning: {method: mixed_sparsity, mixed_sparsity: {layer_sparsities: {a: .nan}}}", "sparsity of a"),
+        ("quantize: false", "quantize must be a block of settings, not False"),
+        ("quantize: 4", "quantize must be a block of settings, not 4"),
+        ("quantize: {bits: 4.0}", "quantize.bits must be one of .* not 4.0"),
+        ("quantize: {bits: null, average_bits: 3}", "quantize.average_bits goes with bits: mixed"),
     ],
 )
 def test_a_hostile_yaml_gets_one_line(tmp_path, text, message):

@@ -207,6 +207,53 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped():
             assert all(torch.equal(value, want[key]) for key, value in again[0].state_dict().items())
 
 
+SEVERAL = {"method": "pinch", "target_sparsity": [0.4, 0.6, 0.9], "pinch": {"threshold_lr": 2e-2, "reach_by": 0.2}}
+
+
+def test_each_of_several_targets_has_levels_of_its_own():
+    net, method, quantization, optimizer = begin(2, SEVERAL, steps=120)
+    train(net, method, quantization, optimizer, 119)
+    assert all(method.landed)
+    seen = set()
+    for target in method.targets:
+        method.use(target)
+        with torch.no_grad():
+            net.eval()(torch.randn(2, 16))  # takes the levels of the target
+        for name, layer in quantization.layers.items():
+            weight = layer.layer.weight.detach()
+            best, grid = fitted(2, weight), layer.grid
+            errors = [float((g.round(weight).weight() - weight).square().sum()) for g in (grid, best)]
+            assert errors[0] <= 1.1 * errors[1]
+            seen.add((name, float(grid.unit), float(grid.levels[0])))
+    assert len(seen) > 2 * len(quantization.layers)
+
+
+def test_mixed_bits_meet_their_average_at_each_of_several_targets():
+    net, method, quantization, optimizer = begin("mixed", SEVERAL, steps=120, average_bits=3.0)
+    train(net, method, quantization, optimizer, 119)
+    method.land()
+    quantization.land()
+    assert quantization.settled()
+    for _ in quantization.each_target():
+        kept = {name: int(layer.layer.weight.count_nonzero()) for name, layer in quantization.layers.items()}
+        bits = {name: layer.grid.bits for name, layer in quantization.layers.items()}
+        total = sum(kept.values())
+        reached = sum(kept[name] * bits[name] for name in kept) / total
+        assert reached == pytest.approx(quantization.average_bits()) and reached <= 3.0
+        assert reached >= 3.0 - 4 * max(kept.values()) / total
+
+
+@pytest.mark.parametrize("shape", [(256, 4096), (4096, 256), (300, 1000)])
+def test_levels_are_fitted_to_all_columns(shape):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator)
+    columns = torch.rand(shape[1], generator=generator) < 0.05  # the only ones that are kept
+    grid = fitted(4, weight * columns)
+    few = weight[:, columns]
+    error, best = (float((g.round(few).weight() - few).square().sum()) for g in (grid, fitted(4, few)))
+    assert error < 1.3 * best
+
+
 class Fixed(PruningMethod):
     """Tells a quantisation how far the run is."""
 
@@ -376,3 +423,17 @@ def test_the_core_can_be_used_alone():
     optimizer = torch.optim.AdamW(quantization.parameter_groups(pinch.parameter_groups(lr=2e-3)))
     train(net, pinch, quantization, optimizer, 10)
     assert 0.5 <= pinch.sparsity() and quantization.fold()
+
+
+def test_a_search_with_bits_that_no_target_allows_says_so(data, upstream, tmp_path, monkeypatch):
+    exp = tmp_path / "exp"
+    args = ("--pruning", "method=pinch", "--pruning", "target_sparsity=0.5", "--max_epoch", "1")
+    PruningASRTask.main(cmd=options(data, upstream, exp, "mini.yaml", *args))
+    trained = Trained(exp, quantize={"bits": "ternary"})
+    rates = {False: 10.0, True: 12.5}
+    monkeypatch.setattr(Trained, "_wer", staticmethod(lambda model, *_: rates[model.quantization is not None]))
+    said = []
+    with pytest.raises(UserError, match=r"no target is within 2 points: .* 50 %, has WER 12.50 % instead of 10.00 %"):
+        trained.sparsest(2, data, say=said.append)
+    assert said == ["target 50 %: WER 10.00 %, the reference", "target 50 %, ternary: WER 12.50 %"]
+    assert trained.sparsest(2.5, data, say=said.append) == 0.98

@@ -106,6 +106,21 @@ def test_runs_that_differ_in_their_settings_are_not_taken_for_seeds(exp, tmp_pat
     assert "eta 3e-05, lr 0.1" in (tmp_path / "figure.svg").read_text()
 
 
+def test_a_run_with_bits_says_so_and_is_none_of_the_papers(tmp_path):
+    exp = tmp_path / "exp" / "librispeech_100"
+    write_run(exp, "wav2vec2_base", "pinch", 0.85, 90, **{"quantize bits": 2})
+    for errors in (None, 60):
+        if errors:
+            write_run(exp, "wav2vec2_base", "pinch", 0.85, errors, seed=1)
+        found = systems(read_runs(exp))
+        rows = {row[0]: row for row in table1("wav2vec2_base", found)[1] if row[1] == "85"}
+        assert rows["pinch (self-pinching gates); quantize bits 2"][4:6] == ["-", "9.00"]
+        own = f"{errors / 10:.2f}" if errors else NOT_RUN
+        assert rows["pinch (self-pinching gates)"][4:6] == ["7.49", own]
+        [row] = [row for row in table2(found)[1] if row[0] == "wav2vec2-base, self-pinching (85 %)"]
+        assert row[-1] == own
+
+
 def test_a_long_name_of_a_curve_takes_lines_not_the_room_of_the_picture(tmp_path):
     figure = Figure(figsize=(5.5, 4.6), layout="constrained")
     axis = figure.subplots()

@@ -247,6 +247,10 @@ def test_what_has_changed_is_named(data, upstream, tmp_path):
     assert "optim_conf.lr: 0.0005 -> 0.1;" in message and "pruning.pinch.eta: not set -> 1.0" in message
     assert f"token_list: the content of {tokens} has changed" in message
     assert "max_epoch" not in message and len(message.splitlines()) == 1
+    for block, setting in (("quantize", "bits"), ("distill", "weight")):
+        with pytest.raises(ValueError, match=f"{block}.{setting}: not set -> 4"):
+            settings_record.check_unchanged(args_of(data, upstream, folder, f"--{block}", f"{setting}=4"))
+    settings_record.check_unchanged(first)
     tokens.write_text((data / "tokens.txt").read_text())
     shapes = tmp_path / "shapes"
     shapes.write_text("")

@@ -406,6 +406,7 @@ FORGED = [
     (put("lm_head.bias", lambda t: t.double()), "lm_head.bias is stored as torch.float64, not one of torch.float32"),
     (put("lm_head.bias", lambda t: t.long()), "lm_head.bias is stored as torch.int64, not one of torch.float32"),
     (set_header("format_version", value=3), "format version 3; this release reads 1 and 2"),
+    (set_header("format_version", value="x" * 10**6), "^.{0,300}format version 'xxx[x.]*'; this release reads"),
     (set_header("format_version", value=1), "the header is damaged: masked missing or unexpected"),
     (set_header("values", value="int3"), "unknown values 'int3'"),
     (set_header("model", "config", "model_type", value="bert"), "from its description: a model of type bert"),
@@ -429,6 +430,8 @@ FORGED = [
     (set_header("model", "config", "intermediate_size", value=10**7), "the model would take 2.6 GB, which no file of"),
     (set_header("model", "config", "hidden_size", value=10**5), "the model would take 400.1 GB, which no file of"),
     (set_header("model", "config", "hidden_size", value=10**9), "from its description: a hidden size of 1000000000"),
+    (set_header("model", "config", "num_labels", value=10**8), "from its description: num_labels 100000000"),
+    (set_header("model", "config", "audio_config", value={"num_labels": 1e8}), "from its description: num_labels 1000"),
     (set_header("model", "tokens", value=7), "from its description: tokens that are not a list"),
     (set_header("model", "pruning", "layers", value="("), "from its description|not a regular expression"),
     (set_header("model", "tokens", value=[1] * 11), "from its description: tokens that are not a list"),
@@ -461,6 +464,23 @@ def refused(path, message):
     with pytest.raises(ValueError, match=message) as caught:
         espnet_pinch.load(path)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
+
+
+def test_a_description_does_not_say_how_a_model_runs(int8_file, tmp_path):
+    path = Path(shutil.copy(int8_file, tmp_path / "m.safetensors"))
+    forge(path, lambda t, h: h["model"]["config"].update(return_dict=False, attn_implementation="someone/attention"))
+    models = [espnet_pinch.load(file) for file in (int8_file, path)]
+    want, got = (model.encode(torch.zeros(1, 4000), torch.tensor([4000]))[0] for model in models)
+    assert torch.equal(got, want)
+
+
+def test_half_of_a_surrogate_pair_is_damage(int8_file, tmp_path):
+    with safe_open(int8_file, framework="pt") as file:
+        header = file.metadata()[KEY]
+    tensors = load_file(int8_file)
+    path = tmp_path / "m.safetensors"
+    save_file(tensors, path, metadata={KEY: header.replace('"<blank>"', '"\\ud800"', 1)})
+    refused(path, "the header is damaged: 'utf-8' codec can't encode")
 
 
 @pytest.mark.parametrize("change, message", FORGED)

@@ -14,7 +14,7 @@ import espnet_pinch
 from espnet_pinch import Pinch, cli
 from espnet_pinch.asr.distill import densest_logits
 from espnet_pinch.asr.task import PruningASRTask
-from espnet_pinch.bin import fold
+from espnet_pinch.bin import export, fold
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.core.registry import build_method
 from espnet_pinch.errors import UserError
@@ -145,6 +145,24 @@ def test_units_are_frozen_once_the_target_is_met_and_the_search_is_over():
     assert pinch.on_target() and pinch.penalty() == 0.0
 
 
+def test_the_highest_target_does_not_fall_under_one_that_has_been_reached():
+    pinch, net, optimizer = begin(TARGETS)
+    lowest, step = [], 0
+    while not all(pinch.landed):
+        train(pinch, net, optimizer, 1, start=step)
+        if any(pinch.landed) and not pinch.landed[-1]:
+            with torch.no_grad():  # what a noisy gradient does
+                for threshold in pinch.new_parameters():
+                    threshold[-1] *= 0.3
+        step += 1
+        lowest.append(max((t for t, landed in zip(TARGETS, pinch.landed) if landed), default=0.0))
+        assert step < 100
+    for target in TARGETS:
+        pinch.use(target)
+        assert target <= pinch.reached() <= target + 0.01
+    assert len(set(lowest)) > 2
+
+
 def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_path, monkeypatch):
     exp = tmp_path / "exp"
     targets = (
@@ -166,6 +184,8 @@ def test_a_training_is_validated_and_folded_at_every_target(data, upstream, tmp_
     assert last["sparsity"] == pytest.approx(0.8, abs=5e-4)
     monkeypatch.setattr(sys, "argv", ["fold", "--exp", str(exp)])
     fold.main()
+    with pytest.raises(FileNotFoundError, match=r"has several targets: give .*folded/0.4, "):
+        espnet_pinch.load(exp)
     zeros = []
     for target in (0.4, 0.6, 0.8):
         folder = exp / "folded" / str(target)
@@ -200,7 +220,19 @@ def test_a_run_that_prunes_nothing_has_no_target_to_fold_at(data, upstream, tmp_
         cli.main()
     monkeypatch.setattr(sys, "argv", ["espnet-pinch", "fold", str(exp), "--bits", "4"])
     cli.main()
-    assert (exp / "folded" / "4_bit" / "model.pth").is_file() and "0.00 % pruned" in capsys.readouterr().out
+    assert (exp / "folds" / "4_bit" / "model.pth").is_file() and "0.00 % pruned" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["espnet-pinch", "fold", str(exp / "folds" / "4_bit"), "--bits", "3"])
+    with pytest.raises(UserError, match="4_bit is a folded model: give the folder of its run"):
+        cli.main()
+    assert not (exp / "folds" / "4_bit" / "lock").exists()
+    for wrong in (["--bits", "{"], ["--bits", "8", "--others", "0"]):
+        monkeypatch.setattr(sys, "argv", ["espnet-pinch", "fold", str(exp), *wrong])
+        with pytest.raises(UserError, match=r"quantize.(bits|others) must be one of .*, not ('{'|0)"):
+            cli.main()
+    monkeypatch.setattr(sys, "argv", ["export", "--exp", str(exp / "folds" / "4_bit"), "--formats", "sparse"])
+    export.main()
+    made = exp / "folds" / "4_bit" / "export" / "sparse_quantized.safetensors"
+    assert espnet_pinch.load(made).scales
 
 
 DENSEST = ("--distill", "weight=0.5", "--distill", "teacher=densest")

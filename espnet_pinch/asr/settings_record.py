@@ -23,6 +23,7 @@ NEUTRAL = (
     *("max_skipped_steps", "create_graph_in_tensorboard"),
 )
 NEUTRAL_PREFIXES = ("dist_", "wandb_", "use_wandb")
+OWN = ("pruning", "quantize", "distill")  # blocks of ours: a record of a run without one has no line of it
 DATA = ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
 FILES = ("token_list", "bpemodel", "train_shape_file", "valid_shape_file")
 SHOWN = 6  # changes that an error message lists
@@ -105,7 +106,7 @@ def _annealed(args: argparse.Namespace) -> bool:
 
 def _changes(before: dict, now: dict) -> list[str]:
     old, new = before["settings"], now["settings"]
-    known = {name.split(".")[0] for name in old}
+    known = {*OWN, *(name.split(".")[0] for name in old)}
     unused = tuple(
         f"pruning.{method}." for method in all_methods() if method != new.get("pruning.method", DEFAULT_METHOD)
     )

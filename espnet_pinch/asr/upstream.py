@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,11 +27,15 @@ from espnet_pinch.asr.family import all_families, find_family, widths_of
 from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.weight_files import weight_names
+from espnet_pinch.core.settings import shown
 from espnet_pinch.data.upstream_files import check_folder
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.files import write_json
 
 RATES = range(1000, 1_000_000)  # Hz
+MOST_LABELS = 100_000  # transformers gives each a name
+# Settings in a configuration that say how a model runs. A name of attention code would be looked up on the hub.
+HOW_IT_RUNS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "return_dict")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,9 +234,33 @@ def config_as_dict(config: PretrainedConfig) -> dict:
     return json.loads(config.to_json_string(use_diff=False))
 
 
-def model_from_dict(config: dict) -> PreTrainedModel:
-    """A model without a head of the given configuration. Its weights are still to be loaded; nothing is downloaded."""
-    made = AutoConfig.for_model(**config)
+def config_from_dict(config: Mapping) -> PretrainedConfig:
+    """A configuration of transformers, without what says how a model runs instead of what it is.
+
+    Raises:
+        UserError: it has so many labels that naming them would take long.
+    """
+    return AutoConfig.for_model(**_what_it_is(config))
+
+
+def _what_it_is(config: Mapping) -> dict:
+    labels = config.get("num_labels")
+    if isinstance(labels, (int, float)) and labels > MOST_LABELS:
+        raise UserError(f"num_labels {shown(labels)}")
+    return {
+        name: _what_it_is(value) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if name not in HOW_IT_RUNS
+    }
+
+
+def model_from_dict(config: Mapping) -> PreTrainedModel:
+    """A model without a head of the given configuration. Its weights are still to be loaded; nothing is downloaded.
+
+    Raises:
+        UserError: as ``config_from_dict``.
+    """
+    made = config_from_dict(config)
     return _model_class(AutoModel, made)._from_config(made)
 
 

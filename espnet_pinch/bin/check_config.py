@@ -28,6 +28,8 @@ from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.extras import MODULES
 from espnet_pinch.gpus import check_gpus
 
+NO_BITS = "none"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m espnet_pinch.bin.check_config", description=__doc__)
@@ -37,7 +39,7 @@ def main() -> None:
     parser.add_argument("--target_macs", help="instead of the YAML's target")
     parser.add_argument("--unit", help="the method's unit, instead of the YAML's")
     parser.add_argument("--conv", help="the method's conv (true or false), instead of the YAML's")
-    parser.add_argument("--bits", help="of quantised weights, instead of the YAML's")
+    parser.add_argument("--bits", help="of quantised weights, instead of the YAML's; none: not quantised")
     parser.add_argument("--average_bits", help="of mixed bits, instead of the YAML's")
     parser.add_argument("--unknown_characters", help="instead of the YAML's")
     parser.add_argument("--text", help="instead of the YAML's")
@@ -66,9 +68,10 @@ def main() -> None:
             raise UserError(f"{args.config}: {error}") from None
         source = Source(upstream, folder=upstream)
     other = _upstream(read_yaml(args.baseline_config)) if args.baseline_config else None
+    for name in ("pruning", "quantize"):
+        if not isinstance(config.get(name), dict | None):
+            raise UserError(f"{args.config}: {name} must be a block of settings, not {shown(config[name])}")
     block = config.get("pruning") or {}
-    if not isinstance(block, dict):
-        raise UserError(f"{args.config}: pruning must be a block of settings, not {shown(block)}")
     if args.method:
         block["method"] = args.method
     given = {name: getattr(args, name) for name in ("target_sparsity", "target_macs") if getattr(args, name)}
@@ -97,7 +100,7 @@ def main() -> None:
             run, setting = args.from_run.replace("{}", str(target)), f"{method.name}.{method.from_run}"
             block[method.name] = {method.from_run: run}
         built = build_method(block)
-        quantize = _quantize(config.get("quantize"), args.bits, args.average_bits)
+        quantize = _quantize(config.get("quantize") or {}, args.bits, args.average_bits)
     except (UserError, FileNotFoundError) as error:
         own = args.method or given or args.unit or args.conv or args.bits or args.average_bits
         where = "" if own else f"{args.config}: "
@@ -134,23 +137,19 @@ def main() -> None:
     print("\n".join(f"{name}={value}" for name, value in found.items()))
 
 
-def _quantize(block, bits: str | None, average: str | None) -> dict:
+def _quantize(block: dict, bits: str | None, average: str | None) -> dict:
     """The quantize: block of a run.
 
     Args:
         block: the YAML's.
-        bits, average: what is given instead of the YAML's.
+        bits, average: what is given instead of the YAML's; bits "none" for a run without the YAML's block.
 
     Raises:
         UserError: as ``build_quantization``.
     """
-    block = dict(block or {}) if isinstance(block, dict | None) else block
-    if bits:
-        block["average_bits"] = None
-    if bits:
-        block["bits"] = _value("bits", bits)
-    if average:
-        block["average_bits"] = _value("average_bits", average)
+    given = {"average_bits": None, "bits": None if bits == NO_BITS else _value("bits", bits)} if bits else {}
+    given |= {"average_bits": _value("average_bits", average)} if average else {}
+    block = block | given
     build_quantization(block)
     return block
 

@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
 from espnet_pinch.commands.shared import quiet
 from espnet_pinch.errors import UserError
 
 ABOUT = """The model of a trained run at another sparsity, without more training. Between two trained targets the
 thresholds are interpolated; outside of them one common factor scales those of the nearest. The sparsity is exact. With
 --max_wer_increase, the word error rate on SET is compared with that of the lowest trained target. With --bits, the
-weights are rounded, of a run of any method; better is a training with bits (run.sh --bits)."""
+weights are rounded, of a run of any method; better is a training with bits (run.sh --bits). "python -m
+espnet_pinch.bin.export --exp FOLDER" makes small files of the folder that is written."""
+FOLDS = "folds"  # in a run's folder: its own folded/ is written anew with the run
 
 
 def add(commands) -> None:
@@ -31,7 +31,7 @@ def add(commands) -> None:
     command.add_argument("--data", type=Path, metavar="SET", help="of the search: a data directory with a text")
     command.add_argument("--bits", help="round the weights that have gates: 8, 4, 3, 2, ternary")
     command.add_argument("--others", type=int, help="with --bits, bits of the other weights: 8, 16 or 32 [8]")
-    command.add_argument("--out", type=Path, help="folder to write [EXPERIMENT/folded/TARGET, with the bits' name]")
+    command.add_argument("--out", type=Path, help="folder to write [EXPERIMENT/folds/TARGET, with the bits' name]")
 
 
 def fold(args: argparse.Namespace) -> None:
@@ -45,9 +45,12 @@ def fold(args: argparse.Namespace) -> None:
     """
     if (args.max_wer_increase is None) != (args.data is None):
         raise UserError("--max_wer_increase and --data SET go together")
-    if args.others is not None and not args.bits:
+    if args.others is not None and args.bits is None:
         raise UserError("--others goes with --bits")
-    block = {"bits": yaml.safe_load(args.bits), "others": args.others or 8} if args.bits else None
+    block = None
+    if args.bits is not None:
+        block = {"bits": int(args.bits) if args.bits.isdecimal() else args.bits}
+        block |= {} if args.others is None else {"others": args.others}
     with quiet() as say:
         from espnet_pinch.export.any_target import Trained
 
@@ -61,7 +64,7 @@ def fold(args: argparse.Namespace) -> None:
         target = next(iter(trained.targets), None)
     names = [f"{target}"] if target is not None else []
     names += [trained.bits.name] if trained.bits else []
-    out = args.out or args.experiment / "folded" / "_".join(names)
+    out = args.out or args.experiment / FOLDS / "_".join(names)
     if out.exists():
         raise UserError(f"{out} is there already: remove it, or give another --out")
     with quiet():

@@ -12,6 +12,7 @@ bits it takes.
   weights, which is best in the sense of least squares (Rastegari et al., arXiv 1603.05279; Li et al., 1605.04711).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -82,7 +83,10 @@ class Grid(nn.Module):
             return
         rows = weight.detach().float().flatten(1)
         scales = _mean(rows.abs(), torch.empty_like(rows))
-        place = torch.arange(0, rows.numel(), max(1, rows.numel() // SAMPLE), device=rows.device)
+        stride = max(1, rows.numel() // SAMPLE)
+        while math.gcd(stride, rows.shape[1]) > 1:  # it would pass the same columns in every row
+            stride += 1
+        place = torch.arange(0, rows.numel(), stride, device=rows.device)
         values, size = rows.flatten()[place].abs().cpu(), scales[place // rows.shape[1]].cpu()
         kept = values > 0
         ratio, cost = (values / size)[kept], size[kept].square()

@@ -21,8 +21,16 @@ from torch.nn import functional as F
 
 from espnet_pinch.core.grids import Grid, bits_of
 from espnet_pinch.core.method import cosine, generator_of_step
-from espnet_pinch.core.quantize import MIXED, WIDTHS, Quantization, QuantizedLayer, QuantizeSettings
+from espnet_pinch.core.quantize import (
+    AVERAGE_WITHOUT_MIXED,
+    MIXED,
+    WIDTHS,
+    Quantization,
+    QuantizedLayer,
+    QuantizeSettings,
+)
 from espnet_pinch.core.settings import check_keys
+from espnet_pinch.errors import UserError
 
 TAU_START, TAU_END = 1.0, 0.1
 
@@ -47,19 +55,23 @@ class _Mixture(torch.autograd.Function):
 class MixedLayer(QuantizedLayer):
     """A linear layer that learns which of ``WIDTHS`` it takes.
 
+    What the candidates are worth is common to all targets. Each target has a choice of its own.
+
     Args:
-        layer: as for ``QuantizedLayer``.
+        layer, targets: as for ``QuantizedLayer``.
     """
 
     chosen: Tensor
     kept: Tensor
 
-    def __init__(self, layer: Any):
-        super().__init__(layer, *WIDTHS)
+    def __init__(self, layer: Any, targets: int = 1):
+        super().__init__(layer, *WIDTHS, targets=targets)
         like = next(layer.parameters())
         self.choice = nn.Parameter(like.new_zeros(len(WIDTHS)))
-        self.register_buffer("chosen", like.new_full((), -1.0))  # place of the chosen candidate; -1 during the search
-        self.register_buffer("kept", like.new_ones(()))  # number of kept weights, when it was last counted
+        # For each target the place of the chosen candidate, -1 during the search, and the number of kept weights, when
+        # it was last counted.
+        self.register_buffer("chosen", like.new_full((targets,), -1.0))
+        self.register_buffer("kept", like.new_ones(targets))
         self.parts: Tensor | None = None  # (candidates,) of the mixture of the moment, in training during the search
 
     def __getstate__(self) -> dict:
@@ -68,13 +80,13 @@ class MixedLayer(QuantizedLayer):
     @property
     def grid(self) -> Grid:
         """The chosen candidate, or the likeliest one if none is chosen."""
-        place = int(self.chosen)
-        return cast(Grid, self.grids[place if place >= 0 else int(self.choice.argmax())])
+        place = int(self.chosen[self.in_use])
+        return self.candidates[place if place >= 0 else int(self.choice.argmax())]
 
     @property
     def weight(self) -> Tensor:
         if self.training and self.parts is not None:
-            return _Mixture.apply(self.layer.weight, self.parts, list(self.grids))
+            return _Mixture.apply(self.layer.weight, self.parts, self.candidates)
         return super().weight
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
@@ -84,7 +96,7 @@ class MixedLayer(QuantizedLayer):
     @torch.no_grad()
     def fit(self) -> None:
         super().fit()
-        self.kept.copy_(self.layer.weight.count_nonzero())
+        self.kept[self.in_use] = self.layer.weight.count_nonzero()
 
 
 class MixedQuantization(Quantization):
@@ -102,7 +114,7 @@ class MixedQuantization(Quantization):
         self.most = cast(float, self.settings.average_bits)
 
     def quantized(self, layer: nn.Module) -> MixedLayer:
-        return MixedLayer(layer)
+        return MixedLayer(layer, targets=len(self.method.targets))
 
     @property
     def mixed(self) -> list[MixedLayer]:
@@ -127,7 +139,8 @@ class MixedQuantization(Quantization):
     def begin_step(self) -> None:
         super().begin_step()
         if self.method.progress >= self.settings.reach_by and not self.settled():
-            self.choose()
+            for _ in self.each_target():
+                self.choose()
 
     def _choices(self) -> Tensor:
         """What chooses the candidates, (layers, candidates)."""
@@ -143,7 +156,7 @@ class MixedQuantization(Quantization):
 
     def _average(self, parts: Tensor) -> Tensor:
         """The average of bits that parts of candidates, (layers, candidates), come to."""
-        kept = torch.stack([layer.kept for layer in self.mixed])
+        kept = torch.stack([layer.kept[layer.in_use] for layer in self.mixed])
         return ((parts * self._bits().to(parts)).sum(-1) * kept).sum() / kept.sum().clamp(min=1)
 
     def _bits(self) -> Tensor:
@@ -168,7 +181,7 @@ class MixedQuantization(Quantization):
         choices = self._choices()
         if not self.settled():
             return float(self._average(choices.softmax(-1)))
-        chosen = torch.stack([layer.chosen for layer in self.mixed]).long()
+        chosen = torch.stack([layer.chosen[layer.in_use] for layer in self.mixed]).long()
         return float(self._average(nn.functional.one_hot(chosen, choices.shape[1]).to(choices)))
 
     def settled(self) -> bool:
@@ -176,7 +189,7 @@ class MixedQuantization(Quantization):
 
     @torch.no_grad()
     def choose(self) -> None:
-        """End the search on the average: never over it, and a step of one layer under it at most.
+        """End the search for the target in use, on the average: never over it, a step of one layer under it at most.
 
         One charge for each bit is common to all layers. It is the smallest that meets the average. The layer that it
         changes last falls only as far as it must.
@@ -208,22 +221,27 @@ class MixedQuantization(Quantization):
                     chosen[i] = place
                     break
         for layer, place in zip(self.mixed, chosen):
-            layer.chosen.fill_(float(place))
+            layer.chosen[layer.in_use] = float(place)
             layer.parts = None
 
     def land(self) -> None:
-        self.fit()  # which counts the kept weights
-        if not self.settled() or self.average_bits() > self.most:
-            self.choose()
+        for _ in self.each_target():
+            self.fit()  # which counts the kept weights
+            if not self.settled() or self.average_bits() > self.most:
+                self.choose()
 
 
 def build_quantization(block: Mapping | None) -> Quantization | None:
-    """The quantisation of a YAML's ``quantize:`` block; None where there is none.
+    """The quantisation of a YAML's ``quantize:`` block; None where there is none, or its ``bits`` are null.
 
     Raises:
         UserError: it has an unknown setting, or one out of its range.
     """
-    if not block:
+    if block is None or block == {}:
         return None
     check_keys(block, {field.name for field in dataclasses.fields(QuantizeSettings)}, "the quantize block")
+    if block.get("bits", QuantizeSettings.bits) is None:
+        if block.get("average_bits") is not None:
+            raise UserError(AVERAGE_WITHOUT_MIXED)
+        return None
     return (MixedQuantization if block.get("bits") == MIXED else Quantization)(**block)

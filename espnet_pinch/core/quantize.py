@@ -6,7 +6,7 @@ gate as ever. So any method of pruning can be quantised, and a model without gat
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from espnet_pinch.errors import UserError
 WIDTHS = (8, 4, 3, 2, TERNARY)
 MIXED = "mixed"
 OTHERS = (8, 16, 32)
+AVERAGE_WITHOUT_MIXED = "quantize.average_bits goes with bits: mixed, which needs it"
 REFIT = 20  # optimizer steps after which the levels are fitted again
 
 
@@ -49,14 +50,14 @@ class QuantizeSettings:
     reach_by: float = 0.5
 
     def __post_init__(self):
-        if self.bits not in [*WIDTHS, MIXED] or isinstance(self.bits, bool):
+        if self.bits not in [*WIDTHS, MIXED] or type(self.bits) not in (int, str):
             raise UserError(
                 f"quantize.bits must be one of {', '.join(map(str, WIDTHS))}, {MIXED}, not {shown(self.bits)}"
             )
-        if self.others not in [*OTHERS] or isinstance(self.others, bool):
+        if self.others not in [*OTHERS] or type(self.others) is not int:
             raise UserError(f"quantize.others must be one of {', '.join(map(str, OTHERS))}, not {shown(self.others)}")
         if (self.bits == MIXED) != (self.average_bits is not None):
-            raise UserError("quantize.average_bits goes with bits: mixed, which needs it")
+            raise UserError(AVERAGE_WITHOUT_MIXED)
         if self.average_bits is not None and not 1 < check_number("quantize.average_bits", self.average_bits) <= 8:
             raise UserError(f"quantize.average_bits must be over 1 and at most 8, not {shown(self.average_bits)}")
         check_number("quantize.bits_weight", self.bits_weight, above=0.0)
@@ -64,6 +65,13 @@ class QuantizeSettings:
             check_number("quantize.bits_lr", self.bits_lr, above=0.0)
         if check_number("quantize.reach_by", self.reach_by, above=0.0) >= 1:
             raise UserError(f"quantize.reach_by must be under 1, not {shown(self.reach_by)}")
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The bits, and what differs from the defaults."""
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in fields}
+        return {name: value for name, value in values.items() if name == "bits" or value != fields[name]}
 
     @property
     def name(self) -> str:
@@ -116,21 +124,31 @@ class QuantizedLayer(nn.Module):
 
     ``weight`` is the rounded weight, for code that reads it instead of calling the layer, such as WavLM's attention.
 
+    Each of several targets keeps other weights, so it has grids of its own.
+
     Args:
         layer: has ``weight``, (out, in), and ``bias``; both may be computed from other parameters.
         widths: of its grid, 8, 4, 3, 2 or "ternary"; or of several to choose from.
+        targets: their number.
     """
 
-    def __init__(self, layer: Any, *widths: int | str):
+    def __init__(self, layer: Any, *widths: int | str, targets: int = 1):
         super().__init__()
-        self.layer = layer
+        self.layer, self.widths = layer, widths
         like = next(layer.parameters())
-        self.grids = nn.ModuleList([Grid(width).to(like.device) for width in widths])
+        self.grids = nn.ModuleList([Grid(width).to(like.device) for _ in range(targets) for width in widths])
+        self.in_use = 0  # place of the target in use
+
+    @property
+    def candidates(self) -> list[Grid]:
+        """The grids of the target in use, one for each width."""
+        first = self.in_use * len(self.widths)
+        return cast(list[Grid], list(self.grids[first : first + len(self.widths)]))
 
     @property
     def grid(self) -> Grid:
         """The grid that the layer is to have."""
-        return cast(Grid, self.grids[0])
+        return self.candidates[0]
 
     @property
     def weight(self) -> Tensor:
@@ -147,8 +165,8 @@ class QuantizedLayer(nn.Module):
     def fit(self) -> None:
         """Fit the levels to the weights of the moment."""
         weight = self.layer.weight
-        for grid in self.grids:
-            cast(Grid, grid).fit(weight)
+        for grid in self.candidates:
+            grid.fit(weight)
 
 
 class Quantization:
@@ -190,20 +208,39 @@ class Quantization:
 
     def quantized(self, layer: nn.Module) -> QuantizedLayer:
         """A layer in the place of ``layer``, which has its gate already."""
-        return QuantizedLayer(layer, self.settings.bits)
+        return QuantizedLayer(layer, self.settings.bits, targets=len(self.method.targets))
 
     def _before_forward(self, model: nn.Module, _inputs) -> None:
         if model.training and self._step != self.method.step:
             self._step = self.method.step
             self.begin_step()
+        self._follow()
+
+    def _follow(self) -> None:
+        """Take the grids of the target that the method is at."""
+        place = self.method.targets.index(self.method.target_in_use)
+        for layer in self.layers.values():
+            layer.in_use = place
+
+    def each_target(self) -> Iterator[float]:
+        """Take the method's targets, one after the other, and at the end the one in use again."""
+        in_use = self.method.target_in_use
+        for target in self.method.targets:
+            self.method.use(target)
+            self._follow()
+            yield target
+        self.method.use(in_use)
+        self._follow()
 
     def begin_step(self) -> None:
         """Called once in each optimizer step, before its first forward pass."""
         if self.method.step % REFIT == 0:  # of the run, so that a resumed one does the same
-            self.fit()
+            for _ in self.each_target():
+                self.fit()
 
     def fit(self) -> None:
-        """Fit the levels of all layers."""
+        """Fit the levels of all layers, for the target in use."""
+        self._follow()
         for layer in self.layers.values():
             layer.fit()
 
@@ -281,6 +318,9 @@ def round_others(weights: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
         bits: one of ``OTHERS``.
 
     Returns: with 8 bits, ``{name: scales of its rows}``; otherwise nothing.
+
+    Raises:
+        UserError: a weight is too large for 16 bits.
     """
     scales = {}
     for name, weight in weights.items():
@@ -289,5 +329,8 @@ def round_others(weights: Mapping[str, Tensor], bits: int) -> dict[str, Tensor]:
         if bits == 8:
             scales[name] = round_(weight, Grid(8).to(weight.device))
         elif bits == 16:
-            weight.copy_(weight.half())
+            half = weight.half()
+            if not half.isfinite().all():
+                raise UserError(f"{name} has a weight that is too large for others: 16 (float16)")
+            weight.copy_(half)
     return scales

@@ -52,6 +52,8 @@ class Trained:
     ):
         if not (exp / "config.yaml").is_file():
             raise FileNotFoundError(f"{exp} is not the folder of a trained run: it has no config.yaml")
+        if (exp / "model.pth").is_file():
+            raise UserError(f"{exp} is a folded model: give the folder of its run")
         checkpoint = checkpoint or mean_of_best(exp)
         self.exp, file = exp, exp / checkpoint
         if quantize and quantize.get("bits") == MIXED:
@@ -107,9 +109,8 @@ class Trained:
     def sparsest(self, increase: float, data: Path, batch_size: int = 8, say: Callable[[str], None] = print) -> float:
         """The highest target whose error rate exceeds that of the lowest trained one by no more than ``increase``.
 
-        The lowest is not quantised.
-
-        Bisected in steps of ``STEP`` up to ``HIGHEST``, as if the error rate rose with the target.
+        That reference is not quantised. Bisected in steps of ``STEP`` up to ``HIGHEST``, as if the error rate rose with
+        the target.
 
         Args:
             increase: points of WER, or of a classifier's error rate, 0 or more.
@@ -117,7 +118,7 @@ class Trained:
             say: is told of each model that was tried.
 
         Raises:
-            UserError: as ``check_number``; or the run is not one of pinch.
+            UserError: as ``check_number``; or the run is not one of pinch; or no target is within that.
         """
         check_number("the increase of the WER", increase)
         self._pinch_of(self.model)
@@ -126,6 +127,14 @@ class Trained:
         most = self._wer(self.at(lowest, rounded=False), data, batch_size)
         rate = self.model.kind.rates[self.model.kind.rate].title
         say(f"target {100 * lowest:g} %: {rate} {most:.2f} %, the reference")
+        if self.bits:
+            wer = self._wer(self.at(lowest), data, batch_size)
+            say(f"target {100 * lowest:g} %, {self.bits.name}: {rate} {wer:.2f} %")
+            if wer > most + increase:
+                raise UserError(
+                    f"no target is within {increase:g} points: with these bits the lowest, {100 * lowest:g} %, has "
+                    f"{rate} {wer:.2f} % instead of {most:.2f} %; give more bits or points"
+                )
         while high - low > 1:
             middle = (low + high) // 2
             try:

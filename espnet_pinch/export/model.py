@@ -5,14 +5,15 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from espnet_pinch.asr.family import find_family
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.pruned import UPSTREAM, PrunedModel
-from espnet_pinch.asr.upstream import RATES, fill_buffers, model_from_dict
+from espnet_pinch.asr.upstream import RATES, config_from_dict, fill_buffers, model_from_dict
+from espnet_pinch.core.grids import LARGEST, Codes
 from espnet_pinch.core.methods.dense import DenseSettings
+from espnet_pinch.core.settings import shown
 from espnet_pinch.data.subwords import from_text, to_text
 from espnet_pinch.data.tokens import is_token_list
 from espnet_pinch.errors import UserError, one_line
@@ -80,13 +81,13 @@ def _check(description: Mapping) -> None:
     if not is_token_list(tokens):
         raise UserError("tokens that are not a list of names")
     family = find_family(description["config"]["model_type"])
-    if objection := family.objection(AutoConfig.for_model(**description["config"])):
+    if objection := family.objection(config_from_dict(description["config"])):
         raise UserError(objection)
     if processing.get("sampling_rate", 16000) not in RATES:
-        raise UserError(f"the sampling rate cannot be {processing['sampling_rate']!r} Hz")
+        raise UserError(f"the sampling rate cannot be {shown(processing['sampling_rate'])} Hz")
     for name in ("do_normalize", "return_attention_mask"):
         if not isinstance(processing.get(name, False), bool):
-            raise UserError(f"{name} must be true or false, not {processing[name]!r}")
+            raise UserError(f"{name} must be true or false, not {shown(processing[name])}")
     find_head(description.get("task", ASR))
     pattern = description["pruning"]["layers"]
     re.compile(pattern)
@@ -138,13 +139,17 @@ def take_scales(model: PrunedModel, scales: Mapping[str, torch.Tensor]) -> None:
     """Tell a model that its weights are whole numbers times these scales.
 
     Raises:
-        UserError: a name or a shape does not fit, or a scale is negative or not finite.
+        UserError: a name or a shape does not fit, a scale is negative or not finite, or they are not that.
     """
     own = weights(model)
     for name, of_rows in scales.items():
         fits = name in own and of_rows.dtype == torch.float32 and of_rows.shape == own[name].shape[:1]
         if not fits or not of_rows.isfinite().all() or not (of_rows >= 0).all():
             raise UserError(f"the scales of {name} do not fit the model")
+        column = of_rows.view(-1, *[1] * (own[name].dim() - 1))
+        codes = (own[name] / torch.where(column > 0, column, 1)).round()
+        if codes.abs().max() > LARGEST or not torch.equal(Codes(codes, of_rows).weight(), own[name]):
+            raise UserError(f"the scales of {name} are not those of its weights")
     model.scales = dict(scales)
 
 

@@ -55,6 +55,7 @@ from torch import Tensor
 
 from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.core.grids import Codes
+from espnet_pinch.core.settings import shown
 from espnet_pinch.errors import UserError
 from espnet_pinch.export import encoding, sparse_v1
 from espnet_pinch.export.encoding import PARTS, QUANTIZED, VALUES, encode, figures, round_to
@@ -212,7 +213,7 @@ def _header(file) -> dict:
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UserError("the header is damaged: it is not the JSON object of a sparse file") from None
     if version not in (1, FORMAT_VERSION):
-        raise UserError(f"format version {version}; this release reads 1 and {FORMAT_VERSION}")
+        raise UserError(f"format version {shown(version)}; this release reads 1 and {FORMAT_VERSION}")
     fields = FIELDS | ({"masked"} if version == 1 else set())
     if set(header) != fields:
         raise UserError(f"the header is damaged: {', '.join(sorted(set(header) ^ fields))} missing or unexpected")
@@ -221,7 +222,7 @@ def _header(file) -> dict:
     if not all(isinstance(header[field], dict) for field in ("model", "crc32")):
         raise UserError("the header is damaged: model and crc32 must be JSON objects")
     if header["values"] not in [*VALUES]:  # a list: a JSON value may not be hashable
-        raise UserError(f"unknown values {header['values']!r}; there is: {', '.join(VALUES)}")
+        raise UserError(f"unknown values {shown(header['values'])}; there is: {', '.join(VALUES)}")
     return header
 
 
@@ -254,7 +255,10 @@ def _weights(
 
 
 def _canonical(header: dict) -> bytes:
-    return json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        return json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise UserError(f"the header is damaged: {error}") from None
 
 
 def _crc32(tensor: Tensor) -> int:

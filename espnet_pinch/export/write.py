@@ -19,6 +19,7 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.export.card import write_card
 from espnet_pinch.export.check import Probe, noise
 from espnet_pinch.export.format import Format, Original, choose_formats, values_of
+from espnet_pinch.export.formats.espnet import parts_of
 from espnet_pinch.export.load import load
 from espnet_pinch.files import whole_folder, write_json
 from espnet_pinch.inference.runtime import all_runtimes
@@ -51,7 +52,8 @@ def export(
     the format "hf" it is a Hugging Face folder.
 
     Args:
-        exp: experiment folder with ``folded/``. If it has a results.json, the card shows its error rates.
+        exp: experiment folder with ``folded/``, or such a folded model. If it has a results.json, the card shows its
+            error rates.
         formats: names of formats; the default ones if empty.
         values: types that weights are stored as, one file for each, in formats with a choice, such as sparse files;
             their defaults if empty.
@@ -73,9 +75,12 @@ def export(
         UserError: a format or a type is unknown, or an exported file gives other logits or transcripts than the model;
             ``out`` is then not written.
     """
-    folded = exp / "folded" / part
+    folded = exp if (exp / "model.pth").is_file() else exp / "folded" / part
     for name in ("config.yaml", "model.pth", "parameters.json"):
         if not (folded / name).is_file():
+            parts = parts_of(exp)
+            if parts and not part:
+                raise FileNotFoundError(f"{exp} has several targets: say which by --part ({', '.join(parts)})")
             raise FileNotFoundError(f"{folded / name} is missing: finish the training first (stage 4)")
     model = load(folded)
     chosen = choose_formats(formats, model.task)

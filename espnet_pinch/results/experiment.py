@@ -11,6 +11,7 @@ import yaml
 
 from espnet_pinch.asr import history
 from espnet_pinch.asr.head import ASR
+from espnet_pinch.core.mixed_bits import build_quantization
 from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.source import named
@@ -130,7 +131,7 @@ def write_report(
     with open(run.folder / "config.yaml", encoding="utf-8") as file:
         config = yaml.safe_load(file)
     pruning = config["pruning"]
-    prunes = pruning["method"] != "dense"
+    prunes, quantization = pruning["method"] != "dense", build_quantization(config.get("quantize"))
     references = (text for name in run.sets for text in read_table(run.reference(name)).values())
     unit = choose_unit(error_rate, references, config.get("task", ASR))
     measured: list[dict] = measure([baseline.folded, run.folded]) if measure else [{}, {}]
@@ -146,7 +147,7 @@ def write_report(
             **({"budget": "multiplications"} if pruning.get("target_macs") is not None else {}),
             **({"targets in one run": " ".join(map(str, _targets(pruning)))} if run.part else {}),
             **{f"distill {k}": v for k, v in (config.get("distill") or {}).items()},
-            **{f"quantize {k}": v for k, v in (config.get("quantize") or {}).items() if v is not None},
+            **{f"quantize {k}": v for k, v in (quantization.settings.chosen if quantization else {}).items()},
             "lr": config["optim_conf"].get("lr"),
             "max_epoch": config["max_epoch"],
         },
@@ -271,10 +272,11 @@ def _note_on_characters(unknown: dict) -> list[str]:
 
 
 def system_name(results: Results) -> str:
+    bits = f", {results.bits}" if results.bits else ""
     if results.method == "dense":
-        return "dense"
+        return f"dense{bits}"
     of = "" if results.target_macs is None else " of the multiplications"
-    return f"{results.method}, target {100 * results.target:g} %{of}"
+    return f"{results.method}, target {100 * results.target:g} %{of}{bits}"
 
 
 def table(results: Results) -> list[str]:

@@ -7,6 +7,8 @@ from espnet_pinch.errors import UserError
 from espnet_pinch.files import from_json, read_json, write_json
 from espnet_pinch.results.unit import CER, WER, Unit
 
+BITS, AVERAGE_BITS = "quantize bits", "quantize average_bits"  # of a run's settings
+
 
 @dataclasses.dataclass(frozen=True)
 class SetScore:
@@ -188,6 +190,13 @@ class Results:
     def target(self) -> float:
         """The target, a fraction of the gated weights or of the multiplications."""
         return (self.target_macs or 0.0) if self.target_sparsity is None else self.target_sparsity
+
+    @property
+    def bits(self) -> str:
+        """Of its kept weights, in words; "" where they are not rounded."""
+        bits = self.settings.get(BITS, "")
+        words = {"": "", "ternary": "ternary", "mixed": f"{self.settings.get(AVERAGE_BITS)} bits on average"}
+        return words.get(bits, f"{bits} bits")
 
     @property
     def unit(self) -> Unit:

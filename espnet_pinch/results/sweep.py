@@ -9,9 +9,10 @@ from pathlib import Path
 from espnet_pinch.asr import history
 from espnet_pinch.core.registry import all_methods
 from espnet_pinch.errors import UserError
-from espnet_pinch.results.records import Results, SystemFigures
+from espnet_pinch.results.records import AVERAGE_BITS, BITS, Results, SystemFigures
 from espnet_pinch.results.unit import Unit
 
+NOT_PAPERS = ("budget", "targets in one run", "distill ", "quantize ")  # settings of what the paper has not
 BASELINE = "baseline"  # in the place of a method: the system that all others are compared with
 
 
@@ -87,6 +88,14 @@ class System:
     variant: str = ""
 
     @property
+    def is_papers(self) -> bool:
+        """Whether it is like the paper's systems: one target of the weights, which are neither taught nor rounded."""
+        own = self.runs[0].settings
+        if self.method == BASELINE:
+            return True
+        return own.get("unit", "weight") == "weight" and not any(key.startswith(NOT_PAPERS) for key in own)
+
+    @property
     def sets(self) -> tuple[str, ...]:
         """The sets that all of its runs were scored on."""
         first, *others = (run.figures.wer for run in self.runs)
@@ -155,13 +164,17 @@ def rank(method: str) -> int:
 
 
 def _variants(finished: list[Results]) -> list[str]:
-    """For each run the settings in which the runs of its upstream and method differ; "" where they are all alike."""
+    """For each run its bits, and the settings in which the runs of its upstream and method differ."""
     settings: dict[tuple, list[dict]] = defaultdict(list)
     for r in finished:
         settings[r.upstream, r.method].append(r.settings)
     names = []
     for r in finished:
         group = settings[r.upstream, r.method]
-        differing = [key for key in r.settings if any(other.get(key) != r.settings[key] for other in group)]
+        differing = [
+            key
+            for key in r.settings
+            if key in (BITS, AVERAGE_BITS) or any(other.get(key) != r.settings[key] for other in group)
+        ]
         names.append(", ".join(f"{key} {r.settings[key]}" for key in differing))
     return names

@@ -27,17 +27,21 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
     papers = {name.replace("-", "_"): name for name in paper.SETS}
     sets = all_sets(found) or tuple(papers)
     in_paper = [row for row in paper.TABLE1 if row.upstream == upstream]
-    ours = {(s.method, s.variant, round(s.target, 4)): s for s in found}
     theirs = {(BASELINE if row.method == UNPRUNED else row.method, row.sparsity): row for row in in_paper}
-    not_run = {(m, "", sparsity) for m, sparsity in theirs if not any((m, sparsity) == key[::2] for key in ours)}
-    keys = sorted({*ours, *not_run}, key=lambda key: (rank(key[0]), *key[1:]))
+    entries: list[tuple[str, str, float, System | None, paper.Table1Row | None]] = []
+    run = set()
+    for s in found:
+        place = s.method, round(s.target, 4)
+        entries.append((s.method, s.variant, place[1], s, theirs.get(place) if s.is_papers else None))
+        run |= {place} if s.is_papers else set()
+    entries += [(method, "", target, None, theirs[method, target]) for method, target in theirs.keys() - run]
+    entries.sort(key=lambda entry: (rank(entry[0]), *entry[1:3]))
     head = ["system", "target %", *_pair("params M", in_paper)]
     for name in sets:
         head += _pair(name, in_paper if name in papers else [])
     rows = []
-    for key in keys:
-        system, row = ours.get(key), theirs.get(key[::2])
-        line = [title(*key[:2]), f"{100 * key[2]:g}"]
+    for method, variant, target, system, row in entries:
+        line = [title(method, variant), f"{100 * target:g}"]
         kept = f"{system.mean(lambda f: f.params_kept) / 1e6:.2f}" if system else None
         line += _cells(f"{row.params_m:.2f}" if row else None, kept, in_paper)
         for name in sets:
@@ -73,7 +77,8 @@ def table2(found: list[System]) -> tuple[list[str], list[list[str]]]:
     """
     head = ["system", "train hours", "params M: paper", "ours", "ratio: paper", "ours"]
     head += ["time: paper", "ours", "test-clean WER %: paper", "ours"]
-    by_runs = sorted(found, key=lambda s: len(s.runs))  # of several variants the one that was run most
+    alike = [system for system in found if system.is_papers]
+    by_runs = sorted(alike, key=lambda s: len(s.runs))  # of several variants the one that was run most
     ours: dict[tuple, System] = {(s.upstream, s.method, round(s.target, 4)): s for s in by_runs}
     rows = []
     for row in paper.TABLE2:

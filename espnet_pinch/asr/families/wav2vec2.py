@@ -118,7 +118,8 @@ class Wav2Vec2(Family):
         if model.training and self._masks_frames(model.config) and int(frames.max()) < model.config.mask_time_length:
             # transformers refuses such a batch. Here it is not masked, like a short row of a longer batch.
             masked = torch.zeros(len(frames), int(frames.max()), dtype=torch.bool, device=speech.device)
-        return model(speech, attention_mask=mask, mask_time_indices=masked).last_hidden_state
+        # Some published configurations ask for tuples.
+        return model(speech, attention_mask=mask, mask_time_indices=masked, return_dict=True).last_hidden_state
 
     def leaves_out_parameters(self, config) -> bool:
         # Layerdrop skips blocks; without masking, the vector that replaces masked frames is unused.

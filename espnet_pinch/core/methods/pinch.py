@@ -253,10 +253,15 @@ class Pinch(OnePassMethod):
             self.pinched.freeze()
 
     def _lowest(self) -> float:
-        """The lowest sparsity allowed before the target is reached: a line from 0 at reach_by / 2 up to the target."""
+        """The lowest sparsity allowed before the highest target is reached.
+
+        It is a line from 0 at reach_by / 2 up to that target, and no less than any lower target that has been reached:
+        the thresholds of the highest bound those of the others.
+        """
         reach_by = self.settings.reach_by
         part = (self.progress - reach_by / 2) / (reach_by / 2)
-        return self.settings.target * min(max(part, 0.0), 1.0)
+        passed = [target for target, landed in zip(self.targets, self.landed) if landed]
+        return max(self.settings.target * min(max(part, 0.0), 1.0), *passed, 0.0)
 
     @torch.no_grad()
     def aim(self, target: float) -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from espnet_pinch.asr.head import ASR
+from espnet_pinch.core.parameters import Parameters
 from espnet_pinch.data import subwords
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.export.format import Comparison, Format, Original, register
@@ -58,6 +59,9 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
         return None
 
     def nearly(self, path: Path) -> str | None:
+        if parts := parts_of(path):
+            folders = ", ".join(str(path / "folded" / part) for part in parts)
+            return f"has several targets: give the folder of one, {folders}"
         return "has no folded/: its training is not finished" if (path / "config.yaml").is_file() else None
 
     def read(self, found: Path) -> PrunedModel:
@@ -74,12 +78,34 @@ print(speech2text(samples)[0][0])  # numpy array, {rate} Hz
         own = [file for file in (found / SCALES, found / subwords.FILE) if file.exists()]
         return [*self.weight_files(found), found / "config.yaml", *own]
 
+    def info(self, found: Path) -> dict:
+        """The counts from before units were cut off, which the smaller matrices do not tell."""
+        file = found / "parameters.json"
+        counts = Parameters.read(file) if file.is_file() else None
+        if counts is None or counts.params_stored == counts.params_total:
+            return {}
+        return {"before_the_cut": {"gated": counts.gated, "pruned": counts.pruned, "params": counts.params_total}}
+
+    def info_lines(self, figures: dict) -> list[str]:
+        before = figures.get("before_the_cut")
+        if not before:
+            return []
+        return [
+            f"cut from     {before['params']:,} parameters; {100 * before['pruned'] / before['gated']:.2f} % of "
+            f"{before['gated']:,} gated weights are gone or 0"
+        ]
+
     def write(self, folder: Path, original: Original) -> dict[str, dict]:
         write_packed(folder / "espnet.zip", original.folded)
         return {"espnet.zip": {"what": "dense float32"}}
 
     def check(self, file: Path, original: Original) -> Comparison:
         return Comparison(check_packed(file, original.probe))
+
+
+def parts_of(exp: Path) -> list[str]:
+    """The targets of a run that has several, as the folders in its ``folded/`` are named."""
+    return sorted(file.parent.name for file in (exp / "folded").glob("[0-9]*/model.pth"))
 
 
 def read_folded(folder: Path) -> PrunedModel:
