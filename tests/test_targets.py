@@ -285,7 +285,13 @@ def test_units_of_any_target_lie_between_those_of_trained_ones_though_scores_cha
         low, high = [t for t in TARGETS if t < target][-1], [t for t in TARGETS if t > target][0]
         masks = zip(kept(own, target), trained[high], trained[low])
         outside = sum(int((fewer & ~mask).sum() + (mask & ~more).sum()) for mask, fewer, more in masks)
-        assert outside <= UNIT["multiple"]
+        assert outside == 0
+    for target, place in ((0.4, 0), (0.93, -1)):  # below the lowest, above the highest
+        _, own = copy.deepcopy(nn.ModuleList([net, pinch]))
+        own.aim(target)
+        for mask, trained_mask in zip(kept(own, target), trained[TARGETS[place]]):
+            fewer, more = (trained_mask, mask) if place == 0 else (mask, trained_mask)
+            assert (fewer <= more).all()
 
 
 @pytest.mark.parametrize("target, message", [(0.0, "the target must be over 0"), (1.0, "at least 0 and under 1")])

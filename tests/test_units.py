@@ -230,6 +230,61 @@ def test_what_is_left_is_a_plain_smaller_model_of_the_same_function(name):
     assert {t.__name__ for t in set(map(type, model.modules())) - plain} <= {"FewerHeads"}
 
 
+def relative_conformer():
+    torch.manual_seed(0)
+    model, family = upstream("wav2vec2-conformer")
+    config = Wav2Vec2ConformerConfig(**{**model.config.to_dict(), "position_embeddings_type": "relative"})
+    return Wav2Vec2ConformerModel(config).eval(), family
+
+
+@pytest.mark.parametrize("uniform, layers", [(True, None), (False, r"ffn[12]\.(intermediate|output)_dense$")])
+def test_feed_forward_networks_beside_heads_that_cannot_be_cut(uniform, layers):
+    """With relative positions the heads of a conformer are none of the units."""
+    model, family = relative_conformer()
+    block = {"target_sparsity": 0.4, "layers": family.layers, "pinch": {"unit": "structured", "multiple": 4}}
+    with pytest.raises(ValueError, match="linear_q breaks this rule: choose layers by the setting layers"):
+        build_method(block).attach(copy.deepcopy(model), structure=family.structure(model))
+    block["pinch"]["uniform"] = uniform
+    method = build_method({**block, "layers": layers or family.layers})
+    method.attach(model, total_steps=10, structure=family.structure(model))
+    method.land()
+    speech = torch.randn(2, 3200)
+    with torch.no_grad():
+        want = model(speech).last_hidden_state
+        left = method.fold()
+        torch.testing.assert_close(model(speech).last_hidden_state, want, rtol=1e-5, atol=1e-5)
+    assert left and all(".ffn" in name for name in left)
+    again, _ = relative_conformer()
+    family.narrow(again, left)
+    assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+
+
+def test_l0_counts_no_rows_of_units_that_are_gone():
+    torch.manual_seed(0)
+    model, family = upstream("wav2vec2")
+    method = build_method({"method": "l0", "target_sparsity": 0.6, "layers": family.layers, "l0": {"multiple": 4}})
+    method.attach(model, total_steps=10, structure=family.structure(model))
+    method.land()
+    rows = ("attention.q_proj", "feed_forward.intermediate_dense")
+    names = [f"encoder.layers.{i}.{name}" for i in (0, 1) for name in rows]
+    before = {name: int(model.get_submodule(name).weight.count_nonzero()) for name in names}
+    method.fold()
+    assert before == {name: model.get_submodule(name).weight.numel() for name in names}
+
+
+def test_gates_that_are_all_closed_are_refused():
+    with pytest.raises(ValueError, match="l0.drop_init must be under 1"):
+        build_method({"method": "l0", "l0": {"drop_init": 1.0}})
+
+
+def test_wavlm_is_trained_with_masked_features():
+    model, family = upstream("wavlm")
+    model.config.mask_feature_prob, model.config.mask_feature_length = 0.3, 2
+    speech, mask = torch.randn(2, 16000), torch.ones(2, 16000).long()
+    frames = family.frames_of(model.config, mask.sum(1))
+    family.hidden_states(model.train(), speech, mask, frames).sum().backward()
+
+
 @pytest.mark.slow
 def test_onnx_takes_wavlm_with_fewer_heads():
     model, family = upstream("wavlm")

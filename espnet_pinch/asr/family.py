@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from espnet_pinch.asr import families as package
 from espnet_pinch.asr.macs import count_macs
 from espnet_pinch.core.attach import find_linears
-from espnet_pinch.core.channels import Tied
+from espnet_pinch.core.channels import Tied, tied_names
 from espnet_pinch.core.settings import shown
 from espnet_pinch.core.units import Group, Structure, cut, find_groups
 from espnet_pinch.errors import UserError
@@ -91,8 +91,9 @@ class Family(ABC):
 
     def groups(self, model: nn.Module, multiple: int = 1) -> list[Group]:
         """All heads, channels and filters of a model that has no gates."""
-        linears = find_linears(model, self.layers)
-        return [*find_groups(model, linears, self.ties(model.config), multiple), *self.filters(model, multiple)]
+        ties = self.ties(model.config)
+        linears = tied_names(find_linears(model, self.layers), ties)
+        return [*find_groups(model, linears, ties, multiple), *self.filters(model, multiple)]
 
     def structure(self, model: nn.Module) -> Structure:
         """What a method that prunes heads, channels and filters has to know of ``model``."""

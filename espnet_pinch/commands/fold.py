@@ -70,4 +70,6 @@ def fold(args: argparse.Namespace) -> None:
     with quiet():
         counts = trained.fold(target, out)
     share = f"{100 * counts.sparsity:.2f} % pruned"
+    if counts.macs and counts.macs_total and counts.macs < counts.macs_total:
+        share += f", {100 * (1 - counts.macs / counts.macs_total):.2f} % of the multiplications saved"
     print(f"{out}: {counts.params_kept:,} of {counts.params_total:,} parameters kept, {share}")

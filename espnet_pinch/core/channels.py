@@ -64,6 +64,12 @@ class Channels:
         return list(zip(self.members[::2], self.members[1::2]))
 
 
+def tied_names(names: Iterable[str], ties: Sequence[Tied]) -> list[str]:
+    """Those of these layers that share channels."""
+    own = {layer for tied in ties for layer in (*tied.rows, tied.column)}
+    return [name for name in names if name.rpartition(".")[2] in own]
+
+
 def find_channels(names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES) -> list[Channels]:
     """Group linear layers by the channels they share, in the order of ``names``.
 
@@ -86,7 +92,7 @@ def find_channels(names: Iterable[str], ties: Sequence[Tied] = TRANSFORMER_TIES)
     if left_out:
         raise UserError(
             f"layers that share channels ({'; '.join(map(str, ties)) or 'none in this model'}) must be gated together, "
-            f"and no other layer may be gated; {left_out[0]} breaks this rule"
+            f"and no other layer may be gated; {left_out[0]} breaks this rule: choose layers by the setting layers"
         )
     return list(found.values())
 

@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from espnet_pinch.core.attach import find_linears, replace_module
+from espnet_pinch.core.channels import tied_names
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.score import Slices
 from espnet_pinch.core.units import Group, Part, Structure, cut, find_groups, mac_cost, weight_cost
@@ -238,10 +239,13 @@ class GroupGates(Generic[Gate]):
         target: float,
         uniform: bool = False,
     ):
-        groups = find_groups(model, find_linears(model, layers), structure.ties, multiple)
+        linears, ties = list(find_linears(model, layers)), structure.ties
+        if uniform:
+            ties = [tied for tied in ties if not tied.head_size]
+            linears = tied_names(linears, ties)
+        groups = find_groups(model, linears, ties, multiple)
         sets = [[group] for group in groups]
         if uniform:
-            groups = [group for group in groups if group.kind == "channels"]
             if len({group.units for group in groups}) != 1:
                 raise UserError("uniform: true, but the feed-forward networks of this model are not of one width")
             sets = [groups]

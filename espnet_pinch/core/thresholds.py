@@ -35,8 +35,12 @@ class WithThreshold:
         """The size of the threshold of each target, (targets,)."""
         return self.threshold.detach().abs().view(-1)
 
-    def restart(self, threshold: Tensor) -> None:
-        """Take this threshold, a scalar, for a single target."""
+    def restart(self, threshold: Tensor, below: int | None, above: int | None) -> None:
+        """Take this threshold, a scalar, for a single target.
+
+        Args:
+            below, above: the places of the targets until now that are nearest to it; None where there is none.
+        """
         self.threshold, self.in_use = nn.Parameter(threshold.detach().view(())), 0
 
     def times(self, factor: float) -> Tensor:

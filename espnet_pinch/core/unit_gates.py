@@ -75,6 +75,7 @@ class UnitGate(WithThreshold, GroupGate):
         # Of each target and group the units that are kept from then on: 1, 0 for the others; 0 for all before.
         self.register_buffer("frozen", self.scale.new_zeros(targets, len(groups), groups[0].units))
         self.prior: Tensor | None = None  # of the units of each group; the higher are kept first, whatever their scores
+        self.bounds = 0, groups[0].units  # the fewest and the most units that the threshold may leave
         with torch.no_grad():
             mean = torch.stack([units.scores for units in self.units()]).mean()
             self.scale.copy_(torch.where(mean > 0, mean, 1.0))  # of a group without weights too
@@ -113,7 +114,7 @@ class UnitGate(WithThreshold, GroupGate):
         """The number of units to keep, a scalar, from the scores in falling order."""
         group = self.groups[0]
         left = (ranked >= threshold.square()).sum().clamp(min=1)
-        return (left + group.multiple - 1) // group.multiple * group.multiple
+        return ((left + group.multiple - 1) // group.multiple * group.multiple).clamp(*self.bounds)
 
     def mask(self, i: int, axis: int) -> Callable[[Tensor], Tensor]:
         slices = next(slices for slices in self.slices[i] if slices.axis == axis)
@@ -138,10 +139,13 @@ class UnitGate(WithThreshold, GroupGate):
                 found[place] = _between(ranked, left)
         return found
 
-    def restart(self, threshold: Tensor) -> None:
-        """As above; units that the targets until now keep are kept before others."""
-        super().restart(threshold)
+    def restart(self, threshold: Tensor, below: int | None, above: int | None) -> None:
+        """As above; units that the targets until now keep are kept before others, their numbers bound the new one."""
+        super().restart(threshold, below, above)
         self.prior = self.frozen.sum(0)  # targets are nested
+        numbers = self.frozen[:, 0].sum(-1).int().tolist()  # 0 of a target that was not frozen
+        fewest = 0 if above is None else numbers[above]
+        self.bounds = fewest, (0 if below is None else numbers[below]) or self.groups[0].units
         self.frozen = torch.zeros_like(self.frozen[:1])
 
     @torch.no_grad()
@@ -186,23 +190,27 @@ def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
     Raises:
         UserError: no factor saves so much: every group keeps some units, or a threshold is 0 or not finite.
     """
+    most = [gate.bounds[1] for gate in gates]
     events = []  # (the square of the factor over which a group loses its next block, place of the group, units left)
     for i, gate in enumerate(gates):
         ratios, fewest = (gate.ranked().double() / gate.current.double().square()).tolist(), gate.fewest()
-        events += [(ratios[left], i, left) for left in gate.groups[0].smaller_widths if left >= fewest]
+        fewest = max(fewest, gate.bounds[0])
+        events += [(ratios[left], i, left) for left in gate.groups[0].smaller_widths if fewest <= left < most[i]]
     events.sort(key=lambda event: (event[0], event[1], -event[2]))  # of units that are alike, one block after another
 
     def kept(number: int) -> list[int]:
-        left = list(cost.widths)
+        left = list(most)
         for _, i, n in events[:number]:
             left[i] = n
         return left
 
     low, high = 0, len(events)
-    if not cost.saved(kept(high)) >= target or not all(math.isfinite(ratio) for ratio, _, _ in events):
+    if not all(math.isfinite(ratio) for ratio, _, _ in events):
+        raise UserError("a threshold is 0 or not finite")
+    if cost.saved(kept(high)) < target:
         raise UserError(
-            f"the thresholds cannot save {100 * target:.2f} % of the unpruned model's cost: with the fewest units it "
-            f"saves {100 * cost.saved(kept(high)):.2f} %, and the thresholds must be finite and not 0"
+            f"{100 * target:.2f} % of the unpruned model's cost cannot be saved: with the fewest units it saves "
+            f"{100 * cost.saved(kept(high)):.2f} %"
         )
     while low < high:
         middle = (low + high) // 2

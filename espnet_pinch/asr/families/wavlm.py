@@ -14,6 +14,12 @@ class WavLM(Wav2Vec2):
 
     model_types = ("wavlm",)
 
+    def hidden_states(self, model: nn.Module, speech: Tensor, mask: Tensor | None, frames: Tensor) -> Tensor:
+        # transformers reads this field when it masks features, but its own configuration of WavLM lacks it.
+        if not hasattr(model.config, "mask_feature_min_masks"):
+            model.config.mask_feature_min_masks = 0
+        return super().hidden_states(model, speech, mask, frames)
+
     def keep_heads(self, block: nn.Module, places: Tensor) -> None:
         if isinstance(block.attention, FewerHeads):
             block.attention.keep(places)

@@ -62,6 +62,8 @@ class L0Settings(MethodSettings):
         for name in ("drop_init", "warmup", "reach_by"):
             if check_number(f"l0.{name}", getattr(self, name), above=0.0) > 1:
                 raise UserError(f"l0.{name} must be at most 1, not {getattr(self, name)}")
+        if self.drop_init == 1:
+            raise UserError("l0.drop_init must be under 1: gates that are all closed never open")
         if self.landing not in ("hold", "free"):
             raise UserError(f"l0.landing must be 'hold' or 'free', not {shown(self.landing)}")
         check_flag("l0.conv", self.conv)
@@ -120,9 +122,10 @@ class HardConcreteGate(GroupGate):
         return (rank < number).to(self.log_alpha)
 
     def mask(self, i: int, axis: int) -> Callable[[Tensor], Tensor]:
-        if axis == 0:
+        if axis == 0 and self.noise is not None:
             return lambda weight: weight
-        slices, value = next(slices for slices in self.slices[0] if slices.axis == 1), self.value()
+        # Once the search has ended the rows of closed units are 0 as well: what counts or rounds weights sees them.
+        slices, value = next(slices for slices in self.slices[0] if slices.axis == axis), self.value()
         return lambda weight: weight * slices.spread(value, weight)
 
     def kept(self) -> Tensor:

@@ -268,7 +268,8 @@ class Pinch(OnePassMethod):
         """After a training: give the run another target, landed exactly.
 
         Between two trained targets the thresholds are interpolated, on a scale of ratios. Outside of them one common
-        factor scales those of the nearest. Of a group of units, those that more of the targets keep are kept first.
+        factor scales those of the nearest. Of a group's units, those that more of the targets keep are kept first.
+        Their number is between those of the trained targets on both sides.
 
         Args:
             target: 0 < target < 1, of the kind that the run has.
@@ -286,9 +287,11 @@ class Pinch(OnePassMethod):
         low = max(high - 1, 0) if self.targets[high] >= target else high
         span = self.targets[high] - self.targets[low]
         part = (target - self.targets[low]) / span if span else 0.0
+        below = max((i for i, trained in enumerate(self.targets) if trained <= target), default=None)
+        above = min((i for i, trained in enumerate(self.targets) if trained >= target), default=None)
         for gate in self.pinched.gates.values():
             trained = gate.trained()
-            gate.restart(trained[low] ** (1 - part) * trained[high] ** part)
+            gate.restart(trained[low] ** (1 - part) * trained[high] ** part, below, above)
         self.settings, self.landed, self._reached = settings, [True], [None]
         self._use(0)
         self.pinched.land(target)
