@@ -52,7 +52,7 @@ class Trained:
     ):
         if not (exp / "config.yaml").is_file():
             raise FileNotFoundError(f"{exp} is not the folder of a trained run: it has no config.yaml")
-        if (exp / "model.pth").is_file():
+        if checkpoint is None and (exp / "model.pth").is_file():
             raise UserError(f"{exp} is a folded model: give the folder of its run")
         checkpoint = checkpoint or mean_of_best(exp)
         self.exp, file = exp, exp / checkpoint
