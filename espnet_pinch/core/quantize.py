@@ -222,13 +222,13 @@ class Quantization:
         for layer in self.layers.values():
             layer.in_use = place
 
-    def each_target(self) -> Iterator[float]:
+    def each_target(self) -> Iterator[None]:
         """Take the method's targets, one after the other, and at the end the one in use again."""
         in_use = self.method.target_in_use
         for target in self.method.targets:
             self.method.use(target)
             self._follow()
-            yield target
+            yield
         self.method.use(in_use)
         self._follow()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from espnet_pinch.asr.pruned import PrunedModel
 from espnet_pinch.core.grids import Codes
+from espnet_pinch.export.encoding import to_codes
 from espnet_pinch.export.model import weights
 
 NO_OVERFLOW = 63  # two products with unsigned numbers, 2 * 255 * 63, fit into 16 bits with a sign
@@ -51,9 +52,7 @@ class Int8Weights:
         if scales is None:
             codes, scales = _round(tensor)
         else:
-            column = scales.view(-1, *[1] * (tensor.dim() - 1))
-            codes = (tensor / torch.where(column > 0, column, 1)).round()
-            assert torch.equal(Codes(codes, scales).weight(), tensor) and codes.abs().max() <= 127
+            codes = to_codes(tensor, scales).codes
         whole = codes.numpy().astype(np.int8)
         # A grid of one level has codes of 127. What all codes have in common goes to the scale, so that they are small.
         common = max(1, int(np.gcd.reduce(np.abs(whole), axis=None)))

@@ -11,12 +11,12 @@ from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.head import ASR, find_head
 from espnet_pinch.asr.pruned import UPSTREAM, PrunedModel
 from espnet_pinch.asr.upstream import RATES, config_from_dict, fill_buffers, model_from_dict
-from espnet_pinch.core.grids import LARGEST, Codes
 from espnet_pinch.core.methods.dense import DenseSettings
 from espnet_pinch.core.settings import shown
 from espnet_pinch.data.subwords import from_text, to_text
 from espnet_pinch.data.tokens import is_token_list
 from espnet_pinch.errors import UserError, one_line
+from espnet_pinch.export.encoding import to_codes
 
 MOST_REPEATS, MOST_CHOICES = 3, 10  # in a pattern of layers; ours have 1 and 5
 EXTRA = "_extra_state"  # torch's name in a state_dict for a module's extra state
@@ -146,10 +146,10 @@ def take_scales(model: PrunedModel, scales: Mapping[str, torch.Tensor]) -> None:
         fits = name in own and of_rows.dtype == torch.float32 and of_rows.shape == own[name].shape[:1]
         if not fits or not of_rows.isfinite().all() or not (of_rows >= 0).all():
             raise UserError(f"the scales of {name} do not fit the model")
-        column = of_rows.view(-1, *[1] * (own[name].dim() - 1))
-        codes = (own[name] / torch.where(column > 0, column, 1)).round()
-        if codes.abs().max() > LARGEST or not torch.equal(Codes(codes, of_rows).weight(), own[name]):
-            raise UserError(f"the scales of {name} are not those of its weights")
+        try:
+            to_codes(own[name], of_rows)
+        except UserError as error:
+            raise UserError(f"{name} {error}") from None
     model.scales = dict(scales)
 
 

@@ -42,8 +42,7 @@ def read_runs(exp: Path) -> list[Run]:
         raise FileNotFoundError(f"the experiment folder {exp} does not exist")
     # Folders asr_stats_* are left from earlier releases.
     folders = [folder for folder in sorted(exp.glob("asr_*")) if folder.is_dir()]
-    corpora = sorted({str(folder.parent) for folder in exp.glob("*/asr_*")})
-    if not folders and corpora:
+    if not folders and (corpora := sorted({str(folder.parent) for folder in exp.glob("*/asr_*")})):
         raise UserError(f"{exp} has no runs, but folders with runs: give one of {', '.join(corpora)}")
     folders = [f for f in folders if not f.name.startswith("asr_stats") and not f.name.endswith("_baseline")]
     return [_read(part) for folder in folders for part in _parts(folder)]
@@ -90,9 +89,9 @@ class System:
     @property
     def is_papers(self) -> bool:
         """Whether it is like the paper's systems: one target of the weights, which are neither taught nor rounded."""
-        own = self.runs[0].settings
-        if self.method == BASELINE:
+        if self.method == BASELINE:  # its runs are those that are compared with it
             return True
+        own = self.runs[0].settings
         return own.get("unit", "weight") == "weight" and not any(key.startswith(NOT_PAPERS) for key in own)
 
     @property

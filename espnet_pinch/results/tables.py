@@ -33,7 +33,8 @@ def table1(upstream: str, found: list[System]) -> tuple[list[str], list[list[str
     for s in found:
         place = s.method, round(s.target, 4)
         entries.append((s.method, s.variant, place[1], s, theirs.get(place) if s.is_papers else None))
-        run |= {place} if s.is_papers else set()
+        if s.is_papers:
+            run.add(place)
     entries += [(method, "", target, None, theirs[method, target]) for method, target in theirs.keys() - run]
     entries.sort(key=lambda entry: (rank(entry[0]), *entry[1:3]))
     head = ["system", "target %", *_pair("params M", in_paper)]

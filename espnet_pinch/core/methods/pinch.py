@@ -283,12 +283,12 @@ class Pinch(OnePassMethod):
             settings = dataclasses.replace(self.settings, target_sparsity=target)
         else:
             settings = dataclasses.replace(self.settings, target_macs=target)
-        high = next((i for i, trained in enumerate(self.targets) if trained >= target), len(self.targets) - 1)
-        low = max(high - 1, 0) if self.targets[high] >= target else high
-        span = self.targets[high] - self.targets[low]
-        part = (target - self.targets[low]) / span if span else 0.0
         below = max((i for i, trained in enumerate(self.targets) if trained <= target), default=None)
         above = min((i for i, trained in enumerate(self.targets) if trained >= target), default=None)
+        high = len(self.targets) - 1 if above is None else above
+        low = 0 if below is None else below
+        span = self.targets[high] - self.targets[low]
+        part = (target - self.targets[low]) / span if span else 0.0
         for gate in self.pinched.gates.values():
             trained = gate.trained()
             gate.restart(trained[low] ** (1 - part) * trained[high] ** part, below, above)
