@@ -95,6 +95,9 @@ def test_no_memory_gets_one_line(data, upstream, tmp_path):
     assert "the memory is full: lower batch_size" in error_line(subprocess.run(command, capture_output=True, text=True))
 
 
+INTERRUPTED = (
+    "import signal; from espnet_pinch.bin import run_main; run_main(lambda: signal.raise_signal(signal.SIGINT))"
+)
 STEP = 'cd "$1"; . utils/step.sh; step "$2/train.done" "training" -- bash -c "$3"'
 
 
@@ -113,6 +116,14 @@ def test_a_step_that_was_killed_says_so(tmp_path):
     command = ["bash", "-euo", "pipefail", "-c", STEP, "bash", ROOT, tmp_path, "kill -9 $$"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert "error: training was killed (signal 9)" in done.stderr and "the same command goes on" in done.stderr
+
+
+def test_a_step_that_was_interrupted_says_so(tmp_path):
+    command = ["bash", "-euo", "pipefail", "-c", STEP, "bash", ROOT, tmp_path, f"{sys.executable} -c '{INTERRUPTED}'"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr == "error: training was interrupted; the same command goes on with it\n"
+    assert done.returncode == 130
+    assert not (tmp_path / "train.done").exists()
 
 
 def test_two_in_one_folder(data, upstream, tmp_path):

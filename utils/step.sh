@@ -103,6 +103,10 @@ step() {
     # shellcheck disable=SC2094  # both only append
     { ESPNET_PINCH_TERMINAL=3 "$@" 2>>"${log_file}" | tee -a "${log_file}"; } 3>&1 || status=$?
     [ "${status}" -ne 141 ] || exit 141 # nobody reads the output any more ("| head"): as quiet as other programs
+    if [ "${status}" -eq 130 ]; then # Ctrl-C
+        echo "error: ${title} was interrupted; the same command goes on with it" >&2
+        exit 130
+    fi
     if [ "${status}" -ne 0 ]; then
         # The program's last error line, wherever tee has put the progress that was still under way.
         # Programs that read wrong options put their name before it.

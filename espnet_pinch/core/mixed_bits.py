@@ -21,16 +21,8 @@ from torch.nn import functional as F
 
 from espnet_pinch.core.grids import Grid, bits_of
 from espnet_pinch.core.method import cosine, generator_of_step
-from espnet_pinch.core.quantize import (
-    AVERAGE_WITHOUT_MIXED,
-    MIXED,
-    WIDTHS,
-    Quantization,
-    QuantizedLayer,
-    QuantizeSettings,
-)
+from espnet_pinch.core.quantize import MIXED, WIDTHS, Quantization, QuantizedLayer, QuantizeSettings
 from espnet_pinch.core.settings import check_keys
-from espnet_pinch.errors import UserError
 
 TAU_START, TAU_END = 1.0, 0.1
 
@@ -240,8 +232,6 @@ def build_quantization(block: Mapping | None) -> Quantization | None:
     if block is None or block == {}:
         return None
     check_keys(block, {field.name for field in dataclasses.fields(QuantizeSettings)}, "the quantize block")
-    if block.get("bits", QuantizeSettings.bits) is None:
-        if block.get("average_bits") is not None:
-            raise UserError(AVERAGE_WITHOUT_MIXED)
+    if block.get("bits", QuantizeSettings.bits) is None and block.get("average_bits") is None:
         return None
     return (MixedQuantization if block.get("bits") == MIXED else Quantization)(**block)

@@ -23,7 +23,6 @@ from espnet_pinch.errors import UserError
 WIDTHS = (8, 4, 3, 2, TERNARY)
 MIXED = "mixed"
 OTHERS = (8, 16, 32)
-AVERAGE_WITHOUT_MIXED = "quantize.average_bits goes with bits: mixed, which needs it"
 REFIT = 20  # optimizer steps after which the levels are fitted again
 
 
@@ -50,14 +49,14 @@ class QuantizeSettings:
     reach_by: float = 0.5
 
     def __post_init__(self):
+        if (self.bits == MIXED) != (self.average_bits is not None):
+            raise UserError("quantize.average_bits goes with bits: mixed, which needs it")
         if self.bits not in [*WIDTHS, MIXED] or type(self.bits) not in (int, str):
             raise UserError(
                 f"quantize.bits must be one of {', '.join(map(str, WIDTHS))}, {MIXED}, not {shown(self.bits)}"
             )
         if self.others not in [*OTHERS] or type(self.others) is not int:
             raise UserError(f"quantize.others must be one of {', '.join(map(str, OTHERS))}, not {shown(self.others)}")
-        if (self.bits == MIXED) != (self.average_bits is not None):
-            raise UserError(AVERAGE_WITHOUT_MIXED)
         if self.average_bits is not None and not 1 < check_number("quantize.average_bits", self.average_bits) <= 8:
             raise UserError(f"quantize.average_bits must be over 1 and at most 8, not {shown(self.average_bits)}")
         check_number("quantize.bits_weight", self.bits_weight, above=0.0)
