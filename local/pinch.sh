@@ -61,8 +61,8 @@ Training
 Decoding
   --inference_config FILE  ESPnet's beam search with this YAML; without it, batched CTC greedy search
   --lm FILE                n-gram model of words (ARPA): prefix beam search instead of greedy search
-  --inference_args "ARGS"  more options of asr_decode (--lm_weight, --word_score, --beam_size), or of ESPnet's
-                           asr_inference
+  --inference_args "ARGS"  more options of asr_decode (--lm_weight, --word_score, --beam_size, --hotwords,
+                           --hotword_score), or of ESPnet's asr_inference
   --inference_batch_size N utterances decoded together by greedy search                           [8]
   --inference_asr_model F  checkpoint to decode   [valid.wer_on_target.ave.pth, of classify valid.error_on_target.ave.pth]
 Scoring
@@ -334,7 +334,7 @@ same_upstream() {
     [ -z "${begun}" ] || [ "${begun}" = "${upstream_source}" ] ||
         die "$1 was begun with the upstream ${begun}, and ${asr_config} names ${upstream_source}: $2"
 }
-other_dump="run stages 2 and 3 again (./run.sh --stage 2)"
+other_dump="run stage 2 again (./run.sh --stage 2)"
 other_experiment="give other names (--upstream with a YAML of its own, --asr_tag), or remove that folder"
 
 # prepare_data N: stage N of the recipe's own data.sh

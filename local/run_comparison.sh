@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # All methods under one budget on a small corpus and two CPU cores: the comparison in RESULTS.md.
-# From a recipe's folder: local/run_comparison.sh [--ratios "X ..."] [--seeds "N ..."] [-- options of run.sh]
+# From a recipe's folder: local/run_comparison.sh [options of sweep.sh] [-- options of run.sh]
+# The defaults: --upstream micro --ratios "0.5 0.65 0.75 0.85 0.9 0.95 0.98" --seeds 0 --jobs 2, the paper's four methods.
 # e.g. in egs/librispeech_100: local/run_comparison.sh --seeds "0 1" -- --librispeech /data/digits
 set -euo pipefail
+[[ " $* " != *" --help "* && " $* " != *" -h "* ]] || { sed -n '2,/^[^#]/s/^# //p' "$0"; exit; }
 
 options=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do

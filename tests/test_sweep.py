@@ -40,6 +40,14 @@ def test_a_wrong_option_gets_one_line(recipe, options, message):  # noqa: F811
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", ["run_table1.sh", "run_table2.sh", "run_comparison.sh", "sweep.sh"])
+def test_help_starts_nothing(recipe, script):  # noqa: F811
+    before = set(recipe.rglob("*"))
+    done = subprocess.run([f"local/{script}", "--help"], cwd=recipe, capture_output=True, text=True)
+    assert done.returncode == 0 and f"local/{script}" in done.stdout and not done.stderr
+    assert set(recipe.rglob("*")) == before
+
+
 def test_a_killed_sweep_goes_on_and_ends_in_tables(recipe):  # noqa: F811
     options = ["--methods", "pinch mixed_sparsity nas_cp ump", "--ratios", "0.6 0.95", "--jobs", "2"]
     options += ["--report", "true", "--", "--librispeech", "../../corpus", *SHORT]

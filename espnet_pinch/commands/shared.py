@@ -52,9 +52,10 @@ def add_machine(command: argparse.ArgumentParser, chunks: bool = True) -> None:
         chunks: whether long files are decoded in chunks.
     """
     if chunks:
-        about = "seconds; longer files are decoded in such chunks [30; 8 to follow]"
+        chunk, stride = (f"{whole}; {followed} with transcribe's --follow" for whole, followed in zip(WHOLE, FOLLOWED))
+        about = f"seconds; longer files are decoded in such chunks [{chunk}]"
         command.add_argument("--chunk", type=int, help=about)
-        command.add_argument("--stride", type=int, help="seconds of a chunk's context at each edge [5; 2 to follow]")
+        command.add_argument("--stride", type=int, help=f"seconds of a chunk's context at each edge [{stride}]")
     command.add_argument(
         "--runtime",
         choices=("auto", *all_runtimes()),
