@@ -195,6 +195,19 @@ def test_a_best_epochs_file_that_is_lost_is_an_error_until_it_is_removed(tmp_pat
     assert load(folder / "valid.wer_on_target.ave.pth")["weight"][0] == 2.5
 
 
+@pytest.mark.parametrize(
+    "rates, mean, said",
+    [((100.1, 0.3, 0.2), 2.5, True), ((0.1, 0.3, 0.2), 2.0, False), ((100.2, 100.3, 100.1), 2.0, False)],
+)
+def test_epochs_below_the_target_are_left_out_of_the_mean(rates, mean, said, tmp_path, capsys):
+    folder, reporter = checkpoints(tmp_path / "exp", newest=3)
+    for epoch, rate in enumerate(rates, 1):
+        reporter.stats[epoch]["valid"]["wer_on_target"] = rate
+    resume.average_best(folder, reporter, CRITERIA, 3)
+    assert load(folder / "valid.wer_on_target.ave.pth")["weight"][0] == mean
+    assert ("averaged: 2 of the 3 best epochs" in capsys.readouterr().out) == said
+
+
 def test_a_damaged_history_is_made_again_from_the_reporter(data, upstream, tmp_path, monkeypatch, capsys):
     train(data, upstream, tmp_path / "exp")
     before = history.read(tmp_path / "exp")

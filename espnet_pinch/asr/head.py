@@ -47,8 +47,13 @@ class Rate:
     of: str
 
 
+# Added to the error rate of an epoch that ends below the target sparsity, so that such an epoch is never the best. An
+# error rate is a fraction: few exceed 1, none exceeds 100.
+SHORT_OF_TARGET = 100.0
+
+
 def on_target(rate: str) -> str:
-    """The name of the figure that is an error rate where an epoch ends on its targets, and is large elsewhere."""
+    """The name of the figure that is an error rate, and ``SHORT_OF_TARGET`` more where an epoch ends below a target."""
     return f"{rate}_on_target"
 
 

@@ -14,6 +14,7 @@ import torch
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
+from espnet_pinch.asr.head import SHORT_OF_TARGET, on_target
 from espnet_pinch.asr.safe_load import damage, load, tensors_only
 from espnet_pinch.errors import UserError
 from espnet_pinch.files import whole_file
@@ -163,7 +164,27 @@ def average_again(folder: Path, criteria: Sequence[Sequence[str]], keep: int | S
     reporter.load_state_dict(load(folder / NEWEST, map_location="cpu", mmap=True)["reporter"])
     with whole_saves(), tensors_only():
         mend(folder, reporter, criteria, keep)
-        average_nbest_models(output_dir=folder, reporter=reporter, best_model_criterion=criteria, nbest=keep)
+        average_best(output_dir=folder, reporter=reporter, best_model_criterion=criteria, nbest=keep)
+
+
+def average_best(
+    output_dir: Path,
+    reporter: Reporter,
+    best_model_criterion: Sequence[Sequence[str]],
+    nbest: int | Sequence[int],
+    **more,
+) -> None:
+    """As ESPnet's ``average_nbest_models``. Where there are epochs on target, the mean is of no other."""
+    counts = [nbest] if isinstance(nbest, int) else [*nbest]
+    for phase, key, mode in best_model_criterion:
+        of_it = counts
+        if key.endswith(on_target("")) and reporter.has(phase, key):
+            rates = [rate for _, rate in reporter.sort_epochs_and_values(phase, key, mode)]
+            met = sum(rate < SHORT_OF_TARGET for rate in rates)
+            if 0 < met < min(max(counts, default=1), len(rates)):
+                print(f"averaged: {met} of the {max(counts)} best epochs; the others end below the target", flush=True)
+                of_it = sorted({min(count, met) for count in counts})
+        average_nbest_models(output_dir, reporter, [(phase, key, mode)], of_it, **more)
 
 
 def _state_of(folder: Path, epoch: int) -> dict | None:

@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import torch
 from espnet2.train import trainer as espnet_trainer
@@ -14,8 +15,8 @@ from espnet2.train.trainer import Trainer, TrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_pinch.asr import history
-from espnet_pinch.asr.head import Head, on_target
-from espnet_pinch.asr.resume import MIDDLE, NEWEST, mend, recover, whole_saves
+from espnet_pinch.asr.head import SHORT_OF_TARGET, Head, on_target
+from espnet_pinch.asr.resume import MIDDLE, NEWEST, average_best, mend, recover, whole_saves
 from espnet_pinch.asr.safe_load import load
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.steps import (
@@ -29,10 +30,6 @@ from espnet_pinch.asr.steps import (
 )
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.progress import duration
-
-# Added to the error rate of an epoch that ends below the target sparsity, so that such an epoch is never the best. An
-# error rate is a fraction: few exceed 1, none exceeds 100.
-SHORT_OF_TARGET = 100.0
 
 
 @dataclasses.dataclass
@@ -98,7 +95,7 @@ class PruningTrainer(Trainer):
             trainer_options = dataclasses.replace(trainer_options, unused_parameters=True)
         cls.options, cls.middle, cls.reporter = trainer_options, None, Reporter()
         cls.skipped, cls.collapsed = Skipped(trainer_options.max_skipped_steps), frozenset()
-        with whole_saves(), no_lost_batches(), _reporter_of_espnet(cls.reporter):
+        with whole_saves(), no_lost_batches(), _in_espnet(cls.reporter):
             if _rank() == 0:
                 recover(Path(trainer_options.output_dir))
             if _processes() > 1:
@@ -113,7 +110,7 @@ class PruningTrainer(Trainer):
             )
         for target in model.pruning.targets:
             model.pruning.use(target)
-            if _rank() == 0 and not model.pruning.on_target():
+            if _rank() == 0 and model.pruning.fell_short():
                 print(
                     f"warning: the run ended with {100 * model.pruning.reached():.2f} % pruned, below its target "
                     f"of {100 * target:g} %{model.pruning.advice}",
@@ -270,13 +267,16 @@ def _processes() -> int:
 
 
 @contextlib.contextmanager
-def _reporter_of_espnet(reporter: Reporter) -> Iterator[None]:
-    """Inside the block, ESPnet's trainer reports to ``reporter``, whose state a save within an epoch needs."""
-    before, espnet_trainer.Reporter = espnet_trainer.Reporter, lambda: reporter
-    try:
+def _in_espnet(reporter: Reporter) -> Iterator[None]:
+    """Inside the block, ESPnet's trainer averages epochs on target, and reports to ``reporter``.
+
+    A save within an epoch needs the state of the reporter.
+    """
+    with (
+        mock.patch.object(espnet_trainer, "Reporter", lambda: reporter),
+        mock.patch.object(espnet_trainer, "average_nbest_models", average_best),
+    ):
         yield
-    finally:
-        espnet_trainer.Reporter = before
 
 
 def _epoch_line(kind: Head, rates: dict, scalars: dict, reporter: SubReporter, options) -> str:

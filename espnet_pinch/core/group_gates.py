@@ -108,7 +108,10 @@ class GatedLayer(nn.Module):
             return F.linear(x, weight, self.bias)
 
     def _again(self, weight: Tensor, masks: Iterable[Callable[[Tensor], Tensor]]) -> saved_tensors_hooks:
-        """Inside the block autograd does not keep the masked weight: the backward pass computes it again."""
+        """Inside the block autograd does not keep the masked weight: the backward pass computes it again.
+
+        Under autocast it keeps that weight's copy of half the size.
+        """
         place, size, version = weight.data_ptr(), weight.numel(), self.weight_orig._version
 
         def pack(tensor: Tensor) -> Tensor | tuple:
@@ -146,7 +149,7 @@ class GatedLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., channels)
         kept = self.gates[0].hard().to(x.dtype)
-        count = kept.sum()
+        count = kept.sum().clamp(min=1)  # a sample of gates may close all of them
         centred = (x - (x * kept).sum(-1, keepdim=True) / count) * kept
         variance = centred.square().sum(-1, keepdim=True) / count
         return centred * torch.rsqrt(variance + self.norm[0].eps) * self.weight + self.bias
@@ -243,6 +246,12 @@ class GroupGates(Generic[Gate]):
         if uniform:
             ties = [tied for tied in ties if not tied.head_size]
             linears = tied_names(linears, ties)
+            every = tied_names((name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)), ties)
+            if left_out := [name for name in every if name not in linears]:
+                raise UserError(
+                    "uniform: true prunes the feed-forward networks of all blocks alike, and the setting layers leaves "
+                    f"out {left_out[0]}"
+                )
         groups = find_groups(model, linears, ties, multiple)
         sets = [[group] for group in groups]
         if uniform:

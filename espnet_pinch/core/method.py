@@ -11,9 +11,24 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.settings import MethodSettings
 from espnet_pinch.core.units import Structure
+from espnet_pinch.errors import UserError
 
 # After so many optimizer steps, all without the new parameters, the optimizer was surely made without them.
 FORGOTTEN = 2
+
+
+def search_ended(state: Tensor) -> bool:
+    """Whether a search has ended, by what a checkpoint says of it: 0 or 1, and in a mean of checkpoints their mean.
+
+    Raises:
+        UserError: it has in some of them and not in others.
+    """
+    if state not in (0, 1):
+        raise UserError(
+            "the checkpoint is a mean of epochs before and after the end of the search, which is no model: choose by "
+            "valid.wer_on_target, or set keep_nbest_models: 1"
+        )
+    return bool(state)
 
 
 class PruningMethod(nn.Module):
@@ -171,6 +186,10 @@ class PruningMethod(nn.Module):
     def on_target(self) -> bool:
         """Whether the model has the sparsity that it should have at the end."""
         return True
+
+    def fell_short(self) -> bool:
+        """At the end of a run: whether it is below its target."""
+        return not self.on_target()
 
     def scalars(self) -> dict[str, float]:
         """Figures for the training log."""

@@ -47,7 +47,8 @@ class FewerHeads(nn.Module):
         self.v_proj, self.out_proj = attention.v_proj, attention.out_proj
         self.gru_rel_pos_const = nn.Parameter(attention.gru_rel_pos_const[:, places])  # (1, heads, 1, 1)
         self.gru_rel_pos_linear = attention.gru_rel_pos_linear
-        self.register_buffer("places", places)
+        # As floats: ESPnet's mean of checkpoints adds whole numbers up and does not divide them.
+        self.register_buffer("places", places.float())
         if hasattr(attention, "rel_attn_embed"):
             self.rel_attn_embed = attention.rel_attn_embed
             self._bias = [attention]  # in a list: it makes the bias and is no part of this module
@@ -74,11 +75,12 @@ class FewerHeads(nn.Module):
         Returns: hidden states, None in place of the attention weights, the position bias.
         """
         batch, frames, _ = hidden_states.shape
+        places = self.places.long()
         if position_bias is None:
             bias = self._bias[0].compute_bias(frames, frames)  # (all heads, frames, frames)
             position_bias = bias.repeat(batch, 1, 1)
-        bias = position_bias.view(batch, self.all_heads, frames, frames)[:, self.places]
-        parts = hidden_states.view(batch, frames, self.all_heads, self.head_dim)[:, :, self.places].transpose(1, 2)
+        bias = position_bias.view(batch, self.all_heads, frames, frames)[:, places]
+        parts = hidden_states.view(batch, frames, self.all_heads, self.head_dim)[:, :, places].transpose(1, 2)
         gates = self.gru_rel_pos_linear(parts).view(*parts.shape[:-1], 2, 4).sum(-1).sigmoid()  # (B, heads, T, 2)
         one, other = gates.chunk(2, dim=-1)
         bias = (one * (other * self.gru_rel_pos_const - 1.0) + 2.0) * bias

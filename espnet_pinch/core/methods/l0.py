@@ -5,6 +5,8 @@ and others, arXiv 1712.01312), which is exactly 0 or 1 with some probability. An
 are learnt by ascent, pulls the expected budget to a target that rises over the first steps. DPHuBERT (arXiv
 2305.17651), HJ-pruning (arXiv 2302.14132) and DiariZen do this, with the settings that are the defaults here.
 
+Their searches take tens of thousands of steps. A short run needs a larger ``gate_lr``, or the gates hardly move.
+
 Where it departs from them: the gate multiplies the weights that read a unit, not its output, which is the same number;
 layer norms over filters see the open ones alone, so that what is cut computes the same; a run may be landed exactly.
 """
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core.group_gates import GroupGate, GroupGates, counts
-from espnet_pinch.core.method import PruningMethod, generator_of_step
+from espnet_pinch.core.method import PruningMethod, generator_of_step, search_ended
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.settings import MethodSettings, check_count, check_flag, check_number, shown
@@ -28,6 +30,7 @@ from espnet_pinch.errors import UserError
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # temperature, and the ends that the concrete distribution is stretched to
 _SHIFT = BETA * math.log(-GAMMA / ZETA)
+FAR = 0.1  # a search that ends so far from its target is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +104,8 @@ class HardConcreteGate(GroupGate):
         return (self.log_alpha - _SHIFT).sigmoid()
 
     def still(self) -> Tensor:
-        """The gates without noise, (units,), between 0 and 1."""
-        return ((self.log_alpha / BETA).sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        """The gates without noise, (units,), over 0 and under 1: about their mean, as DPHuBERT has it."""
+        return (0.8 * self.log_alpha / BETA).sigmoid()
 
     def value(self) -> Tensor:
         """What the weights that read the units are multiplied with, (units,)."""
@@ -141,7 +144,7 @@ class HardConcreteGate(GroupGate):
         self.left.copy_(self.likeliest(number))
         for slices, weight in zip(self.slices[0], self.weights[0]):
             if slices.axis == 1:
-                weight.mul_(slices.spread(torch.where(self.left > 0, self.still().clamp(min=1e-3), 1.0), weight))
+                weight.mul_(slices.spread(torch.where(self.left > 0, self.still(), 1.0), weight))
         self.noise = None
 
 
@@ -174,6 +177,7 @@ class L0(PruningMethod):
     def __init__(self, **settings):
         super().__init__(**settings)
         self.chosen = False  # the search is over
+        self.found: float | None = None  # what the search had saved when this process ended it
         self.seed = torch.initial_seed()
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.gated: GroupGates[HardConcreteGate]
@@ -239,6 +243,7 @@ class L0(PruningMethod):
     def _choose(self) -> None:
         """End the search within the budget, and so near that no further block of units fits."""
         gates, budget, target = list(self.gated.gates.values()), self.gated.budget, self.settings.target
+        self.found = budget.saved([gate.expected() for gate in gates])
 
         def enough(bonus: float) -> bool:
             return budget.saved([gate.expected(bonus) for gate in gates]) >= target
@@ -290,7 +295,19 @@ class L0(PruningMethod):
         return self.gated.weights.saved(self._numbers())
 
     def on_target(self) -> bool:
-        return self.settings.landing == "free" or (self.chosen and self.reached() >= self.settings.target)
+        if self.settings.landing == "free":
+            return self.progress == 1  # no epoch before has what comes out
+        return self.chosen and self.reached() >= self.settings.target
+
+    def fell_short(self) -> bool:
+        return not self.on_target() or self.reached() < self.settings.target
+
+    def collapsed(self) -> dict[str, str]:
+        if self.found is None or abs(self.found - self.settings.target) <= FAR:
+            return {}
+        saved, target = f"{100 * self.found:.1f}", f"{100 * self.settings.target:g}"
+        advice = "raise l0.gate_lr" if self.found < self.settings.target else "lower l0.gate_lr"
+        return {"l0": f"the search has ended at {saved} % of its {target} %; one common bonus did the rest: {advice}"}
 
     def scalars(self) -> dict[str, float]:
         more = {} if self.settings.target_macs is None else {"macs_saved": self.reached()}
@@ -315,7 +332,7 @@ class L0(PruningMethod):
 
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
-        self.chosen = bool(state[1] > 0.5)
+        self.chosen = search_ended(state[1])
         for gate in self.gated.gates.values():
             if self.chosen:
                 gate.noise = None

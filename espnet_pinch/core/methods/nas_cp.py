@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.channels import find_channels
-from espnet_pinch.core.method import cosine, generator_of_step
+from espnet_pinch.core.method import cosine, generator_of_step, search_ended
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.score import Slices
@@ -326,4 +326,4 @@ class NasChannels(OnePassMethod):
 
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
-        self.chosen = bool(state[1] > 0)
+        self.chosen = search_ended(state[1])
