@@ -114,10 +114,10 @@ class HardConcreteGate(GroupGate):
         return self.sample if self.training else self.still() * self.likeliest(self.expected())
 
     def expected(self, bonus: float = 0.0) -> int:
-        """The number of units that are open by expectation, if ``bonus`` is added to each ``log_alpha``; allowed."""
+        """The allowed number of units nearest to what is open by expectation, with ``bonus`` on each ``log_alpha``."""
         group = self.groups[0]
-        number = float((self.log_alpha.detach() + bonus - _SHIFT).sigmoid().sum().round())
-        return min(math.ceil(max(number, 1) / group.multiple) * group.multiple, group.units)
+        number = float((self.log_alpha.detach() + bonus - _SHIFT).sigmoid().sum())
+        return min((group.units, *group.smaller_widths), key=lambda width: abs(width - number))
 
     def likeliest(self, number: int) -> Tensor:
         """The mask of that many units, the likeliest ones, (units,)."""
@@ -243,7 +243,7 @@ class L0(PruningMethod):
     def _choose(self) -> None:
         """End the search within the budget, and so near that no further block of units fits."""
         gates, budget, target = list(self.gated.gates.values()), self.gated.budget, self.settings.target
-        self.found = budget.saved([gate.expected() for gate in gates])
+        self.found = self.reached()
 
         def enough(bonus: float) -> bool:
             return budget.saved([gate.expected(bonus) for gate in gates]) >= target
