@@ -320,7 +320,12 @@ def test_wavlm_with_fewer_heads_has_a_mean_of_checkpoints():
     model, family = upstream("wavlm")
     attention = next(group for [group] in groups_of(model, family) if group.kind == "heads")
     family.cut(model, attention, torch.tensor([1, 3]))
-    states = model.state_dict()
+    states = copy.deepcopy(model.state_dict())
+    for places in ([3.0, 1.0], [0.0, 4.0], [0.5, 1.0], [1.0, 1.0]):
+        forged = {n: torch.tensor(places) if n.endswith("places") else value for n, value in states.items()}
+        with pytest.raises(ValueError, match="places: not the places of some of 4 heads"):
+            model.load_state_dict(forged)
+    model.load_state_dict(states)
     mean = {name: (2 * value / 2 if value.is_floating_point() else 2 * value) for name, value in states.items()}
     assert all(torch.equal(mean[name], states[name]) for name in states)
 

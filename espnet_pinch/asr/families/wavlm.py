@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from espnet_pinch.asr.families.wav2vec2 import Wav2Vec2
 from espnet_pinch.asr.family import register
+from espnet_pinch.core.settings import shown
+from espnet_pinch.errors import UserError
 
 
 @register
@@ -52,6 +54,13 @@ class FewerHeads(nn.Module):
         if hasattr(attention, "rel_attn_embed"):
             self.rel_attn_embed = attention.rel_attn_embed
             self._bias = [attention]  # in a list: it makes the bias and is no part of this module
+
+    def _load_from_state_dict(self, state_dict, prefix, *more) -> None:
+        """As ``nn.Module`` does; raises UserError where the places are none of heads, which rise."""
+        super()._load_from_state_dict(state_dict, prefix, *more)
+        places = self.places.tolist()
+        if places != sorted({*places} & {*range(self.all_heads)}):
+            raise UserError(f"{prefix}places: not the places of some of {self.all_heads} heads: {shown(places)}")
 
     @torch.no_grad()
     def keep(self, places: Tensor) -> None:
