@@ -4,7 +4,7 @@
 # The defaults: --upstream micro --ratios "0.5 0.65 0.75 0.85 0.9 0.95 0.98" --seeds 0 --jobs 2, the paper's four methods.
 # e.g. in egs/librispeech_100: local/run_comparison.sh --seeds "0 1" -- --librispeech /data/digits
 set -euo pipefail
-[[ " $* " != *" --help "* && " $* " != *" -h "* ]] || { sed -n '2,/^[^#]/s/^# //p' "$0"; exit; }
+. utils/own_help.sh
 
 options=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do

@@ -71,12 +71,8 @@ def begin(bits, block=None, steps=40, **more):
 
 def train(net, method, quantization, optimizer, steps, start=0):
     for step in range(start, start + steps):
-        x = torch.randn(16, 16, generator=torch.Generator().manual_seed(step))
-        loss = (net(x) - x.flip(1)).square().mean() + method.penalty() + quantization.penalty()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return float(loss)
+        loss = test_targets.one_step(net, optimizer, step, method, quantization)
+    return loss
 
 
 @pytest.mark.parametrize("bits", [8, 4, "ternary", "mixed"])

@@ -39,7 +39,6 @@ def test_a_wrong_option_gets_one_line(recipe, options, message):  # noqa: F811
     assert process.returncode != 0 and len(errors.splitlines()) == 1 and errors.startswith(message)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ["run_table1.sh", "run_table2.sh", "run_comparison.sh", "sweep.sh"])
 def test_help_starts_nothing(recipe, script):  # noqa: F811
     before = set(recipe.rglob("*"))
@@ -48,6 +47,7 @@ def test_help_starts_nothing(recipe, script):  # noqa: F811
     assert set(recipe.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_ends_in_tables(recipe):  # noqa: F811
     options = ["--methods", "pinch mixed_sparsity nas_cp ump", "--ratios", "0.6 0.95", "--jobs", "2"]
     options += ["--report", "true", "--", "--librispeech", "../../corpus", *SHORT]

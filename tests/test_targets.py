@@ -42,14 +42,26 @@ class Net(nn.Module):
         return x
 
 
+def loss_of(net, step):
+    x = torch.randn(16, 16, generator=torch.Generator().manual_seed(step))
+    return (net(x) - x.flip(1)).square().mean()
+
+
+def one_step(net, optimizer, step, *penalised):
+    """A step of a training; the loss of ``net`` has the penalties of ``penalised``."""
+    loss = loss_of(net, step)
+    for method in penalised:
+        loss = loss + method.penalty()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
 def train(pinch, net, optimizer, steps, start=0):
     course = []
     for step in range(start, start + steps):
-        x = torch.randn(16, 16, generator=torch.Generator().manual_seed(step))
-        loss = (net(x) - x.flip(1)).square().mean() + pinch.penalty()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        one_step(net, optimizer, step, pinch)
         course.append(pinch.place)
     return course
 

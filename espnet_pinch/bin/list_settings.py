@@ -24,24 +24,23 @@ WIDTH = 110
 def main() -> None:
     argparse.ArgumentParser(prog="python -m espnet_pinch.bin.list_settings", description=__doc__).parse_args()
     methods = all_methods()
-    common = {field.name for field in dataclasses.fields(MethodSettings)}
     print("pruning:")
     print(f"    # one of {', '.join(methods)}\n    method: {DEFAULT_METHOD}")
-    print(*lines(MethodSettings, common, 4), sep="\n")
+    print(*lines(MethodSettings, 4), sep="\n")
     for method in methods.values():
         if method.own_settings:
             print(f"    {method.name}:")
-            print(*lines(method.build.settings_class, method.own_settings, 8), sep="\n")
+            print(*lines(method.build.settings_class, 8, method.own_settings), sep="\n")
     for name, settings in (("distill", DistillSettings), ("quantize", QuantizeSettings)):
         print(f"{name}: # without this block there is none of it")
-        print(*lines(settings, {field.name for field in dataclasses.fields(settings)}, 4), sep="\n")
+        print(*lines(settings, 4), sep="\n")
 
 
-def lines(settings: type, names: set[str], indent: int) -> Iterator[str]:
-    """YAML of a dataclass' settings, in their order: what each means, then its default."""
+def lines(settings: type, indent: int, names: set[str] | None = None) -> Iterator[str]:
+    """YAML of a dataclass' settings, all or those of ``names``, in their order: what each means, then its default."""
     meanings, space, said = meanings_of(settings), " " * indent, ""
     for field in dataclasses.fields(settings):
-        if field.name not in names:
+        if names is not None and field.name not in names:
             continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         meaning = meanings.get(field.name, "")  # a method of a user's own may say none

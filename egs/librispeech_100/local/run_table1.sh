@@ -2,7 +2,7 @@
 # Table 1 and Figure 2 of the paper for one upstream: run, or go on with, all its methods and ratios, then the tables.
 # From egs/librispeech_100: local/run_table1.sh hubert_large --ngpu 1 [options of run.sh]
 set -euo pipefail
-[[ " $* " != *" --help "* && " $* " != *" -h "* ]] || { sed -n '2,/^[^#]/s/^# //p' "$0"; exit; }
+. utils/own_help.sh
 
 upstream=${1:-}
 case "${upstream}" in
