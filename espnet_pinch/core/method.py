@@ -11,24 +11,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.settings import MethodSettings
 from espnet_pinch.core.units import Structure
-from espnet_pinch.errors import UserError
 
 # After so many optimizer steps, all without the new parameters, the optimizer was surely made without them.
 FORGOTTEN = 2
-
-
-def search_ended(state: Tensor) -> bool:
-    """Whether a search has ended, by what a checkpoint says of it: 0 or 1, and in a mean of checkpoints their mean.
-
-    Raises:
-        UserError: it has in some of them and not in others.
-    """
-    if state not in (0, 1):
-        raise UserError(
-            "the checkpoint is a mean of epochs before and after the end of the search, which is no model: choose by "
-            "valid.wer_on_target, or set keep_nbest_models: 1"
-        )
-    return bool(state)
 
 
 class PruningMethod(nn.Module):

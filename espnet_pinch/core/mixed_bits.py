@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from espnet_pinch.core.grids import Grid, bits_of
 from espnet_pinch.core.method import cosine, generator_of_step
 from espnet_pinch.core.quantize import MIXED, WIDTHS, Quantization, QuantizedLayer, QuantizeSettings
+from espnet_pinch.core.search import smallest_charge
 from espnet_pinch.core.settings import check_keys
 
 TAU_START, TAU_END = 1.0, 0.1
@@ -198,14 +199,7 @@ class MixedQuantization(Quantization):
         def met(places: list[int]) -> bool:
             return float((share * bits[places]).sum()) <= self.most
 
-        low, high = -1.0, 1.0
-        while not met(places(high)) and high < 1e9:
-            high *= 10
-        while met(places(low)) and low > -1e9:
-            low *= 10
-        for _ in range(100):
-            middle = (low + high) / 2
-            low, high = (low, middle) if met(places(middle)) else (middle, high)
+        high, low = smallest_charge(lambda charge: met(places(charge)))
         chosen = places(high)
         for i, most in enumerate(places(low)):
             for place in range(most, chosen[i]):  # from more bits to fewer

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core.group_gates import GroupGate, GroupGates, counts
-from espnet_pinch.core.method import PruningMethod, generator_of_step, search_ended
+from espnet_pinch.core.method import generator_of_step
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.registry import register
+from espnet_pinch.core.search import Search, smallest_charge
 from espnet_pinch.core.settings import MethodSettings, check_count, check_flag, check_number, shown
 from espnet_pinch.core.units import Group
 from espnet_pinch.errors import UserError
@@ -156,7 +157,7 @@ class HardConcreteGate(GroupGate):
     marker="^",
     variants={"": {}, "with conv": {"conv": True}},
 )
-class L0(PruningMethod):
+class L0(Search):
     """Hard-concrete gates on whole units, pulled to a budget by an augmented Lagrangian.
 
     The loss gets ``m1 d + m2 d^2``, ``d`` being the budget that is expected to be saved less the target, and ``m1`` and
@@ -164,21 +165,16 @@ class L0(PruningMethod):
     ``log_alpha``, bisected, brings the numbers of units within the budget; blocks that still fit come back. With
     ``landing="free"`` it lasts to the end.
 
-    The noise of a step depends on torch's seed at construction and on the step alone, as NAS-CP's.
-
     Args:
         settings: keyword arguments of ``L0Settings``.
     """
 
     settings_class = L0Settings
     settings: L0Settings
-    needs_total_steps = True
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.chosen = False  # the search is over
         self.found: float | None = None  # what the search had saved when this process ended it
-        self.seed = torch.initial_seed()
         self.multipliers = nn.Parameter(torch.zeros(2))
         self.gated: GroupGates[HardConcreteGate]
 
@@ -227,8 +223,8 @@ class L0(PruningMethod):
     def penalty(self) -> Tensor | float:
         """The Lagrangian, a scalar; of value 0, as its terms for descent and for ascent cancel out."""
         self._ask()
-        if self.chosen:  # still a function of all parameters, as DistributedDataParallel wants it
-            return 0.0 * sum(parameter.sum() for parameter in self.new_parameters())
+        if self.chosen:
+            return self.no_penalty()
         saved = self.gated.budget.saved([gate.kept() for gate in self.gated.gates.values()])
         missed = saved - self.target_now
         terms = torch.stack([missed, missed.square()])
@@ -245,18 +241,11 @@ class L0(PruningMethod):
         gates, budget, target = list(self.gated.gates.values()), self.gated.budget, self.settings.target
         self.found = self.reached()
 
-        def enough(bonus: float) -> bool:
-            return budget.saved([gate.expected(bonus) for gate in gates]) >= target
+        def choice(charge: float) -> list[int]:
+            return [gate.expected(-charge) for gate in gates]
 
-        low, high = -1.0, 1.0  # of the bonus: enough is saved, and not enough
-        while not enough(low) and low > -1e3:
-            low *= 2
-        while enough(high) and high < 1e3:
-            high *= 2
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if enough(middle) else (low, middle)
-        numbers = [gate.expected(low) for gate in gates]
+        charge, _ = smallest_charge(lambda charge: budget.saved(choice(charge)) >= target)
+        numbers = choice(charge)
         ranked = [gate.log_alpha.sort(descending=True).values.tolist() for gate in gates]
         while places := budget.room(numbers, target):
             nearest = max(places, key=lambda i: ranked[i][numbers[i]])
@@ -327,12 +316,8 @@ class L0(PruningMethod):
 
     # -- resume
 
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([float(self.step), float(self.chosen)], dtype=torch.float64)
-
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
-        self.chosen = search_ended(state[1])
         for gate in self.gated.gates.values():
             if self.chosen:
                 gate.noise = None

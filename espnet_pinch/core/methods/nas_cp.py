@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from espnet_pinch.core.attach import find_linears, replace_module
 from espnet_pinch.core.channels import find_channels
-from espnet_pinch.core.method import cosine, generator_of_step, search_ended
+from espnet_pinch.core.method import cosine, generator_of_step
 from espnet_pinch.core.one_pass import OnePassMethod, OnePassSettings
 from espnet_pinch.core.registry import register
 from espnet_pinch.core.score import Slices
+from espnet_pinch.core.search import Search, smallest_charge
 from espnet_pinch.core.settings import check_number
 from espnet_pinch.errors import UserError
 
@@ -117,7 +118,7 @@ class ChannelGate(nn.Module):
     marker="v",
     most=CANDIDATES[-1],
 )
-class NasChannels(OnePassMethod):
+class NasChannels(Search, OnePassMethod):
     """One-pass channel pruning by architecture search.
 
     In training a Gumbel-softmax mixes every layer's candidates; in evaluation a plain softmax does. ``eta`` is 0 while
@@ -132,10 +133,6 @@ class NasChannels(OnePassMethod):
     fine-tunes the chosen model. With ``landing="paper"`` the search lasts to the end of the run, and every layer takes
     its likeliest candidate without a bonus.
 
-    The noise of a step depends only on torch's seed at construction and on the step. So all processes of a distributed
-    run and all micro-batches of a step use the same mixture, as one process does with the joined batch. A resumed run
-    continues with the same noise.
-
     Args:
         settings: keyword arguments of ``NasSettings``.
     """
@@ -146,8 +143,6 @@ class NasChannels(OnePassMethod):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.chosen = False  # whether the search is over
-        self.seed = torch.initial_seed()
         self.gates: dict[str, ChannelGate] = {}  # not submodules: the model holds them and saves their parameters
         self.groups: list[list[ChannelGate]] = []
         self._ranks_of_step: list[Tensor] = []  # of the channels of each group, as the step began
@@ -192,8 +187,8 @@ class NasChannels(OnePassMethod):
     def penalty(self) -> Tensor | float:
         """``eta * sum_l sum_i lambda_i |M_i|_0``, a scalar; 0.0 while the target is met."""
         self._ask()
-        if self.chosen:  # still a function of all parameters, as DistributedDataParallel requires
-            return 0.0 * sum(gate.architecture.sum() for gate in self.gates.values())
+        if self.chosen:
+            return self.no_penalty()
         eta = self.eta
         if not eta:
             return 0.0
@@ -256,14 +251,7 @@ class NasChannels(OnePassMethod):
         def missing(channels: list[int]) -> float:
             return self.settings.target * self._total() - sum(n * w for n, w in zip(channels, weights))
 
-        low, high = -1.0, 1.0
-        while missing(choice(high)) > 0 and high < 1e9:
-            high *= 10
-        while missing(choice(low)) <= 0 and low > -1e9:
-            low *= 10
-        for _ in range(100):
-            middle = (low + high) / 2
-            low, high = (middle, high) if missing(choice(middle)) > 0 else (low, middle)
+        high, low = smallest_charge(lambda bonus: missing(choice(bonus)) <= 0)
         channels = choice(low)
         for i, most in enumerate(choice(high)):
             more = math.ceil(missing(channels) / weights[i])
@@ -318,12 +306,3 @@ class NasChannels(OnePassMethod):
         self.gates.clear()
         self.groups.clear()
         return {}
-
-    # -- resume
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([float(self.step), float(self.chosen)], dtype=torch.float64)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        super().set_extra_state(state)
-        self.chosen = search_ended(state[1])
