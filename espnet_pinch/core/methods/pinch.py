@@ -19,6 +19,7 @@ from espnet_pinch.errors import UserError
 UNITS = ("weight", "structured")
 # Scores of units have a mean of 1, weights are some hundredths: in hundreds of steps a threshold has to get as far.
 UNIT_RATE = 20
+MULTIPLE = 8  # vector units like it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class PinchSettings(OnePassSettings):
             20 times as much.
         unit: "weight" prunes single weights, as the paper does; "structured" whole heads and channels.
         conv: with "structured", prune the filters of the convolutions in front of the Transformer as well.
-        multiple: with "structured", the numbers of channels and filters that are kept are multiples of it.
+        multiple: with "structured", the numbers of channels and filters that are kept are multiples of it; None means 8.
         uniform: with "structured", keep all heads and one number of channels for all blocks, so that transformers alone
             loads what is left.
     """
@@ -44,7 +45,7 @@ class PinchSettings(OnePassSettings):
     threshold_lr: float | None = None
     unit: str = "weight"
     conv: bool = False
-    multiple: int = 8
+    multiple: int | None = None
     uniform: bool = False
 
     def __post_init__(self):
@@ -55,9 +56,16 @@ class PinchSettings(OnePassSettings):
             raise UserError("several targets need landing: hold")
         check_flag("pinch.conv", self.conv)
         check_flag("pinch.uniform", self.uniform)
-        check_count("pinch.multiple", self.multiple)
-        if self.unit == "weight" and (self.conv or self.uniform or self.target_macs is not None):
-            what = "conv" if self.conv else "uniform" if self.uniform else "target_macs"
+        if self.multiple is not None:
+            check_count("pinch.multiple", self.multiple)
+        only = {
+            "conv": self.conv,
+            "uniform": self.uniform,
+            "multiple": self.multiple is not None,
+            "target_macs": self.target_macs is not None,
+        }
+        if self.unit == "weight" and any(only.values()):
+            what = next(name for name, given in only.items() if given)
             raise UserError(f"{what} needs pinch.unit: structured; single weights leave no smaller layers")
         check_number("threshold_init", self.threshold_init, above=0.0)
         if self.threshold_lr is not None:
@@ -136,7 +144,7 @@ class Pinch(OnePassMethod):
                 len(self.targets),
                 structure=self.structure,
                 conv=own.conv,
-                multiple=own.multiple,
+                multiple=own.multiple or MULTIPLE,
                 macs=own.target_macs is not None,
                 target=own.target,
                 uniform=own.uniform,
