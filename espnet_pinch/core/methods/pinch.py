@@ -32,7 +32,8 @@ class PinchSettings(OnePassSettings):
             20 times as much.
         unit: "weight" prunes single weights, as the paper does; "structured" whole heads and channels.
         conv: with "structured", prune the filters of the convolutions in front of the Transformer as well.
-        multiple: with "structured", the numbers of channels and filters that are kept are multiples of it; None means 8.
+        multiple: with "structured", the numbers of channels and filters that are kept are multiples of it; None means
+            8.
         uniform: with "structured", keep all heads and one number of channels for all blocks, so that transformers alone
             loads what is left.
     """
