@@ -165,3 +165,11 @@ def make_omniasr_folder(fields, folder, characters="abcdefghijklmnopqrstuvwxyzAB
     model.save_pretrained(folder)
     OmniASRCTCProcessor(OmniASRFeatureExtractor(), tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def model(tiny_config):
+    """A small random model, pruned by magnitude."""
+    from small_models import make_model  # it imports espnet, which many tests go without
+
+    return make_model(tiny_config)

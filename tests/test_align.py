@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_models import TOKENS, make_model
 from test_cli import _loud, run  # noqa: F401  (_loud is a fixture)
-from test_sparse_file import TOKENS, make_model
 from test_words import Loudness
 
 from espnet_pinch.asr import forced

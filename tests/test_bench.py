@@ -8,8 +8,8 @@ import pytest
 import soundfile
 import torch
 from conftest import TINY
+from small_models import TOKENS, make_model
 from test_cli import run, speech
-from test_sparse_file import TOKENS, make_model
 
 import espnet_pinch
 from espnet_pinch.asr.decode import decode_data_dir

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_sparse_file import make_model
+from small_models import make_model
 
 from espnet_pinch.errors import UserError
 from espnet_pinch.export.sparse_file import write_sparse

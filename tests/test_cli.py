@@ -19,7 +19,7 @@ import pytest
 import soundfile
 import torch
 from scipy.signal import resample_poly
-from test_sparse_file import TOKENS, make_model
+from small_models import TOKENS, make_model
 from transformers import pipeline
 
 import espnet_pinch

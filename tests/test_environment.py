@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 import typeguard
+from small_models import make_model
 from test_recipe import recipe  # noqa: F401  (a fixture)
-from test_sparse_file import make_model
 from test_untrusted import work  # noqa: F401  (a fixture)
 
 from espnet_pinch.asr.surroundings import leave_out_type_checks, put_off_g2p

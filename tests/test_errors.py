@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from test_sparse_file import make_model
+from small_models import make_model
 
 from espnet_pinch.bin import run_main
 from espnet_pinch.data.librispeech import read_subset

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import soundfile
-import test_sparse_file
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from test_sparse_file import AUDIO, make_model, quantize, states_equal
+from small_models import AUDIO, make_model, quantize, states_equal
 
 import espnet_pinch
 from espnet_pinch.asr.decode import transcribe
@@ -29,7 +28,6 @@ from espnet_pinch.export.formats.onnx import check_onnx, write_onnx
 from espnet_pinch.files import read_json
 
 ROOT = Path(__file__).parents[1]
-model = test_sparse_file.model
 
 
 def fold_experiment(root: Path, start: PruningASRModel) -> Path:

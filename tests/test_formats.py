@@ -10,8 +10,8 @@ import pytest
 import test_export
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import AUDIO, make_model, states_equal
 from test_export import fold_experiment
-from test_sparse_file import AUDIO, make_model, states_equal
 
 import espnet_pinch
 from espnet_pinch import cli

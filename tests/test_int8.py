@@ -14,9 +14,9 @@ import soundfile
 import torch
 from conftest import TINY
 from onnx import numpy_helper
+from small_models import make_model
 from test_cli import run, speech
 from test_export import fold_experiment
-from test_sparse_file import make_model
 from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2Config, Wav2Vec2ConformerConfig, WavLMConfig
 
 import espnet_pinch

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_models import TOKENS, make_model
 from test_cli import _loud, run, speech  # noqa: F401  (_loud is a fixture)
-from test_sparse_file import TOKENS, make_model
 
 from espnet_pinch.asr.beam import BeamSearch
 from espnet_pinch.asr.greedy import ctc_greedy, runs

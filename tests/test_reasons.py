@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 import torch
+from small_models import make_model
 from test_data import make_chapter
 from test_environment import no_privileges, python
-from test_sparse_file import make_model
 from transformers import Wav2Vec2Model
 
 from espnet_pinch.asr.safe_load import damage, load

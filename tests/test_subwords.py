@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import torch
 from conftest import TINY
+from small_models import make_model
 from test_export import fold_experiment
-from test_sparse_file import make_model
 from test_words import frames
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 

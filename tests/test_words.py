@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_sparse_file import TOKENS, make_model
+from small_models import TOKENS, make_model
 
 from espnet_pinch.asr.decode import decode_data_dir, recognise
 from espnet_pinch.asr.recogniser import Recogniser
