@@ -38,11 +38,6 @@ def _loud():
 
 
 @pytest.fixture
-def model(tiny_config):
-    return make_model(tiny_config)
-
-
-@pytest.fixture
 def file(model, tmp_path):
     write_sparse(tmp_path / "m.safetensors", model)
     return tmp_path / "m.safetensors"

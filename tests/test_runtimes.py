@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from conftest import TINY
-from small_models import TOKENS, make_model
+from small_models import AUDIO, TOKENS, make_model
 from test_cli import run, speech
 from transformers import HubertConfig, Wav2Vec2Config, Wav2Vec2ConformerConfig, WavLMConfig
 
@@ -37,7 +37,6 @@ from espnet_pinch.inference.timing import in_turns
 if importlib.util.find_spec("openvino") is None:  # not imported: that would import its telemetry
     pytest.skip("openvino is not installed: pip install -e '.[openvino]'", allow_module_level=True)
 COMPILED = ("onnxruntime", "openvino")
-AUDIO = noise(2)
 
 
 @pytest.fixture(autouse=True)

@@ -59,15 +59,11 @@ class PinchSettings(OnePassSettings):
         check_flag("pinch.uniform", self.uniform)
         if self.multiple is not None:
             check_count("pinch.multiple", self.multiple)
-        only = {
-            "conv": self.conv,
-            "uniform": self.uniform,
-            "multiple": self.multiple is not None,
-            "target_macs": self.target_macs is not None,
-        }
-        if self.unit == "weight" and any(only.values()):
-            what = next(name for name, given in only.items() if given)
-            raise UserError(f"{what} needs pinch.unit: structured; single weights leave no smaller layers")
+        if self.unit == "weight":
+            for what in ("conv", "uniform", "multiple", "target_macs"):
+                value = getattr(self, what)
+                if value is not None and value is not False:  # target_macs may be 0
+                    raise UserError(f"{what} needs pinch.unit: structured; single weights leave no smaller layers")
         check_number("threshold_init", self.threshold_init, above=0.0)
         if self.threshold_lr is not None:
             check_number("threshold_lr", self.threshold_lr, above=0.0)
