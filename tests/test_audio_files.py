@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 import soundfile
-from test_cli import _loud, file, model, run, speech  # noqa: F401
+from test_cli import _loud, file, run, speech  # noqa: F401  (_loud, file: fixtures)
 from test_hostile import chapter
 
 from espnet_pinch.data import audio as data_audio
