@@ -9,9 +9,10 @@ PYTHON312 = $(firstword $(foreach p,python3.12 $(wildcard $(HOME)/.pyenv/version
 demo: venv
 	cd egs/mini && ./run.sh
 
-# Two tests at a time, a thread each: most of them start programs and wait.
+# Two files of tests at a time, a thread each: most tests start programs and wait (tests/conftest.py has the order).
 test: venv lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow" --doctest-modules espnet_pinch tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
+		--doctest-modules espnet_pinch tests
 
 # What depends on ESPnet's version, with that of Python 3.12, where that interpreter is there.
 test-312:

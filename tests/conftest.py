@@ -38,6 +38,11 @@ TINY = dict(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest comes first: begun last, it would leave the other process without work."""
+    items.sort(key=lambda item: item.path.name != "test_recipe.py")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
