@@ -36,7 +36,7 @@ class PruningMixin:
         super().__init__(*args, **kwargs)
         self.pruning = pruning
         pruning.attach(self.model)
-        self.add_callback(_SaveProgress(pruning))
+        self.add_callback(_Progress(pruning))
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         made_here = self.optimizer is None
@@ -92,11 +92,15 @@ class PruningTrainer(PruningMixin, Trainer):
     """``transformers.Trainer`` with a pruning method."""
 
 
-class _SaveProgress(TrainerCallback):
-    """Saves the method's progress in every checkpoint."""
+class _Progress(TrainerCallback):
+    """Counts the steps that the loss scaling leaves out, and saves the method's progress in every checkpoint."""
 
     def __init__(self, pruning: PruningMethod):
         self.pruning = pruning
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.pruning.step < state.global_step:
+            self.pruning.skip_step()
 
     def on_save(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:

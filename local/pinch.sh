@@ -269,6 +269,8 @@ checked=$("${python}" -m espnet_pinch.bin.check_config --config "${asr_config}" 
 while IFS= read -r line; do
     printf -v "${line%%=*}" '%s' "${line#*=}"
 done <<<"${checked}"
+[ -z "${layer_sparsities}" ] || [ -n "${from_run}" ] ||
+    die "--layer_sparsities: ${method} reads no finished run, or ${asr_config} names that run"
 upstream_dir=${upstream_name:+downloads/upstreams/${upstream_name}}
 upstream_dir=${upstream_dir:-${upstream_source}}
 
@@ -452,6 +454,16 @@ launcher() {
     fi
 }
 
+# asr_train DIR CONFIG UPSTREAM [OPTION...]: the command of a training into DIR, in the array training
+asr_train() {
+    local dir=$1 config=$2 from=$3
+    shift 3
+    training=("${python}" -m espnet_pinch.bin.asr_train --task "${task}" --config "${config}" --output_dir "${dir}"
+        --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}"
+        --frontend_conf "upstream=$(quoted "${from}")" --unknown_characters "${unknown_characters}"
+        --text "${text}" "$@")
+}
+
 # train EXP TITLE CONFIG UPSTREAM UPSTREAM_KEY [OPTION...]: train into EXP (resumed where it was cut), and fold.
 # asr_train itself refuses to go on with other settings or data than those EXP was begun with, and says which.
 train() {
@@ -459,12 +471,8 @@ train() {
     shift 5
     inputs=("${config}" "${dump}/dump.done" "=${from_key}" "=$*")
     launcher "${dir}"
-    step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- \
-        "${launch[@]}" "${python}" -m espnet_pinch.bin.asr_train --task "${task}" --config "${config}" \
-        --output_dir "${dir}" \
-        --resume true --ngpu "${ngpu}" --multiprocessing_distributed true "${train_data[@]}" \
-        --frontend_conf "upstream=$(quoted "${from}")" --unknown_characters "${unknown_characters}" \
-        --text "${text}" "$@"
+    asr_train "${dir}" "${config}" "${from}" "$@"
+    step "${dir}/train.done" "training ${title}" "${inputs[@]}" -- "${launch[@]}" "${training[@]}"
     step "${dir}/fold.done" "folding ${title}" "${dir}/train.done" "=${inference_asr_model}" -- \
         "${python}" -m espnet_pinch.bin.fold --exp "${dir}" --checkpoint "${inference_asr_model}"
 }
@@ -481,6 +489,15 @@ if ! "${skip_train}" && within 4; then
     [ -n "${sound}" ] || die "${dump} is of an earlier release: ${other_dump}"
     data_options
     upstream_key=$(upstream_files)
+    # shellcheck disable=SC2206
+    run_options=(${pruning_options} ${from_run:+--pruning "${from_run_setting}=$(quoted "${from_run}")"} ${asr_args})
+    if [ -n "${baseline_config}" ] && [ ! -f "${baseline}/train.done" ]; then
+        # The run's settings come first: what they ask of the model is known, and the baseline may take hours.
+        asr_train "${run}/check" "${asr_config}" "${upstream_dir}" "${run_options[@]}"
+        step "${run}/check.done" "checking the settings of ${asr_tag}" "${asr_config}" "${dump}/dump.done" \
+            "=${upstream_key}" "=${run_options[*]}" -- "${training[@]}" --dry_run true --ngpu 0
+        rm -rf "${run}/check"
+    fi
     note "${baseline}/upstream.txt" "${upstream_source}"
     note "${run}/upstream.txt" "${upstream_source}"
     if [ -n "${baseline_config}" ]; then
@@ -496,11 +513,8 @@ if ! "${skip_train}" && within 4; then
             --frontend_conf "upstream=$(quoted "${upstream_dir}")"
         start=${upstream_dir}
     fi
-    # shellcheck disable=SC2086
     train "${run}" "${asr_tag}" "${asr_config}" "${start}" \
-        "$(cat "${baseline}/fold.done" ${from_run:+"${from_run}/folded/parameters.json"})" \
-        ${pruning_options} \
-        ${from_run:+--pruning "${from_run_setting}=$(quoted "${from_run}")"} ${asr_args}
+        "$(cat "${baseline}/fold.done" ${from_run:+"${from_run}/folded/parameters.json"})" "${run_options[@]}"
 fi
 
 # ---- Stages 5 and 6: decoding and scoring

@@ -9,6 +9,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
+    AutoModelForCTC,
     Data2VecAudioConfig,
     HubertConfig,
     UniSpeechSatConfig,
@@ -20,6 +22,7 @@ from transformers import (
 import espnet_pinch
 from espnet_pinch import cli
 from espnet_pinch.asr.decode import transcribe
+from espnet_pinch.asr.upstream import WaveformProcessing, save_ctc_model
 from espnet_pinch.bin import asr_decode, asr_train, check_data, export, fold, prepare_dump, prepare_librispeech, score
 from espnet_pinch.data.kaldi_dir import read_table
 from espnet_pinch.data.mini_corpus import make_mini_corpus
@@ -97,6 +100,18 @@ def publish(folder, family, ctc_folder):
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save({name: t for name, t in state.items() if name != "masked_spec_embed"}, folder / "pytorch_model.bin")
+
+
+def test_a_vocabulary_without_ends_of_sentences_is_written(tmp_path, tiny_config):
+    """UniSpeech-SAT's configuration takes no None for their numbers."""
+    for config_class in (UniSpeechSatConfig, WavLMConfig):
+        config = config_class(**tiny_config)
+        head = torch.nn.Linear(config.hidden_size, 3)
+        processing = WaveformProcessing()
+        model = AutoModel.from_config(config)
+        save_ctc_model(tmp_path / config.model_type, model, head, ["<blank>", "<unk>", "A"], processing)
+        again = AutoModelForCTC.from_pretrained(tmp_path / config.model_type)
+        assert torch.equal(again.lm_head.weight, head.weight)
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,37 @@ def test_transformers_trainer_resumes_where_it_was(accum, tmp_path):
         trainer(tmp_path / "a", accum).train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-5"))
 
 
+@pytest.mark.parametrize("block", ["pinch", "nas_cp", "ump"])
+def test_steps_that_the_optimizer_leaves_out_count(block):
+    """Also the last one, and whatever the method does at the end of a run."""
+    net, method = attached(block)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.02), lr=0.02)
+    for step in range(STEPS):
+        (task(net, torch.randn(4, 12)) + method.penalty()).backward()
+        if step in (3, STEPS - 1):
+            before = {name: p.clone() for name, p in net.named_parameters() if "threshold" not in name}
+            method.skip_step()
+            assert all(torch.equal(p, before[name]) for name, p in net.named_parameters() if name in before)
+        else:
+            optimizer.step()
+        optimizer.zero_grad()
+    assert method.progress == 1 and method.on_target()
+
+
+def test_transformers_trainer_counts_steps_that_are_left_out(tmp_path):
+    ours = trainer(tmp_path, 1)
+    step, calls = ours.create_optimizer().step, []
+
+    def scaled(*args, **kwargs):  # as behind a GradScaler that has found an infinity
+        calls.append(0)
+        if len(calls) != 4:
+            step(*args, **kwargs)
+
+    ours.optimizer.step = scaled
+    ours.train()
+    assert len(calls) == STEPS == ours.pruning.step and ours.pruning.on_target()
+
+
 def test_a_trainer_of_ones_own_takes_the_mixin(tmp_path):
     from transformers import Trainer
 

@@ -310,6 +310,17 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(data, upstream,
     assert "2 steps skipped" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", [("l0.landing=free", "l0.gate_lr=1.0"), ("pinch.reach_by=1.0",)])
+def test_a_skipped_step_keeps_no_run_from_its_end(data, upstream, tmp_path, monkeypatch, capsys, method):
+    broken_steps(monkeypatch, {3})
+    name = method[0].partition(".")[0]
+    more = [part for option in (f"method={name}", "target_sparsity=0.4", *method) for part in ("--pruning", option)]
+    train(data, upstream, tmp_path / "exp", *more)
+    assert "before it had come to rest" not in capsys.readouterr().out
+    best = os.path.realpath(tmp_path / "exp" / "valid.wer_on_target.best.pth")
+    assert best == str(tmp_path / "exp" / "2epoch.pth")  # no other epoch has what comes out
+
+
 def test_a_run_that_has_diverged_is_stopped_with_its_checkpoint_whole(data, upstream, tmp_path, monkeypatch):
     train(data, upstream, tmp_path / "whole")
     calls, states = broken_steps(monkeypatch, set(range(8, 100)))

@@ -206,10 +206,15 @@ def test_the_distance_from_the_teacher_is_the_divergence_of_the_posteriors(data,
         ({"pinch": {"conv": True}}, "conv needs pinch.unit: structured"),
         ({"pinch": {"multiple": 16}}, "multiple needs pinch.unit: structured"),
         ({"pinch": {"unit": "structured", "conv": "yes"}}, "pinch.conv must be true or false"),
-        ({"method": "l0", "l0": {"multiple": 0.5}}, "l0.multiple must be a whole number over 0"),
+        ({"method": "l0", "l0": {"multiple": 0.5}}, "l0.multiple must be a whole number from 1"),
+        ({"pinch": {"unit": "structured", "multiple": 10**20}}, "pinch.multiple must be a whole number from 1 to"),
+        ({"pinch": {"threshold_init": 1e39}}, "threshold_init must be from 1e-18 to 1e.18, not 1e.39"),
+        ({"pinch": {"threshold_lr": 1e100}}, "threshold_lr must be from"),
+        ({"pinch": {"reach_by": 5e-324}}, "reach_by must be from"),
+        ({"method": "l0", "l0": {"gate_lr": 1e38}}, "gate_lr must be from"),
         ({"method": "l0", "l0": {"landing": "paper"}}, "l0.landing must be 'hold' or 'free'"),
         ({"method": "l0", "l0": {"reach_by": 2}}, "l0.reach_by must be at most 1"),
-        ({"pinch": {"unit": "structured", "multiple": 0}}, "pinch.multiple must be a whole number over 0"),
+        ({"pinch": {"unit": "structured", "multiple": 0}}, "pinch.multiple must be a whole number from 1"),
     ],
 )
 def test_settings_that_do_not_fit_get_one_line(block, message):
@@ -230,6 +235,8 @@ def test_a_budget_that_the_floors_do_not_allow_and_a_split_group_get_one_line(da
     assert re.search(r"cannot save 90.00 % .* at most [\d.]+ %", line), line
     line = refused("--pruning", "target_sparsity=0.5", "--pruning", r"layers=(q_proj|fc)$", "--max_epoch", "1")
     assert "must be gated together" in line
+    line = refused("--pruning", "method=l0", "--pruning", "l0.conv=true")
+    assert line == "--pruning 'pinch.unit=structured': the method is l0, which does not read it"
     assert not (tmp_path / "exp" / "checkpoint.pth").exists()
 
 

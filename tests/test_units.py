@@ -282,6 +282,47 @@ def test_uniform_networks_are_those_of_all_blocks():
             method.attach(copy.deepcopy(model), total_steps=10, structure=family.structure(model))
 
 
+def test_a_model_with_fewer_heads_is_no_longer_uniform():
+    model, family = upstream("wav2vec2")
+    family.cut(model, next(group for [group] in groups_of(model, family) if group.kind == "heads"), torch.tensor([0]))
+    model.config.espnet_pinch_widths = {"encoder.layers.0.attention": 1}
+    method = build_method({"target_sparsity": 0.3, "pinch": {"unit": "structured", "uniform": True}})
+    with pytest.raises(ValueError, match="this one was cut in another way before"):
+        method.attach(model, total_steps=10, structure=family.structure(model))
+
+
+@pytest.mark.parametrize("broken", ["unknown head size", "odd head size", "shared keys"])
+def test_an_attention_without_equal_heads_is_named(broken):
+    model = nn.ModuleDict({"block": Block()})
+    if broken == "unknown head size":
+        del model["block"].attention.head_dim
+    elif broken == "odd head size":
+        model["block"].attention.head_dim = 4
+    else:
+        model["block"].attention.k_proj = nn.Linear(5, 3)
+    method = build_method({"target_sparsity": 0.3, "layers": "proj|dense", "pinch": {"unit": "structured"}})
+    with pytest.raises(ValueError, match="^block.attention has no heads of one size in q_proj.*choose other layers"):
+        method.attach(model, total_steps=10)
+
+
+def test_a_target_of_0_prunes_nothing():
+    model = nn.ModuleDict({"block": Block()})
+    block = {"target_sparsity": 0.0, "layers": "proj|dense", "pinch": {"unit": "structured", "multiple": 1}}
+    method = build_method(block)
+    method.attach(model, total_steps=8)
+    optimizer = torch.optim.SGD(method.parameter_groups(lr=0.1), lr=0.1)
+    for _ in range(8):
+        loss = model["block"](torch.randn(4, 5)).sum() + method.penalty()
+        loss.backward()
+        with torch.no_grad():  # as far as any training could take them
+            for threshold in method.new_parameters():
+                threshold.fill_(3.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert method.sparsity() == 0
+    assert method.on_target() and not method.fold()
+
+
 def test_wavlm_is_trained_with_masked_features():
     model, family = upstream("wavlm")
     model.config.mask_feature_prob, model.config.mask_feature_length = 0.3, 2

@@ -102,6 +102,7 @@ class Family(ABC):
             filters=functools.partial(self.filters, model),
             cut=self.cut,
             macs=functools.partial(count_macs, model, channel=self.channel),
+            stock=not widths_of(model.config),
         )
 
     def cut(self, model: nn.Module, group: Group, places: Tensor) -> None:

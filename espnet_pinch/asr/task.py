@@ -25,7 +25,7 @@ from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.settings_record import check_unchanged
 from espnet_pinch.asr.trainer import PruningTrainer
-from espnet_pinch.core.registry import self_contained
+from espnet_pinch.core.registry import all_methods, method_of, self_contained
 from espnet_pinch.core.settings import shown
 from espnet_pinch.data import subwords
 from espnet_pinch.data.audio import no_code
@@ -118,7 +118,9 @@ class PruningASRTask(ASRTask):
                 overwritten; or an option is out of range; or as ``is_first``.
         """
         try:
-            args = args or cls.get_parser().parse_args(cmd)
+            if args is None:
+                args = cls.get_parser().parse_args(cmd)
+                _check_own(cmd, method_of(args.pruning).name)
         except abs_task.humanfriendly.InvalidSize as error:
             raise UserError(f"max_cache_size or valid_max_cache_size: {one_line(error)}") from None
         if args.output_dir is None or args.print_config:
@@ -229,7 +231,8 @@ class PruningASRTask(ASRTask):
                     f"the token list differs from the vocabulary of {upstream}: {len(model.token_list)} and "
                     f"{len(frontend.tokens)} {model.kind.outputs}; run stage 2 again"
                 )
-        model.begin_distilling()
+        if not getattr(args, "dry_run", False):  # which may build the model of an upstream without a head yet
+            model.begin_distilling()
         cls.finish(args, model)
         args.frontend_conf = {**args.frontend_conf, "built": frontend.built}
         return model
@@ -295,6 +298,19 @@ def _check_figure(name: str, criterion: Sequence, args: argparse.Namespace) -> N
     if phase not in figures or figure not in figures[phase]:
         known = "; ".join(f"{phase} has {', '.join(names)}" for phase, names in figures.items())
         raise UserError(f"{name}: {shown(phase)} has no figure {shown(figure)}: {known}")
+
+
+def _check_own(cmd: Sequence[str] | None, method: str) -> None:
+    """Raise UserError if one of the options of asr_train sets what another method has.
+
+    In a YAML such settings may stand: it may be that of several methods.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--pruning", action="append", default=[])
+    for given in parser.parse_known_args(cmd)[0].pruning:
+        of = given.partition("=")[0].partition(".")[0]
+        if of != method and of in all_methods():
+            raise UserError(f"--pruning {shown(given)}: the method is {method}, which does not read it")
 
 
 def _check_frozen(wanted: Sequence[str], model: nn.Module) -> None:

@@ -28,6 +28,7 @@ from espnet_pinch.asr.steps import (
     set_random_state,
     unpack_figures,
 )
+from espnet_pinch.core.method import PruningMethod
 from espnet_pinch.errors import UserError, one_line
 from espnet_pinch.progress import duration
 
@@ -111,11 +112,7 @@ class PruningTrainer(Trainer):
         for target in model.pruning.targets:
             model.pruning.use(target)
             if _rank() == 0 and model.pruning.fell_short():
-                print(
-                    f"warning: the run ended with {100 * model.pruning.reached():.2f} % pruned, below its target "
-                    f"of {100 * target:g} %{model.pruning.advice}",
-                    flush=True,
-                )
+                print(f"warning: the run ended {_shortfall(model.pruning, target)}", flush=True)
 
     @staticmethod
     def resume(checkpoint, model, reporter, **kwargs) -> None:
@@ -167,7 +164,9 @@ class PruningTrainer(Trainer):
         def done(batches: int, ids: list[str]) -> None:
             nonlocal steps
             where = f"at batch {batches} of epoch {reporter.get_epoch()}"
-            cls.skipped.count(plain.pruning.step == steps, where, ids, plain)
+            if skipped := plain.pruning.step == steps:
+                plain.pruning.skip_step()
+            cls.skipped.count(skipped, where, ids, plain)
             steps = plain.pruning.step
             if every and batches % every == 0 and batches < length and not cls.skipped.in_row:
                 cls._save(plain, optimizers, schedulers, scaler, reporter, batches)
@@ -305,3 +304,13 @@ def _ratio(reporter: SubReporter, part: str, whole: str, start: int = 0) -> floa
     """
     stats: dict[str, Sequence] = reporter.stats
     return float(aggregate(stats[part][start:]) / aggregate(stats[whole][start:]))
+
+
+def _shortfall(pruning: PruningMethod, target: float) -> str:
+    """How a run has ended that is not on its target, for the end of a sentence."""
+    reached = pruning.reached()
+    pruned = f"with {100 * reached:.2f} % pruned"
+    if reached < target:
+        return f"{pruned}, below its target of {100 * target:g} %{pruning.advice}"
+    done = 100 * pruning.progress
+    return f"after {done:.0f} % of its steps, {pruned}, before it had come to rest on its target of {100 * target:g} %"

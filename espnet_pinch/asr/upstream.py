@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -298,7 +299,10 @@ def save_ctc_model(
     config.vocab_size = len(tokens)
     config.update(dict.fromkeys(family.blank_fields, 0))
     ends = {"bos_token_id": "<s>", "eos_token_id": "<sos/eos>"}
-    config.update({key: tokens.index(token) if token in tokens else None for key, token in ends.items()})
+    optional = {field.name for field in dataclasses.fields(config) if type(None) in typing.get_args(field.type)}
+    for key, token in ends.items():
+        if token in tokens or key in optional:  # UniSpeech-SAT's must be numbers; CTC uses neither
+            config.update({key: tokens.index(token) if token in tokens else None})
     extractor = save_with_head(folder, model, AutoModelForCTC, {family.head: head}, config.to_dict(), processing)
     processor = getattr(transformers, family.processor)(extractor, family.tokenizer(Path(folder), tokens))
     processor.save_pretrained(folder)

@@ -7,7 +7,8 @@ from espnet_pinch.commands.shared import quiet
 from espnet_pinch.errors import UserError
 
 ABOUT = """The model of a trained run at another sparsity, without more training. Between two trained targets the
-thresholds are interpolated; outside of them one common factor scales those of the nearest. The sparsity is exact. With
+thresholds are interpolated; outside of them one common factor scales those of the nearest. It ends on the target as a
+training does: single weights within 0.05 point, whole units so near that no further one fits. With
 --max_wer_increase, the word error rate on SET is compared with that of the lowest trained target. With --bits, the
 weights are rounded, of a run of any method; better is a training with bits (run.sh --bits). "python -m
 espnet_pinch.bin.export --exp FOLDER" makes small files of the folder that is written."""
@@ -21,7 +22,7 @@ def add(commands) -> None:
         "experiment", type=Path, metavar="EXPERIMENT", help="folder of a run of pinch: exp/.../asr_..."
     )
     wanted = command.add_mutually_exclusive_group()
-    wanted.add_argument("--sparsity", type=float, help="the target, of the kind that the run has: 0.7")
+    wanted.add_argument("--sparsity", type=float, help="the target: 0.7; of a run with target_macs, of multiplications")
     wanted.add_argument(
         "--max_wer_increase",
         type=float,

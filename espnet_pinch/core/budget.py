@@ -37,7 +37,7 @@ def land(gates: Sequence[GatedLinear], target: float, tolerance: float) -> None:
 
     Args:
         gates: the gated layers.
-        target: sparsity, 0 < target < 1.
+        target: sparsity, 0 <= target < 1.
         tolerance: how far above the target the sparsity may be, > 0.
 
     Raises:

@@ -244,6 +244,11 @@ class GroupGates(Generic[Gate]):
     ):
         linears, ties = list(find_linears(model, layers)), structure.ties
         if uniform:
+            if not structure.stock:
+                raise UserError(
+                    "uniform: true leaves a model that transformers alone can load, but this one was cut in another "
+                    "way before (its config.json has espnet_pinch_widths): start from another one, or leave uniform out"
+                )
             ties = [tied for tied in ties if not tied.head_size]
             linears = tied_names(linears, ties)
             every = tied_names((name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)), ties)

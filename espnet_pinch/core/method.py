@@ -160,6 +160,19 @@ class PruningMethod(nn.Module):
         """Called after each optimizer step; counts it."""
         self.step += 1
 
+    @torch.no_grad()
+    def skip_step(self) -> None:
+        """Count a step that the optimizer left out, as the loss scaling of mixed precision does.
+
+        A method's schedule ends with the run, of which such a step is a part. ``PruningTrainer`` and the recipe's
+        training call this; another loop calls it where the optimizer has not stepped.
+        """
+        self._begin()
+        if all(parameter.isfinite().all() for parameter in self._model[0].parameters()):
+            self.after_step()
+        else:  # the training has diverged: nothing can be held
+            self.step += 1
+
     def group_widths(self) -> dict[str, Width]:
         """``{group: its units}`` of a method that prunes whole units."""
         return {}

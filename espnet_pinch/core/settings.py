@@ -8,6 +8,7 @@ pruning:
 """
 
 import dataclasses
+import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,9 @@ from typing import ClassVar, cast
 
 from espnet_pinch.core.attach import TRANSFORMER_LINEARS
 from espnet_pinch.errors import UserError
+
+SMALLEST, LARGEST = 1e-18, 1e18  # of a setting that is not 0
+MOST = 10**9  # of a count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,16 +104,21 @@ def check_targets(value, name: str = "target_sparsity") -> float | tuple[float, 
 
 
 def check_number(name, value, above=None):
-    """``value`` if it is finite, at least 0, and over ``above`` if that is given; raises UserError otherwise."""
+    """``value`` if it is finite, at least 0, and over ``above`` if that is given; raises UserError otherwise.
+
+    A number that float32 cannot hold with its square, or only as 0, is refused too.
+    """
     if not _is_number(value):
         hint = ""
         if isinstance(value, str):
             hint = " (YAML reads 2e-5 as text: write 2.0e-5)"
         raise UserError(f"{name} must be a number, not {shown(value)}{hint}")
-    if not 0 <= value < 1e300 or (above is not None and value <= above):
+    if not 0 <= value < math.inf or (above is not None and value <= above):
         raise UserError(
             f"{name} must be finite and {'over' if above is not None else 'at least'} 0, not {shown(value)}"
         )
+    if value and not SMALLEST <= value <= LARGEST:
+        raise UserError(f"{name} must be from {SMALLEST} to {LARGEST:g}, not {shown(value)}")
     return value
 
 
@@ -121,8 +130,8 @@ def check_flag(name, value):
 
 def check_count(name, value):
     """Raise UserError unless ``value`` is a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name} must be a whole number over 0, not {shown(value)}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise UserError(f"{name} must be a whole number from 1 to {MOST}, not {shown(value)}")
 
 
 def _is_number(value) -> bool:

@@ -185,7 +185,7 @@ def land(gates: Sequence[UnitGate], cost: Cost, target: float) -> None:
 
     Args:
         gates: in the order of ``cost``.
-        target: 0 < target < 1.
+        target: 0 <= target < 1.
 
     Raises:
         UserError: no factor saves so much: every group keeps some units, or a threshold is 0 or not finite.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_pinch.core.channels import TRANSFORMER_TIES, Tied, find_channels
+from espnet_pinch.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +73,22 @@ def find_groups(model: nn.Module, names: Iterable[str], ties: Sequence[Tied], mu
         multiple: of the numbers of channels; heads go one by one.
 
     Raises:
-        UserError: as ``find_channels``.
+        UserError: as ``find_channels``; or an attention's layers have no equal heads.
     """
     groups = []
     for channels in find_channels(names, ties):
         parent, _, column = channels.column.rpartition(".")
         tied = next(tied for tied in ties if tied.column == column)
-        size: int = getattr(model.get_submodule(parent), tied.head_size) if tied.head_size else 1
+        size = getattr(model.get_submodule(parent), tied.head_size, None) if tied.head_size else 1
+        width: int = _layer(model, channels.column).in_features
+        if not isinstance(size, int) or width % size or any(_rows(model, row) != width for row in channels.rows):
+            raise UserError(
+                f"{parent or 'the model'} has no heads of one size in {tied}"
+                + (f", or its attribute {tied.head_size} does not say that size" if tied.head_size else "")
+                + ": choose other layers by the setting layers"
+            )
         parts = (*(Part(row, 0) for row in channels.rows), Part(channels.column, 1))
-        units = _layer(model, channels.column).in_features // size
+        units = width // size
         kind = "heads" if tied.head_size else "channels"
         groups.append(Group(parent, kind, units, parts, size, multiple=1 if tied.head_size else multiple))
     return groups
@@ -95,12 +103,14 @@ class Structure:
         filters: the groups of its convolutions; their widths are multiples of the argument.
         cut: takes units out of the model, as ``cut`` does, and whatever else belongs to them.
         macs: ``{module: multiplications}`` of one forward pass, "" for the whole model.
+        stock: whether the library that the model is of can describe its widths.
     """
 
     ties: Sequence[Tied] = TRANSFORMER_TIES
     filters: Callable[[int], Sequence[Group]] | None = None
     cut: Callable[[nn.Module, Group, Tensor], None] | None = None
     macs: Callable[[], Mapping[str, float]] | None = None
+    stock: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +228,10 @@ def cut(model: nn.Module, group: Group, kept: Tensor) -> None:
 def _layer(model: nn.Module, name: str) -> Any:
     """A linear layer, a convolution or a norm of a model; torch types what it finds as any module."""
     return model.get_submodule(name)
+
+
+def _rows(model: nn.Module, name: str) -> int:
+    return len(_layer(model, name).weight)
 
 
 def _selected(parameter: nn.Parameter, places: Tensor, axis: int = 0) -> nn.Parameter:

@@ -219,12 +219,12 @@ class Pinch(OnePassMethod):
             landed = torch.tensor(self.landed, device=self._thresholds[0].device)
             for threshold, before in zip(self.new_parameters(), self._thresholds):
                 threshold.copy_(torch.where(landed.view(threshold.shape), before, threshold))
-        if self.settings.landing == "hold" and self.settings.target > 0:
+        if self.settings.landing == "hold":
             self._hold_all()
 
     @torch.no_grad()
     def land(self) -> None:
-        if self.settings.landing == "hold" and self.settings.target > 0:
+        if self.settings.landing == "hold":
             self.landed = [True] * len(self.targets)
             self._hold_all()
 
@@ -319,7 +319,7 @@ class Pinch(OnePassMethod):
     def on_target(self) -> bool:
         """Whether the target is met; by whole units, once they are frozen: checkpoints with others have no mean."""
         met = self.reached() >= self.targets[self.place]
-        free = not self.pinched.freezes or self.settings.landing == "paper" or not self.settings.target
+        free = not self.pinched.freezes or self.settings.landing == "paper"
         return met and (free or self.pinched.frozen())
 
     def layer_counts(self) -> dict[str, tuple[float, int]]:
