@@ -301,7 +301,7 @@ def test_an_attention_without_equal_heads_is_named(broken):
     else:
         model["block"].attention.k_proj = nn.Linear(5, 3)
     method = build_method({"target_sparsity": 0.3, "layers": "proj|dense", "pinch": {"unit": "structured"}})
-    with pytest.raises(ValueError, match="^block.attention has no heads of one size in q_proj.*choose other layers"):
+    with pytest.raises(ValueError, match="^block.attention has no units of one size in q_proj.*choose other layers"):
         method.attach(model, total_steps=10)
 
 

@@ -66,9 +66,9 @@ class Steps:
 class Skipped:
     """Counts the optimizer steps that were skipped because the loss or a gradient was not finite.
 
-    ESPnet itself skips such a step and leaves weights and thresholds unchanged. A single one is harmless, and so is an
-    utterance that causes one in every epoch. A model that has diverged skips all later steps. So only skipped steps in
-    a row count. Loss scaling of AMP skips some in a row at the start, rarely more than ten.
+    ESPnet itself skips such a step and leaves the weights unchanged; the pruning method counts it. A single one is
+    harmless, and so is an utterance that causes one in every epoch. A model that has diverged skips all later steps. So
+    only skipped steps in a row count here. Loss scaling of AMP skips some in a row at the start, rarely more than ten.
 
     Args:
         limit: skipped steps in a row after which the training stops.

@@ -81,9 +81,14 @@ def find_groups(model: nn.Module, names: Iterable[str], ties: Sequence[Tied], mu
         tied = next(tied for tied in ties if tied.column == column)
         size = getattr(model.get_submodule(parent), tied.head_size, None) if tied.head_size else 1
         width: int = _layer(model, channels.column).in_features
-        if not isinstance(size, int) or width % size or any(_rows(model, row) != width for row in channels.rows):
+        if (
+            not isinstance(size, int)
+            or size < 1
+            or width % size
+            or any(_rows(model, row) != width for row in channels.rows)
+        ):
             raise UserError(
-                f"{parent or 'the model'} has no heads of one size in {tied}"
+                f"{parent or 'the model'} has no units of one size in {tied}"
                 + (f", or its attribute {tied.head_size} does not say that size" if tied.head_size else "")
                 + ": choose other layers by the setting layers"
             )
