@@ -83,6 +83,7 @@ def test_an_archive_is_checked_and_one_folder_of_it_unpacked(recordings, tmp_pat
         fetch(digest)
 
 
+@pytest.mark.slow
 def test_a_table_without_splits_goes_through_librispeechs_recipe(recipe, recordings, tmp_path):  # noqa: F811
     rows = [{"audio": name, "text": f"Digit, {name[0]}!", "speaker": f"s{i}"} for i, name in enumerate(DIGITS)]
     (recordings / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

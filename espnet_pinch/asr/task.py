@@ -117,15 +117,16 @@ class PruningASRTask(ASRTask):
             UserError: the training in the folder has other settings or data (``check_unchanged``) or would be
                 overwritten; or an option is out of range; or as ``is_first``.
         """
+        parsed_here = args is None
         try:
-            if args is None:
-                args = cls.get_parser().parse_args(cmd)
-                _check_own(cmd, method_of(args.pruning).name)
+            args = args or cls.get_parser().parse_args(cmd)
         except abs_task.humanfriendly.InvalidSize as error:
             raise UserError(f"max_cache_size or valid_max_cache_size: {one_line(error)}") from None
         if args.output_dir is None or args.print_config:
             return super().main(args)
         cls.check_settings(args)
+        if parsed_here:
+            _check_own(cmd, method_of(args.pruning).name)
         first = is_first(args)
         # Only the first process locks the folder, for the other nodes and ranks too.
         with owned(args.output_dir) if first else contextlib.nullcontext():
