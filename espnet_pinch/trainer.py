@@ -8,6 +8,7 @@ transformers handles learning-rate schedules, gradient accumulation, mixed preci
 For a subclass of ``Trainer``, put ``PruningMixin`` in front of it: ``class MyTrainer(PruningMixin, TheirTrainer)``.
 """
 
+import logging
 from pathlib import Path
 
 import torch
@@ -81,11 +82,25 @@ class PruningMixin:
         if folder is True:
             folder = get_last_checkpoint(self.args.output_dir)
         if folder:
-            path = Path(folder) / STATE
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} is missing: the checkpoint was made without a pruning method")
-            self.pruning.load_state_dict(torch.load(path, weights_only=True))
+            self._load_progress(Path(folder))
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_progress(self, checkpoint: Path) -> None:
+        path = checkpoint / STATE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: the checkpoint was made without a pruning method")
+        self.pruning.load_state_dict(torch.load(path, weights_only=True))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        best = Path(self.state.best_model_checkpoint)
+        self._load_progress(best)
+        if not self.pruning.on_target():
+            logging.warning(
+                f"{best}, the best checkpoint, is from before the pruning was on its target (it has "
+                f"{100 * self.pruning.reached():.2f} %): leave load_best_model_at_end out, or take a later checkpoint; "
+                "pruning.land() brings this one to the target, without the training that should follow"
+            )
 
 
 class PruningTrainer(PruningMixin, Trainer):

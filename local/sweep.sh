@@ -10,7 +10,8 @@ Usage: local/sweep.sh [options] [-- options of run.sh]
   --methods "NAMES"        as of run.sh's --method; dense is always run                [pinch]
   --ratios "X ..."         target sparsities                                           [0.65]
   --seeds "N ..."          of all but the dense baseline, which is trained once        [the YAML's]
-  --asr_args "ARGS"        as of run.sh, of all runs of the methods                    [none]
+  --asr_args "ARGS"        as of run.sh; a --pruning METHOD.x=y of one of several methods
+                           goes to that one's runs alone                                [none]
   --jobs N                 runs at a time                                              [1]
   --report true            tables and figures of what has finished, at the end         [false]
   --python PROGRAM         as of run.sh                                                [python3]
@@ -69,12 +70,29 @@ recipe() {
     ./run.sh ${upstream:+--upstream "${upstream}"} --python "${python}" "$@" "${rest[@]}"
 }
 
+# args_of METHOD: what --asr_args has for it
+args_of() {
+    local words kept=() i other
+    read -ra words <<<"${asr_args}"
+    for ((i = 0; i < ${#words[@]}; i++)); do
+        other=${words[i + 1]:-}
+        other=${other%%.*}
+        if [ "${words[i]}" = --pruning ] && [ "${other}" != "$1" ] && [[ " ${methods} " == *" ${other} "* ]]; then
+            i=$((i + 1)) # its setting
+        else
+            kept+=("${words[i]}")
+        fi
+    done
+    echo "${kept[*]}"
+}
+
 # one METHOD RATIO SEED: a run of the recipe, its output in a file of its own
 one() {
-    local name
-    name=$1_$2_seed_$3$(name_of "${asr_args}")
+    local name args
+    args=$(args_of "$1")
+    name=$1_$2_seed_$3$(name_of "${args}")
     log "${name}"
-    if recipe "$3" "${asr_args}" --method "$1" --target_sparsity "$2" --skip_data_prep true \
+    if recipe "$3" "${args}" --method "$1" --target_sparsity "$2" --skip_data_prep true \
         >>"${logs}/${name}.log" 2>&1; then
         log "${name}: finished"
     else

@@ -81,6 +81,33 @@ def test_l0_that_ends_where_it_ends_is_on_target_at_its_end_alone():
     assert method.on_target() and method.fell_short() == (method.reached() < 0.6)
 
 
+def test_l0_that_ends_where_it_ends_is_folded_to_what_it_computes():
+    method, _ = searched(0.5, landing="free")
+    net = method._model[0].eval()
+    x = torch.randn(4, 16)
+    with torch.no_grad():
+        before = net(x)
+        widths = method.fold()
+        torch.testing.assert_close(net(x), before, rtol=1e-5, atol=1e-6)
+    assert widths
+
+
+def test_the_multipliers_are_cleared_by_a_loop_that_clears_the_model_alone():
+    found = []
+    for clears_all in (True, False):
+        torch.manual_seed(0)
+        net = test_targets.Net()
+        method = build_method({"method": "l0", "layers": "dense$", "target_sparsity": 0.6, "l0": {"gate_lr": 0.5}})
+        method.attach(net, total_steps=60)
+        optimizer = torch.optim.AdamW(method.parameter_groups(lr=2e-3))
+        for step in range(20):
+            (optimizer if clears_all else net).zero_grad()
+            (test_targets.loss_of(net, step) + method.penalty()).backward()
+            optimizer.step()
+        found.append(method.multipliers.detach())
+    assert torch.equal(*found) and found[0].count_nonzero() == 2
+
+
 def test_a_mean_of_checkpoints_of_which_some_still_search_is_refused():
     method, _ = searched(0.5, steps=20)
     with pytest.raises(ValueError, match="before and after the end of the search.*keep_nbest_models: 1"):

@@ -175,7 +175,7 @@ def test_the_distance_from_the_teacher_is_the_divergence_of_the_posteriors(data,
     torch.manual_seed(1)
     frontend = UpstreamFrontend(str(upstream))
     with pytest.raises(ValueError, match="has no CTC head to learn from"):
-        Teacher(frontend)
+        Teacher(frontend).take_head(torch.nn.Linear(1, 1))
     head = torch.nn.Linear(16, 5)
     frontend._head = [head]
     teacher = Teacher(frontend)
@@ -236,8 +236,19 @@ def test_a_budget_that_the_floors_do_not_allow_and_a_split_group_get_one_line(da
     line = refused("--pruning", "target_sparsity=0.5", "--pruning", r"layers=(q_proj|fc)$", "--max_epoch", "1")
     assert "must be gated together" in line
     line = refused("--pruning", "method=l0", "--pruning", "l0.conv=true")
-    assert line == "--pruning 'pinch.unit=structured': the method is l0, which does not read it"
+    assert line == "--pruning pinch.unit: the method is l0, which does not read it"
+    line = refused("--pruning", "pinch=3")
+    assert line.startswith("the pruning block's pinch must be a mapping of settings, not 3")
     assert not (tmp_path / "exp" / "checkpoint.pth").exists()
+
+
+def test_a_teacher_that_is_still_to_be_trained_is_asked_for_when_the_training_begins(data, upstream, tmp_path):
+    """run.sh tries the settings out before it trains the baseline, which is the teacher."""
+    more = (*UNITS, "--pruning", "target_sparsity=0.5", "--distill", "weight=0.5")
+    command = options(data, upstream, tmp_path / "exp", "mini.yaml", *more)
+    PruningASRTask.main(cmd=[*command, "--dry_run", "true"])
+    with pytest.raises(ValueError, match="distill: the upstream has no CTC head to learn from; train its baseline fi"):
+        PruningASRTask.main(cmd=command)
 
 
 @pytest.mark.parametrize(

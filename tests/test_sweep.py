@@ -1,6 +1,8 @@
 """A sweep over methods and ratios as a user runs it: killed, gone on with, and its tables."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +47,23 @@ def test_help_starts_nothing(recipe, script):  # noqa: F811
     done = subprocess.run([f"local/{script}", "--help"], cwd=recipe, capture_output=True, text=True)
     assert done.returncode == 0 and f"local/{script}" in done.stdout and not done.stderr
     assert set(recipe.rglob("*")) == before
+
+
+def test_settings_of_one_method_go_to_its_runs_alone(recipe, tmp_path):  # noqa: F811
+    root = shutil.copytree(recipe.parents[1], tmp_path / "copy", symlinks=True)
+    recipe = root / "egs" / "librispeech_100"
+    (recipe / "run.sh").unlink()
+    (recipe / "run.sh").write_text('#!/bin/sh\necho "$*" >>ran\n')
+    (recipe / "run.sh").chmod(0o755)
+    shared = "--pruning eta=1 --pruning l0.conv=true"  # what no method here has is refused by all
+    args = f"--max_epoch 1 --pruning pinch.landing=paper --pruning nas_cp.landing=paper {shared}"
+    done, errors = start(recipe, "--methods", "pinch nas_cp", "--asr_args", args).communicate()
+    ran = [line for line in (recipe / "ran").read_text().splitlines() if "dense" not in line]
+    found = {re.search("--method ([a-z_]+)", line)[1]: re.search("--asr_args (.*)", line)[1] for line in ran}
+    assert found == {
+        "pinch": f"--max_epoch 1 --pruning pinch.landing=paper {shared}",
+        "nas_cp": f"--max_epoch 1 --pruning nas_cp.landing=paper {shared}",
+    }, done + errors
 
 
 @pytest.mark.slow

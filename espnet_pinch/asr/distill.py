@@ -61,21 +61,22 @@ class Teacher:
 
     Args:
         frontend: with the checkpoint's head.
-
-    Raises:
-        UserError: the upstream has no head to learn from.
     """
 
     def __init__(self, frontend: UpstreamFrontend):
-        if not frontend.has_head:
-            raise UserError(
-                f"distill: the upstream has no {frontend.kind.kind} head to learn from; train its baseline first"
-            )
         self.frontend = copy.deepcopy(frontend).eval().requires_grad_(False)
         self.head: nn.Module | None = None
 
     def take_head(self, head: nn.Module) -> None:
-        """Copy the head that the training starts from."""
+        """Copy the head that the training starts from.
+
+        Raises:
+            UserError: the upstream has no head to learn from.
+        """
+        if not self.frontend.has_head:
+            raise UserError(
+                f"distill: the upstream has no {self.frontend.kind.kind} head to learn from; train its baseline first"
+            )
         self.frontend.take_head()
         self.head = copy.deepcopy(head).requires_grad_(False)
 

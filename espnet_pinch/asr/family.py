@@ -6,12 +6,11 @@ one model type belongs there: its names of layers, its fields of a configuration
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -95,14 +94,26 @@ class Family(ABC):
         linears = tied_names(find_linears(model, self.layers), ties)
         return [*find_groups(model, linears, ties, multiple), *self.filters(model, multiple)]
 
-    def structure(self, model: nn.Module) -> Structure:
-        """What a method that prunes heads, channels and filters has to know of ``model``."""
+    def structure(self, model: nn.Module, prefix: str = "") -> Structure:
+        """What a method that prunes heads, channels and filters has to know of ``model``.
+
+        Args:
+            prefix: of its names in the model that the method is attached to.
+        """
+
+        def macs() -> dict[str, float]:
+            counts = count_macs(model, channel=self.channel)
+            return {name and prefix + name: count for name, count in counts.items()}
+
         return Structure(
             ties=self.ties(model.config),
-            filters=functools.partial(self.filters, model),
+            filters=lambda multiple: [group.within(prefix) for group in self.filters(model, multiple)],
             cut=self.cut,
-            macs=functools.partial(count_macs, model, channel=self.channel),
+            macs=macs,
             stock=not widths_of(model.config),
+            record=lambda widths: self.record_widths(
+                model.config, {name.removeprefix(prefix): width for name, width in widths.items()}
+            ),
         )
 
     def cut(self, model: nn.Module, group: Group, places: Tensor) -> None:
@@ -243,6 +254,17 @@ def find_family(model_type: str) -> Family:
     if model_type not in families:
         raise UserError(f"a model of type {model_type}; supported: {', '.join(families)}")
     return families[model_type]
+
+
+def structure_of(model: nn.Module) -> Structure:
+    """The structure of the first model of one of these families that ``model`` is or holds, or a plain one."""
+    families, names = all_families(), {module: name for name, module in model.named_modules()}
+    for module in names:
+        family = families.get(getattr(getattr(module, "config", None), "model_type", None))
+        if family is not None:
+            upstream: Any = getattr(module, "base_model", module)  # without the head
+            return family.structure(upstream, names[upstream] and f"{names[upstream]}.")
+    return Structure()
 
 
 def short_names() -> dict[str, str]:

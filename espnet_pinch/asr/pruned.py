@@ -188,8 +188,6 @@ class PrunedModel(nn.Module):
         if quantization:
             quantization.unwrap()
         widths = self.pruning.fold()
-        if widths:
-            self.frontend.family.record_widths(self.frontend.upstream.config, widths)
         self.pruning = build_method({"method": "dense", "layers": self.pruning.settings.layers})
         if quantization:
             self.scales = {f"{UPSTREAM}{name}": scales for name, scales in quantization.round().items()}

@@ -307,11 +307,11 @@ def _check_own(cmd: Sequence[str] | None, method: str) -> None:
     In a YAML such settings may stand: it may be that of several methods.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--pruning", action="append", default=[])
-    for given in parser.parse_known_args(cmd)[0].pruning:
-        of = given.partition("=")[0].partition(".")[0]
-        if of != method and of in all_methods():
-            raise UserError(f"--pruning {shown(given)}: the method is {method}, which does not read it")
+    parser.add_argument("--pruning", action=NestedDictAction, default={})
+    for other, settings in parser.parse_known_args(cmd)[0].pruning.items():
+        if other != method and other in all_methods():
+            name = f"{other}.{next(iter(settings))}" if isinstance(settings, dict) and settings else other
+            raise UserError(f"--pruning {name}: the method is {method}, which does not read it")
 
 
 def _check_frozen(wanted: Sequence[str], model: nn.Module) -> None:

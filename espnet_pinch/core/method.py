@@ -57,13 +57,13 @@ class PruningMethod(nn.Module):
         Args:
             model: the module whose forward pass the training loop calls, or a part of it that every forward pass calls.
             total_steps: optimizer steps of the whole run. A method with a schedule needs it by the first step.
-            structure: the model's heads, channels and filters, for a method that prunes them; those of a plain
-                Transformer if None.
+            structure: the model's heads, channels and filters, for a method that prunes them. If None, that of the
+                first model of a family of upstreams that ``model`` is or holds; otherwise that of a plain Transformer.
 
         Raises:
             UserError: no layer matches the settings.
         """
-        self.total_steps, self.structure = total_steps, structure or Structure()
+        self.total_steps, self.structure = total_steps, structure or _structure_of(model)
         self._model = [model]
         self.put_gates(model)
         self._hook = model.register_forward_pre_hook(self._before_forward)
@@ -100,6 +100,8 @@ class PruningMethod(nn.Module):
         Returns: ``{group: units left}`` of the layers that have become smaller.
         """
         widths = self.take_gates(self._model[0])
+        if widths and self.structure.record:
+            self.structure.record(widths)
         self._hook.remove()
         _attached.discard(self)
         return widths
@@ -154,6 +156,9 @@ class PruningMethod(nn.Module):
 
     def before_forward(self) -> None:
         """Called before every forward pass in training mode."""
+
+    def weights_changed(self) -> None:
+        """Called after a step of any optimizer. A fused one leaves no sign at the tensors that it has changed."""
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -286,6 +291,14 @@ class PruningMethod(nn.Module):
         self.after_step()
 
 
+def _structure_of(model: nn.Module) -> Structure:
+    if not any(hasattr(module, "config") for module in model.modules()):
+        return Structure()
+    from espnet_pinch.asr.family import structure_of  # the one thing of a model of transformers that the core asks for
+
+    return structure_of(model)
+
+
 def generator_of_step(seed: int, step: int) -> torch.Generator:
     """Random numbers that depend on the seed of a run and on the step alone.
 
@@ -300,6 +313,7 @@ _attached: weakref.WeakSet[PruningMethod] = weakref.WeakSet()
 
 def _after_any_optimizer(optimizer: torch.optim.Optimizer, *_) -> None:
     for method in list(_attached):
+        method.weights_changed()
         method._after_optimizer(optimizer)
 
 

@@ -92,17 +92,26 @@ def build_method(block: Mapping) -> PruningMethod:
         UserError: the method or a setting is unknown, or a setting is out of its range.
         FileNotFoundError: a finished run that a setting names does not exist.
     """
-    methods = all_methods()
-    check_keys(block, {"method", *_COMMON, *methods}, "the pruning block")
-    method = method_of(block)
-    for other in methods.values():
-        check_keys(block.get(other.name) or {}, other.own_settings, f"the pruning block's {other.name}")
+    method = _checked(block)
     common = {key: block[key] for key in _COMMON if key in block}
     return method.build(**common, **(block.get(method.name) or {}))
 
 
 def self_contained(block: Mapping) -> dict:
-    """``block``, with each name of a file replaced by what is in that file, so that it needs none of them."""
-    method = method_of(block)
+    """``block``, with each name of a file replaced by what is in that file, so that it needs none of them.
+
+    Raises:
+        UserError, FileNotFoundError: as ``build_method``.
+    """
+    method = _checked(block)
     own = method.build.self_contained(block.get(method.name) or {})
     return {**block, **({method.name: own} if own else {})}
+
+
+def _checked(block: Mapping) -> Method:
+    """The method of a block; raises UserError if that or a name of a setting is unknown."""
+    methods = all_methods()
+    check_keys(block, {"method", *_COMMON, *methods}, "the pruning block")
+    for method in methods.values():
+        check_keys(block.get(method.name) or {}, method.own_settings, f"the pruning block's {method.name}")
+    return method_of(block)

@@ -79,10 +79,14 @@ class UnitGate(WithThreshold, GroupGate):
         with torch.no_grad():
             mean = torch.stack([units.scores for units in self.units()]).mean()
             self.scale.copy_(torch.where(mean > 0, mean, 1.0))  # of a group without weights too
-        self._scored = self._chosen = None
+        self.forget()
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_scored": None, "_chosen": None}  # tensors in a graph cannot be copied
+
+    def forget(self) -> None:
+        """Score and choose anew: the weights have changed."""
+        self._scored = self._chosen = None
 
     def units(self) -> list[Units]:
         """The units of each group; their scores are differentiable."""

@@ -53,6 +53,16 @@ class Group:
     channel_norms: tuple[str, ...] = ()
     multiple: int = 1
 
+    def within(self, prefix: str) -> "Group":
+        """The same group by the names that it has in a larger model, which begin with ``prefix``."""
+        return dataclasses.replace(
+            self,
+            name=prefix + self.name,
+            parts=tuple(Part(prefix + part.layer, part.axis) for part in self.parts),
+            norms=tuple(prefix + name for name in self.norms),
+            channel_norms=tuple(prefix + name for name in self.channel_norms),
+        )
+
     @property
     def smaller_widths(self) -> range:
         """The numbers of units that it can keep, but for all of them, from the largest to the fewest."""
@@ -109,6 +119,7 @@ class Structure:
         cut: takes units out of the model, as ``cut`` does, and whatever else belongs to them.
         macs: ``{module: multiplications}`` of one forward pass, "" for the whole model.
         stock: whether the library that the model is of can describe its widths.
+        record: writes ``{group: units left}`` of what was cut to where the model's widths are described.
     """
 
     ties: Sequence[Tied] = TRANSFORMER_TIES
@@ -116,6 +127,7 @@ class Structure:
     cut: Callable[[nn.Module, Group, Tensor], None] | None = None
     macs: Callable[[], Mapping[str, float]] | None = None
     stock: bool = True
+    record: Callable[[Mapping[str, int]], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

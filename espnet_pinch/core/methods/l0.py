@@ -204,6 +204,9 @@ class L0(Search):
 
     # -- training
 
+    def begin_step(self) -> None:
+        self.multipliers.grad = None  # they are in no model whose zero_grad() would clear it
+
     def before_forward(self) -> None:
         self._draw()
 
@@ -252,7 +255,9 @@ class L0(Search):
             numbers[nearest] = budget.wider(numbers, nearest)
         self._end(numbers)
 
-    def _end(self, numbers: list[int]) -> None:
+    def _end(self, numbers: list[int] | None = None) -> None:
+        """End the search with these numbers of units; without them the model computes what it did."""
+        numbers = numbers or [gate.expected() for gate in self.gated.gates.values()]
         for gate, number in zip(self.gated.gates.values(), numbers):
             gate.end(number)
         self.chosen = True
@@ -266,7 +271,7 @@ class L0(Search):
         elif self.settings.landing == "hold":
             self._choose()
         else:
-            self._end([gate.expected() for gate in self.gated.gates.values()])
+            self._end()
 
     # -- the state of the method
 
@@ -309,7 +314,10 @@ class L0(Search):
     def group_widths(self) -> dict[str, Width]:
         return self.gated.group_widths()
 
+    @torch.no_grad()
     def take_gates(self, model: nn.Module) -> dict[str, int]:
+        if not self.chosen:
+            self._end()
         widths = self.gated.fold(model)
         self.gated.gates.clear()
         return widths
@@ -319,5 +327,5 @@ class L0(Search):
     def set_extra_state(self, state: Tensor) -> None:
         super().set_extra_state(state)
         for gate in self.gated.gates.values():
-            if self.chosen:
-                gate.noise = None
+            gate.noise = None
+        self._draw()

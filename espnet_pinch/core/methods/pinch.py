@@ -209,6 +209,11 @@ class Pinch(OnePassMethod):
         eta = self.eta
         return eta * self.pinched.kept() if eta else 0.0
 
+    def weights_changed(self) -> None:
+        if isinstance(self.pinched, UnitGates):
+            for gate in self.pinched.gates.values():
+                gate.forget()
+
     @torch.no_grad()
     def after_step(self) -> None:
         """Count the optimizer step, then keep the sparsity within its bounds."""
