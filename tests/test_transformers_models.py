@@ -1,5 +1,6 @@
 """transformers' models in loops of one's own and in its Trainer: what is found, cut, saved and loaded of them."""
 
+import copy
 import json
 import logging
 
@@ -86,6 +87,20 @@ def test_a_budget_of_the_upstream_is_the_same_with_a_head_and_within_another_mod
         return method.reached(), list(method.group_widths().values())
 
     assert attached(model_and_data()[0].wavlm) == attached(model_and_data()[0]) == attached(Around(model_and_data()[0]))
+
+
+def test_a_copy_of_a_model_under_pruning_is_cut_and_the_original_is_not():
+    model, _ = model_and_data()
+    both = nn.ModuleDict({"model": model, "method": build_method({"target_sparsity": 0.5, "pinch": UNITS})})
+    both["method"].attach(model, total_steps=STEPS)
+    both["method"].land()
+    copied = copy.deepcopy(both)
+    wanted = outputs(copied["model"])
+    widths = copied["method"].fold()
+    torch.testing.assert_close(outputs(copied["model"]), wanted, rtol=1e-5, atol=1e-5)
+    assert widths and len(copied["model"].config.espnet_pinch_widths) == len(widths)
+    assert not hasattr(model.config, "espnet_pinch_widths")
+    torch.testing.assert_close(outputs(model), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("fused", [True, False])

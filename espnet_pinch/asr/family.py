@@ -6,11 +6,12 @@ one model type belongs there: its names of layers, its fields of a configuration
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -100,21 +101,24 @@ class Family(ABC):
         Args:
             prefix: of its names in the model that the method is attached to.
         """
-
-        def macs() -> dict[str, float]:
-            counts = count_macs(model, channel=self.channel)
-            return {name and prefix + name: count for name, count in counts.items()}
-
+        # No functions of their own here: a copy of a method would go on with the model that the original has.
         return Structure(
             ties=self.ties(model.config),
-            filters=lambda multiple: [group.within(prefix) for group in self.filters(model, multiple)],
+            filters=functools.partial(self._filters_within, prefix, model),
             cut=self.cut,
-            macs=macs,
+            macs=functools.partial(self._macs_within, prefix, model),
             stock=not widths_of(model.config),
-            record=lambda widths: self.record_widths(
-                model.config, {name.removeprefix(prefix): width for name, width in widths.items()}
-            ),
+            record=functools.partial(self._record_within, prefix, model.config),
         )
+
+    def _filters_within(self, prefix: str, model: nn.Module, multiple: int) -> list[Group]:
+        return [group.within(prefix) for group in self.filters(model, multiple)]
+
+    def _macs_within(self, prefix: str, model: nn.Module) -> dict[str, float]:
+        return {name and prefix + name: count for name, count in count_macs(model, channel=self.channel).items()}
+
+    def _record_within(self, prefix: str, config, widths: Mapping[str, int]) -> None:
+        self.record_widths(config, {name.removeprefix(prefix): width for name, width in widths.items()})
 
     def cut(self, model: nn.Module, group: Group, places: Tensor) -> None:
         """Take the units out of ``model`` that are not in ``places``."""
@@ -258,12 +262,12 @@ def find_family(model_type: str) -> Family:
 
 def structure_of(model: nn.Module) -> Structure:
     """The structure of the first model of one of these families that ``model`` is or holds, or a plain one."""
-    families, names = all_families(), {module: name for name, module in model.named_modules()}
-    for module in names:
-        family = families.get(getattr(getattr(module, "config", None), "model_type", None))
-        if family is not None:
-            upstream: Any = getattr(module, "base_model", module)  # without the head
-            return family.structure(upstream, names[upstream] and f"{names[upstream]}.")
+    families = all_families()
+    for name, module in model.named_modules():
+        if getattr(module, "base_model", None) is module:  # transformers' model without a head
+            family = families.get(getattr(getattr(module, "config", None), "model_type", None))
+            if family is not None:
+                return family.structure(module, name and f"{name}.")
     return Structure()
 
 
