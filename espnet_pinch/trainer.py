@@ -95,12 +95,14 @@ class PruningMixin:
         super()._load_best_model()
         best = Path(self.state.best_model_checkpoint)
         self._load_progress(best)
-        if not self.pruning.on_target():
-            logging.warning(
-                f"{best}, the best checkpoint, is from before the pruning was on its target (it has "
-                f"{100 * self.pruning.reached():.2f} %): leave load_best_model_at_end out, or take a later checkpoint; "
-                "pruning.land() brings this one to the target, without the training that should follow"
-            )
+        for target in self.pruning.targets:  # the highest stays in use
+            self.pruning.use(target)
+            if not self.pruning.on_target():
+                reached = f"{100 * self.pruning.reached():.2f} % of {100 * target:g} %"
+                logging.warning(
+                    f"{best}, the best checkpoint, is not on the pruning's target: {reached}. Choose among those that "
+                    "are, or leave load_best_model_at_end out"
+                )
 
 
 class PruningTrainer(PruningMixin, Trainer):

@@ -73,11 +73,13 @@ recipe() {
 # args_of METHOD: what --asr_args has for it
 args_of() {
     local words kept=() i other
-    read -ra words <<<"${asr_args}"
+    read -rd '' -a words <<<"${asr_args}" || true
     for ((i = 0; i < ${#words[@]}; i++)); do
         other=${words[i + 1]:-}
         other=${other%%.*}
-        if [ "${words[i]}" = --pruning ] && [ "${other}" != "$1" ] && [[ " ${methods} " == *" ${other} "* ]]; then
+        # The run that a method reads has the same --asr_args, of which its folder has its name.
+        if [ "${words[i]}" = --pruning ] && [[ " $1 ${after[$1]} " != *" ${other} "* ]] &&
+            [[ " ${methods} " == *" ${other} "* ]]; then
             i=$((i + 1)) # its setting
         else
             kept+=("${words[i]}")

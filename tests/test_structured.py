@@ -16,7 +16,7 @@ from espnet_pinch.asr.checkpoint import load_model, write_folded
 from espnet_pinch.asr.distill import Teacher, divergence
 from espnet_pinch.asr.frontend import UpstreamFrontend
 from espnet_pinch.asr.macs import count_macs
-from espnet_pinch.asr.task import PruningASRTask
+from espnet_pinch.asr.task import PruningASRTask, _check_own
 from espnet_pinch.asr.upstream import load_upstream
 from espnet_pinch.core.group_gates import counts as units_left
 from espnet_pinch.core.registry import build_method
@@ -240,6 +240,13 @@ def test_a_budget_that_the_floors_do_not_allow_and_a_split_group_get_one_line(da
     line = refused("--pruning", "pinch=3")
     assert line.startswith("the pruning block's pinch must be a mapping of settings, not 3")
     assert not (tmp_path / "exp" / "checkpoint.pth").exists()
+
+
+def test_settings_on_the_command_line_are_those_of_the_method_or_of_the_run_that_it_reads():
+    _check_own(["--pruning", "pinch.reach_by=0.4", "--pruning", "method=mixed_sparsity"], "mixed_sparsity")
+    for given in (["--pruning", "{'pinch': {'reach_by': 0.4}}"], ["--prun", "pinch.reach_by=0.4"]):
+        with pytest.raises(ValueError, match="--pruning pinch.reach_by: the method is ump, which does not read it"):
+            _check_own(given, "ump")
 
 
 def test_a_teacher_that_is_still_to_be_trained_is_asked_for_when_the_training_begins(data, upstream, tmp_path):

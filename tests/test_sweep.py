@@ -56,13 +56,14 @@ def test_settings_of_one_method_go_to_its_runs_alone(recipe, tmp_path):  # noqa:
     (recipe / "run.sh").write_text('#!/bin/sh\necho "$*" >>ran\n')
     (recipe / "run.sh").chmod(0o755)
     shared = "--pruning eta=1 --pruning l0.conv=true"  # what no method here has is refused by all
-    args = f"--max_epoch 1 --pruning pinch.landing=paper --pruning nas_cp.landing=paper {shared}"
-    done, errors = start(recipe, "--methods", "pinch nas_cp", "--asr_args", args).communicate()
+    args = f"--max_epoch 1\n--pruning pinch.landing=paper --pruning nas_cp.landing=paper {shared}"
+    done, errors = start(recipe, "--methods", "pinch nas_cp mixed_sparsity", "--asr_args", args).communicate()
     ran = [line for line in (recipe / "ran").read_text().splitlines() if "dense" not in line]
     found = {re.search("--method ([a-z_]+)", line)[1]: re.search("--asr_args (.*)", line)[1] for line in ran}
     assert found == {
         "pinch": f"--max_epoch 1 --pruning pinch.landing=paper {shared}",
         "nas_cp": f"--max_epoch 1 --pruning nas_cp.landing=paper {shared}",
+        "mixed_sparsity": f"--max_epoch 1 --pruning pinch.landing=paper {shared}",  # reads that run of pinch
     }, done + errors
 
 

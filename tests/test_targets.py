@@ -61,8 +61,8 @@ def one_step(net, optimizer, step, *penalised):
 def train(pinch, net, optimizer, steps, start=0):
     course = []
     for step in range(start, start + steps):
+        course.append(pinch._turn())
         one_step(net, optimizer, step, pinch)
-        course.append(pinch.place)
     return course
 
 

@@ -260,14 +260,27 @@ def find_family(model_type: str) -> Family:
     return families[model_type]
 
 
-def structure_of(model: nn.Module) -> Structure:
-    """The structure of the first model of one of these families that ``model`` is or holds, or a plain one."""
-    families = all_families()
+def structure_of(model: nn.Module, layers: str) -> Structure:
+    """The structure of the model of one of these families that ``model`` is or holds; a plain one without such a model.
+
+    Args:
+        layers: pattern of the names of its linear layers.
+
+    Raises:
+        UserError: there are several whose layers match.
+    """
+    families, linears, found = all_families(), find_linears(model, layers), {}
     for name, module in model.named_modules():
         if getattr(module, "base_model", None) is module:  # transformers' model without a head
             family = families.get(getattr(getattr(module, "config", None), "model_type", None))
-            if family is not None:
-                return family.structure(module, name and f"{name}.")
+            prefix = name and f"{name}."
+            if family is not None and any(linear.startswith(prefix) for linear in linears):
+                found[prefix] = family, module
+    if len(found) > 1:
+        names = " and ".join(prefix.rstrip(".") for prefix in found)
+        raise UserError(f"layers of several models match, {names}: whole units are pruned in one; choose it by layers")
+    for prefix, (family, module) in found.items():
+        return family.structure(module, prefix)
     return Structure()
 
 

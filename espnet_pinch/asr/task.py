@@ -25,7 +25,7 @@ from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.settings_record import check_unchanged
 from espnet_pinch.asr.trainer import PruningTrainer
-from espnet_pinch.core.registry import all_methods, method_of, self_contained
+from espnet_pinch.core.registry import DEFAULT_METHOD, all_methods, find_method, method_of, self_contained
 from espnet_pinch.core.settings import shown
 from espnet_pinch.data import subwords
 from espnet_pinch.data.audio import no_code
@@ -306,10 +306,12 @@ def _check_own(cmd: Sequence[str] | None, method: str) -> None:
 
     In a YAML such settings may stand: it may be that of several methods.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--pruning", action=NestedDictAction, default={})
+    # run.sh finds the run that a method reads by the same options.
+    own = {method, DEFAULT_METHOD} if find_method(method).from_run else {method}
     for other, settings in parser.parse_known_args(cmd)[0].pruning.items():
-        if other != method and other in all_methods():
+        if other not in own and other in all_methods():
             name = f"{other}.{next(iter(settings))}" if isinstance(settings, dict) and settings else other
             raise UserError(f"--pruning {name}: the method is {method}, which does not read it")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 
 from espnet_pinch.core.parameters import Width
 from espnet_pinch.core.settings import MethodSettings
@@ -44,9 +45,10 @@ class PruningMethod(nn.Module):
         self.settings = self.settings_class(**settings)
         self.total_steps: int | None = None  # optimizer steps of the whole run
         self.step = 0  # optimizer steps done
-        self.structure = Structure()
+        self._structure: Structure | None = None
         self._model: list[nn.Module] = []  # in a list, so that it does not become a submodule of the method
         self._begun = self._asked = -1  # the last step that was begun, and the last in which penalty() was called
+        self._hook: RemovableHandle | None = None  # while it is attached
         self._steps_without = 0  # steps of optimizers that hold parameters of the model, but not the new ones
 
     # -- what a training loop calls
@@ -61,9 +63,9 @@ class PruningMethod(nn.Module):
                 first model of a family of upstreams that ``model`` is or holds; otherwise that of a plain Transformer.
 
         Raises:
-            UserError: no layer matches the settings.
+            UserError: no layer matches the settings; or whole units are pruned, and layers of several models match.
         """
-        self.total_steps, self.structure = total_steps, structure or _structure_of(model)
+        self.total_steps, self._structure = total_steps, structure
         self._model = [model]
         self.put_gates(model)
         self._hook = model.register_forward_pre_hook(self._before_forward)
@@ -99,12 +101,22 @@ class PruningMethod(nn.Module):
 
         Returns: ``{group: units left}`` of the layers that have become smaller.
         """
+        assert self._hook is not None, "attach() comes first"
+        self.weights_changed()
         widths = self.take_gates(self._model[0])
         if widths and self.structure.record:
             self.structure.record(widths)
         self._hook.remove()
+        self._hook = None
         _attached.discard(self)
         return widths
+
+    @property
+    def structure(self) -> Structure:
+        """The model's heads, channels and filters, for a method that prunes them."""
+        if self._structure is None:
+            self._structure = _structure_of(self._model[0], self.settings.layers)
+        return self._structure
 
     @property
     def targets(self) -> tuple[float, ...]:
@@ -158,7 +170,10 @@ class PruningMethod(nn.Module):
         """Called before every forward pass in training mode."""
 
     def weights_changed(self) -> None:
-        """Called after a step of any optimizer. A fused one leaves no sign at the tensors that it has changed."""
+        """Forget what was computed of the weights.
+
+        Called after a step of any optimizer: a fused one leaves no sign at the tensors that it has changed.
+        """
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -239,6 +254,11 @@ class PruningMethod(nn.Module):
     def extra_repr(self) -> str:
         return repr(self.settings)
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if self._hook is not None:  # the copy of an attached method, of whose model the optimizer may be
+            _attached.add(self)
+
     # -- the course of a step
 
     def _before_forward(self, model: nn.Module, _inputs) -> None:
@@ -291,12 +311,12 @@ class PruningMethod(nn.Module):
         self.after_step()
 
 
-def _structure_of(model: nn.Module) -> Structure:
+def _structure_of(model: nn.Module, layers: str) -> Structure:
     if not any(hasattr(module, "config") for module in model.modules()):
         return Structure()
     from espnet_pinch.asr.family import structure_of  # the one thing of a model of transformers that the core asks for
 
-    return structure_of(model)
+    return structure_of(model, layers)
 
 
 def generator_of_step(seed: int, step: int) -> torch.Generator:

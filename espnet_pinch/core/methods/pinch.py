@@ -210,6 +210,7 @@ class Pinch(OnePassMethod):
         return eta * self.pinched.kept() if eta else 0.0
 
     def weights_changed(self) -> None:
+        self._reached = [None] * len(self.targets)
         if isinstance(self.pinched, UnitGates):
             for gate in self.pinched.gates.values():
                 gate.forget()
@@ -226,9 +227,11 @@ class Pinch(OnePassMethod):
                 threshold.copy_(torch.where(landed.view(threshold.shape), before, threshold))
         if self.settings.landing == "hold":
             self._hold_all()
+        self._use(len(self.targets) - 1)  # whatever is done between two steps is of the highest
 
     @torch.no_grad()
     def land(self) -> None:
+        self.weights_changed()
         if self.settings.landing == "hold":
             self.landed = [True] * len(self.targets)
             self._hold_all()
