@@ -155,11 +155,17 @@ def test_other_settings_are_not_mixed_into_a_trained_folder(recipe, finished):
     assert "pruning.target_sparsity: 0.8 -> 0.7; give another --asr_tag" in done.stderr
 
 
-def test_what_the_model_does_not_allow_is_said_before_the_baseline(recipe, finished, tmp_path):
-    options = ("--librispeech", "../../corpus", "--expdir", str(tmp_path), "--stage", "4")
-    done = run(recipe, *options, "--unit", "structured", "--target_macs", "0.99")
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "cannot save 99.00 % of its multiplications" in done.stderr
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--unit", "structured", "--target_macs", "0.99"], "cannot save 99.00 % of its multiplications"),
+        (["--asr_args", "--foo_bar 1"], "unrecognized arguments: --foo_bar 1"),
+    ],
+)
+def test_what_the_model_does_not_allow_is_said_before_the_baseline(recipe, finished, tmp_path, options, message):
+    options = ("--librispeech", "../../corpus", "--expdir", str(tmp_path), "--stage", "4", *options)
+    done = run(recipe, *options)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and message in done.stderr
     assert not list(tmp_path.rglob("*baseline*")) and not list(tmp_path.rglob("*.pth"))
 
 

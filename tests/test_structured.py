@@ -19,7 +19,7 @@ from espnet_pinch.asr.macs import count_macs
 from espnet_pinch.asr.task import PruningASRTask, _check_own
 from espnet_pinch.asr.upstream import load_upstream
 from espnet_pinch.core.group_gates import counts as units_left
-from espnet_pinch.core.registry import build_method
+from espnet_pinch.core.registry import build_method, find_method
 from espnet_pinch.data.audio import read_audio
 from espnet_pinch.data.kaldi_dir import read_data_dir
 from espnet_pinch.export.write import export
@@ -243,10 +243,10 @@ def test_a_budget_that_the_floors_do_not_allow_and_a_split_group_get_one_line(da
 
 
 def test_settings_on_the_command_line_are_those_of_the_method_or_of_the_run_that_it_reads():
-    _check_own(["--pruning", "pinch.reach_by=0.4", "--pruning", "method=mixed_sparsity"], "mixed_sparsity")
+    _check_own(["--pruning", "pinch.reach_by=0.4", "--pruning", "method=mixed_sparsity"], find_method("mixed_sparsity"))
     for given in (["--pruning", "{'pinch': {'reach_by': 0.4}}"], ["--prun", "pinch.reach_by=0.4"]):
         with pytest.raises(ValueError, match="--pruning pinch.reach_by: the method is ump, which does not read it"):
-            _check_own(given, "ump")
+            _check_own(given, find_method("ump"))
 
 
 def test_a_teacher_that_is_still_to_be_trained_is_asked_for_when_the_training_begins(data, upstream, tmp_path):

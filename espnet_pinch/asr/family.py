@@ -269,19 +269,20 @@ def structure_of(model: nn.Module, layers: str) -> Structure:
     Raises:
         UserError: there are several whose layers match.
     """
-    families, linears, found = all_families(), find_linears(model, layers), {}
+    families, linears, found = all_families(), find_linears(model, layers), []
     for name, module in model.named_modules():
         if getattr(module, "base_model", None) is module:  # transformers' model without a head
             family = families.get(getattr(getattr(module, "config", None), "model_type", None))
             prefix = name and f"{name}."
             if family is not None and any(linear.startswith(prefix) for linear in linears):
-                found[prefix] = family, module
+                found.append((family, module, prefix))
     if len(found) > 1:
-        names = " and ".join(prefix.rstrip(".") for prefix in found)
+        names = " and ".join(prefix.rstrip(".") for _, _, prefix in found)
         raise UserError(f"layers of several models match, {names}: whole units are pruned in one; choose it by layers")
-    for prefix, (family, module) in found.items():
-        return family.structure(module, prefix)
-    return Structure()
+    if not found:
+        return Structure()
+    [(family, module, prefix)] = found
+    return family.structure(module, prefix)
 
 
 def short_names() -> dict[str, str]:

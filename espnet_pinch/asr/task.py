@@ -25,7 +25,7 @@ from espnet_pinch.asr.safe_load import tensors_only
 from espnet_pinch.asr.scheduler import LinearWarmupDecay
 from espnet_pinch.asr.settings_record import check_unchanged
 from espnet_pinch.asr.trainer import PruningTrainer
-from espnet_pinch.core.registry import DEFAULT_METHOD, all_methods, find_method, method_of, self_contained
+from espnet_pinch.core.registry import DEFAULT_METHOD, Method, all_methods, method_of, self_contained
 from espnet_pinch.core.settings import shown
 from espnet_pinch.data import subwords
 from espnet_pinch.data.audio import no_code
@@ -126,7 +126,7 @@ class PruningASRTask(ASRTask):
             return super().main(args)
         cls.check_settings(args)
         if parsed_here:
-            _check_own(cmd, method_of(args.pruning).name)
+            _check_own(cmd, method_of(args.pruning))
         first = is_first(args)
         # Only the first process locks the folder, for the other nodes and ranks too.
         with owned(args.output_dir) if first else contextlib.nullcontext():
@@ -301,7 +301,7 @@ def _check_figure(name: str, criterion: Sequence, args: argparse.Namespace) -> N
         raise UserError(f"{name}: {shown(phase)} has no figure {shown(figure)}: {known}")
 
 
-def _check_own(cmd: Sequence[str] | None, method: str) -> None:
+def _check_own(cmd: Sequence[str] | None, method: Method) -> None:
     """Raise UserError if one of the options of asr_train sets what another method has.
 
     In a YAML such settings may stand: it may be that of several methods.
@@ -309,11 +309,11 @@ def _check_own(cmd: Sequence[str] | None, method: str) -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--pruning", action=NestedDictAction, default={})
     # run.sh finds the run that a method reads by the same options.
-    own = {method, DEFAULT_METHOD} if find_method(method).from_run else {method}
+    own = {method.name, DEFAULT_METHOD} if method.from_run else {method.name}
     for other, settings in parser.parse_known_args(cmd)[0].pruning.items():
         if other not in own and other in all_methods():
             name = f"{other}.{next(iter(settings))}" if isinstance(settings, dict) and settings else other
-            raise UserError(f"--pruning {name}: the method is {method}, which does not read it")
+            raise UserError(f"--pruning {name}: the method is {method.name}, which does not read it")
 
 
 def _check_frozen(wanted: Sequence[str], model: nn.Module) -> None:

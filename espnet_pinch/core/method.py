@@ -60,7 +60,7 @@ class PruningMethod(nn.Module):
             model: the module whose forward pass the training loop calls, or a part of it that every forward pass calls.
             total_steps: optimizer steps of the whole run. A method with a schedule needs it by the first step.
             structure: the model's heads, channels and filters, for a method that prunes them. If None, that of the
-                first model of a family of upstreams that ``model`` is or holds; otherwise that of a plain Transformer.
+                model of a family of upstreams whose layers match; without such a model, that of a plain Transformer.
 
         Raises:
             UserError: no layer matches the settings; or whole units are pruned, and layers of several models match.
